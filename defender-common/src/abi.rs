@@ -1,0 +1,439 @@
+//! The maps that the eBPF programs and the controller share, and their layouts.
+//!
+//! Every type is `repr(C)` without padding, and holds nothing but integers and arrays of them, so that any bytes are a
+//! valid value. Addresses are 16 bytes in network order; IPv4 is mapped (`::ffff:a.b.c.d`). Ports are in host order.
+//! A change to any layout raises [`ABI_VERSION`]; the controller refuses pinned maps of another version.
+
+use crate::verdict::Reason;
+
+/// Version of everything in this module; held in [`Config::abi_version`].
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps.
+pub mod map {
+    /// Array of one [`super::Config`].
+    pub const CONFIG: &str = "CONFIG";
+    /// Array of two [`super::KeySlot`].
+    pub const KEYS: &str = "KEYS";
+    /// Array of [`super::INTERFACE_SLOTS`] [`super::Interface`], see [`super::interface_slot`].
+    pub const INTERFACES: &str = "INTERFACES";
+    /// LPM trie, prefix of a 16-byte address → `u32` 1: the addresses that are this host's (the local table).
+    pub const LOCAL: &str = "LOCAL";
+    /// Array of 65,536 [`super::Port`].
+    pub const PORTS: &str = "PORTS";
+    /// Hash, [`super::ServiceKey`] → `u32` service id: services bound to one address.
+    pub const ADDRESSES: &str = "ADDRESSES";
+    /// Array of [`super::SERVICE_SLOTS`] [`super::Service`]; slot 0 is unused.
+    pub const SERVICES: &str = "SERVICES";
+    /// Array of [`super::SERVICE_SLOTS`] [`super::Learnt`].
+    pub const LEARNT: &str = "LEARNT";
+    /// Per-CPU array of [`super::SERVICE_SLOTS`] [`super::ServiceCounters`].
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// Per-CPU array of one [`super::Counters`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Array of [`super::RECENT_BUCKETS`] [`super::RecentBucket`].
+    pub const RECENT: &str = "RECENT";
+    /// Array of 2 × [`super::BUDGET_CELLS`] `u32`, see [`crate::budget`].
+    pub const BUDGET: &str = "BUDGET";
+    /// Ring buffer of [`super::Event`].
+    pub const EVENTS: &str = "EVENTS";
+
+    /// Every map, in the order above.
+    pub const ALL: [&str; 13] = [
+        CONFIG,
+        KEYS,
+        INTERFACES,
+        LOCAL,
+        PORTS,
+        ADDRESSES,
+        SERVICES,
+        LEARNT,
+        SERVICE_COUNTERS,
+        COUNTERS,
+        RECENT,
+        BUDGET,
+        EVENTS,
+    ];
+}
+
+/// Names of the programs.
+pub mod program {
+    /// XDP, on every defended interface.
+    pub const XDP: &str = "defender_xdp";
+    /// tcx ingress, on every defended interface and the VLAN devices on it: the hand-off of proven connections.
+    pub const HANDOFF: &str = "defender_handoff";
+    /// tcx egress, on every defended interface: learns from the kernel's own SYN-ACKs.
+    pub const EGRESS: &str = "defender_egress";
+    /// BTF tracepoint `inet_sock_set_state`, once: listeners that come and go, handed-over connections established.
+    pub const SOCK_STATE: &str = "defender_sock_state";
+}
+
+/// Kernel functions that programs call; each is called through its own sentinel immediate until the loader has put the
+/// BTF id of the function in (see `defender-ebpf/src/kfunc.rs`).
+pub mod kfunc {
+    /// `bpf_sk_assign_tcp_reqsk`, kernel 6.9 (`net/core/filter.c`).
+    pub const ASSIGN_REQSK: &str = "bpf_sk_assign_tcp_reqsk";
+    /// The immediate that stands for it in the object file; no helper has that number.
+    pub const ASSIGN_REQSK_SENTINEL: i32 = 0x7dfd_0001;
+}
+
+/// Settings of the whole datapath.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`ABI_VERSION`] of who filled the maps.
+    pub abi_version: u32,
+    /// The slot of `KEYS` that new cookies are made with: 0 or 1.
+    pub key_current: u32,
+    /// `CONFIG_*` bits.
+    pub flags: u32,
+    /// SYN-ACKs a second that one source prefix (/24, /64) is answered at most; 0: no limit.
+    pub reply_budget: u32,
+    /// Secret of the timestamp offsets and of table tags; drawn once, never rotated.
+    pub secret: [u64; 2],
+}
+
+/// `Config::flags`: nothing is challenged (tcp_syncookies is 0).
+pub const CONFIG_SUSPENDED: u32 = 1 << 0;
+/// `Config::flags`: net.ipv4.tcp_timestamps is not 0.
+pub const CONFIG_TIMESTAMPS: u32 = 1 << 1;
+/// `Config::flags`: net.ipv4.tcp_sack is not 0.
+pub const CONFIG_SACK: u32 = 1 << 2;
+/// `Config::flags`: net.ipv4.tcp_window_scaling is not 0.
+pub const CONFIG_WINDOW_SCALING: u32 = 1 << 3;
+/// `Config::flags`: net.ipv4.tcp_ecn accepts ECN that a client asks for (1 or 2).
+pub const CONFIG_ECN: u32 = 1 << 4;
+
+/// A cookie key. The current slot makes cookies, both check them; the controller refills the other slot from the
+/// kernel's random source and then makes it the current one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySlot {
+    /// The SipHash key.
+    pub key: [u64; 2],
+    /// Counts rotations; part of what is hashed.
+    pub epoch: u32,
+    /// 0 before the slot is filled: then no cookie is made or accepted with it.
+    pub filled: u32,
+}
+
+/// Slots of `INTERFACES`.
+pub const INTERFACE_SLOTS: u32 = 64;
+/// How many neighbouring slots an interface may be in.
+pub const INTERFACE_PROBES: u32 = 4;
+
+/// The `probe`-th slot (0 .. [`INTERFACE_PROBES`]) to look for an interface in.
+#[inline(always)]
+pub const fn interface_slot(ifindex: u32, probe: u32) -> u32 {
+    (ifindex.wrapping_add(probe)) % INTERFACE_SLOTS
+}
+
+/// A defended interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index; 0: the slot is empty.
+    pub ifindex: u32,
+    /// `INTERFACE_*` bits.
+    pub flags: u32,
+    /// Its MAC address. All zero where the device has none.
+    pub mac: [u8; 6],
+    /// The MSS of the interface's MTU (MTU − 40), IPv4.
+    pub mss4: u16,
+    /// The MSS of the interface's MTU (MTU − 60), IPv6.
+    pub mss6: u16,
+    /// net.ipv4.ip_default_ttl.
+    pub ttl: u8,
+    /// net.ipv6.conf.IF.hop_limit.
+    pub hop_limit: u8,
+    /// How many VLAN tags a SYN may have to be challenged: 1, or 2 where the hand-off is on a VLAN device too.
+    pub max_vlan_tags: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Up to four of this host's IPv4 addresses, network order, to be tried before `LOCAL`; 0: none.
+    pub local4: [[u8; 4]; 4],
+    /// Likewise two IPv6 addresses.
+    pub local6: [[u8; 16]; 2],
+}
+
+/// `Interface::flags`: the driver delivers frames whose TCP checksum holds the pseudo-header sum alone (veth and kin).
+pub const INTERFACE_PARTIAL_CHECKSUMS: u32 = 1 << 0;
+/// `Interface::flags`, set by the datapath: the driver cannot carry metadata, so the hand-off checks cookies again.
+pub const INTERFACE_NO_METADATA: u32 = 1 << 1;
+
+/// The services of one port. An id of 0 means none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Service of `0.0.0.0`, or of a dual-stack `[::]`.
+    pub wildcard4: u16,
+    /// Service of `[::]`.
+    pub wildcard6: u16,
+    /// Not 0: services bound to an address of theirs have this port; look into `ADDRESSES` first.
+    pub bound: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Key of `ADDRESSES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceKey {
+    /// The address, mapped if IPv4.
+    pub address: [u8; 16],
+    /// The port.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Slots of `SERVICES`; ids are 1 .. this.
+pub const SERVICE_SLOTS: u32 = 1024;
+
+/// `Service::mode`: packets pass untouched and unwatched.
+pub const MODE_OFF: u32 = 0;
+/// `Service::mode`: watch and count, never touch.
+pub const MODE_MONITOR: u32 = 1;
+/// `Service::mode`: challenge under attack.
+pub const MODE_AUTO: u32 = 2;
+/// `Service::mode`: challenge every SYN.
+pub const MODE_ALWAYS: u32 = 3;
+
+/// A listening service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// `MODE_*`.
+    pub mode: u32,
+    /// `SERVICE_*` bits.
+    pub flags: u32,
+    /// The window of SYN-ACKs: `[IPv4, IPv6][without, with timestamps]`, in bytes.
+    pub window: [[u16; 2]; 2],
+    /// MSS learnt from the kernel's SYN-ACKs, `[IPv4, IPv6]`; 0: the interface's.
+    pub mss: [u16; 2],
+    /// The window scale this host offers, by key slot: a change of scale comes with a new key.
+    pub window_scale: [u8; 2],
+    /// The port, for reports.
+    pub port: u16,
+    /// The address, mapped if IPv4, all zero for a wildcard; for reports.
+    pub address: [u8; 16],
+    /// `SERVICE_FAMILY_*` bits: the families it listens on.
+    pub families: u32,
+    /// The device it is bound to; 0: none. For reports.
+    pub device: u32,
+}
+
+/// `Service::flags`: the kernel cannot take hand-offs for it; SYNs pass.
+pub const SERVICE_UNPROTECTABLE: u32 = 1 << 0;
+/// `Service::flags`: whatever the mode, valid cookies are accepted: some may still be on their way.
+pub const SERVICE_ACCEPTS_COOKIES: u32 = 1 << 1;
+/// `Service::flags`: the slot is in use.
+pub const SERVICE_IN_USE: u32 = 1 << 2;
+
+/// `Service::families`: IPv4.
+pub const SERVICE_FAMILY_V4: u32 = 1 << 0;
+/// `Service::families`: IPv6.
+pub const SERVICE_FAMILY_V6: u32 = 1 << 1;
+
+/// What the egress program saw in the kernel's own SYN-ACKs of a service. Zero: not seen yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Learnt {
+    /// The window, as [`Service::window`].
+    pub window: [[u16; 2]; 2],
+    /// The MSS, `[IPv4, IPv6]`.
+    pub mss: [u16; 2],
+    /// The window scale plus one; 0: not seen.
+    pub window_scale_plus_one: u8,
+    /// TTL (or hop limit) of the SYN-ACK, `[IPv4, IPv6]`.
+    pub ttl: [u8; 2],
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Counters of one service, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCounters {
+    /// SYNs that arrived.
+    pub syn_received: u64,
+    /// SYNs answered with a cookie.
+    pub syn_challenged: u64,
+    /// Valid cookies.
+    pub ack_accepted: u64,
+    /// Invalid cookies.
+    pub ack_rejected: u64,
+    /// Connections assigned to the listener.
+    pub handoff_assigned: u64,
+    /// Refusals of the kernel.
+    pub handoff_failed: u64,
+}
+
+/// All counters of one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets by [`Reason`]; their sum is the number of packets received.
+    pub verdicts: [u64; Reason::COUNT],
+    /// Counts of the hand-off, by [`Handoff`].
+    pub handoff: [u64; Handoff::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { verdicts: [0; Reason::COUNT], handoff: [0; Handoff::COUNT] }
+    }
+}
+
+/// What became of a proven connection; the discriminant is its index in [`Counters::handoff`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Handoff {
+    /// Assigned to its listener.
+    Assigned,
+    /// The connection's socket was seen to reach ESTABLISHED.
+    Established,
+    /// Not assigned again: an earlier segment of the same connection was, a moment ago.
+    Repeated,
+    /// The listener had gone when the packet reached it.
+    NoListener,
+    /// The connection's socket was there already.
+    AlreadyKnown,
+    /// The kernel refused with EINVAL.
+    RefusedInvalid,
+    /// The kernel refused with ENETUNREACH: a listener of another network namespace.
+    RefusedNamespace,
+    /// The kernel refused with ENOMEM.
+    RefusedMemory,
+    /// The kernel refused with another error.
+    RefusedOther,
+    /// The packet could not be read again at the hand-off.
+    Unreadable,
+}
+
+impl Handoff {
+    /// Every outcome, in the order of the counters.
+    pub const ALL: [Self; 10] = [
+        Self::Assigned,
+        Self::Established,
+        Self::Repeated,
+        Self::NoListener,
+        Self::AlreadyKnown,
+        Self::RefusedInvalid,
+        Self::RefusedNamespace,
+        Self::RefusedMemory,
+        Self::RefusedOther,
+        Self::Unreadable,
+    ];
+    /// How many outcomes there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The counter's name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Assigned => "handoff_assigned",
+            Self::Established => "handoff_established",
+            Self::Repeated => "handoff_repeated",
+            Self::NoListener => "handoff_no_listener",
+            Self::AlreadyKnown => "handoff_already_known",
+            Self::RefusedInvalid => "handoff_refused_invalid",
+            Self::RefusedNamespace => "handoff_refused_namespace",
+            Self::RefusedMemory => "handoff_refused_memory",
+            Self::RefusedOther => "handoff_refused_other",
+            Self::Unreadable => "handoff_unreadable",
+        }
+    }
+
+    /// Whether this is a connection that was proven and yet not handed over.
+    pub const fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::NoListener
+                | Self::RefusedInvalid
+                | Self::RefusedNamespace
+                | Self::RefusedMemory
+                | Self::RefusedOther
+                | Self::Unreadable
+        )
+    }
+}
+
+/// Buckets of `RECENT`: a power of two.
+pub const RECENT_BUCKETS: u32 = 16_384;
+
+/// One cache line of connections whose cookie was accepted a moment ago, see [`crate::recent`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentBucket {
+    /// Eight connections.
+    pub entries: [RecentEntry; 8],
+}
+
+/// One connection in a [`RecentBucket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentEntry {
+    /// Hash of the connection; 0: empty.
+    pub tag: u32,
+    /// When, in milliseconds of the monotonic clock, wrapping.
+    pub at: u32,
+}
+
+/// Cells of one row of `BUDGET`: a power of two. There are two rows.
+pub const BUDGET_CELLS: u32 = 65_536;
+
+/// What the datapath tells the controller at once. Rare by construction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// `EVENT_*`.
+    pub kind: u32,
+    /// The service id or, for listeners, the port.
+    pub subject: u32,
+    /// The kernel's error (positive) of a refused hand-off; else 0.
+    pub error: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// `Event::kind`: a TCP socket began to listen.
+pub const EVENT_LISTEN_BEGAN: u32 = 1;
+/// `Event::kind`: a TCP socket ceased to listen.
+pub const EVENT_LISTEN_ENDED: u32 = 2;
+
+/// An IPv4 address as the maps hold it.
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// Types that may be read from and written to maps as plain bytes.
+///
+/// # Safety
+/// The type is `repr(C)`, has no padding, and any bytes are a valid value.
+pub unsafe trait Plain: Copy + 'static {}
+
+macro_rules! plain {
+    ($($name:ty: $size:literal,)+) => {
+        $(
+            // SAFETY: integers and arrays of integers only, repr(C), and the size is the sum of the fields' sizes.
+            unsafe impl Plain for $name {}
+            const _: () = assert!(size_of::<$name>() == $size);
+        )+
+    };
+}
+
+plain! {
+    Config: 32,
+    KeySlot: 24,
+    Interface: 72,
+    Port: 8,
+    ServiceKey: 20,
+    Service: 48,
+    Learnt: 16,
+    ServiceCounters: 48,
+    RecentBucket: 64,
+    Event: 16,
+}
+// SAFETY: arrays of u64 only.
+unsafe impl Plain for Counters {}

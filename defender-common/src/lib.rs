@@ -1,0 +1,9 @@
+//! What the eBPF programs and the controller of `defender` share.
+//!
+//! Everything here is pure: bytes, keys and time come in as arguments, verdicts and bytes go out. The eBPF crate only
+//! moves bytes between this code, the packet and the maps, so that what is tested on the host is what runs in the
+//! kernel. Nothing in this crate panics, whatever the input.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod verdict;

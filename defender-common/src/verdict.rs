@@ -1,0 +1,182 @@
+//! Where a packet's walk ends: a verdict and the reason for it.
+//!
+//! Every packet that the XDP program sees is counted under exactly one [`Reason`]. A reason belongs to one
+//! [`Verdict`]; its name, `verdict.reason`, is the same in code, JSON and documentation.
+
+/// What becomes of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on to the kernel unchanged.
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// It was turned into a SYN-ACK and leaves by the interface it came from.
+    Tx,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $verdict:ident $variant:ident = $name:literal,)+) => {
+        /// Why a packet got its verdict; the discriminant is its index in [`crate::abi::Counters::verdicts`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+
+            /// The verdict this reason leads to.
+            #[inline(always)]
+            pub const fn verdict(self) -> Verdict {
+                match self {
+                    $(Self::$variant => Verdict::$verdict,)+
+                }
+            }
+
+            /// `verdict.reason`, as counters, JSON and documentation name it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// One sentence for people.
+            pub const fn describe(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii_start(),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither IPv4 nor IPv6.
+    Pass NotIp = "pass.not_ip",
+    /// An IP packet that carries no TCP, or more extension headers than are followed.
+    Pass NotTcp = "pass.not_tcp",
+    /// A fragment that is not the first: it holds no TCP header.
+    Pass LaterFragment = "pass.later_fragment",
+    /// The destination MAC address is not this interface's.
+    Pass OtherMac = "pass.other_mac",
+    /// The destination address is not this host's: it is forwarded, or nobody's.
+    Pass NotLocal = "pass.not_local",
+    /// To a port that no known service listens on.
+    Pass Unprotected = "pass.unprotected",
+    /// The service's mode is off.
+    Pass ServiceOff = "pass.service_off",
+    /// Not a SYN, to a service that is only monitored or cannot be protected.
+    Pass Monitored = "pass.monitored",
+    /// The kernel's socket table holds this connection.
+    Pass Known = "pass.known",
+    /// No connection and no listener: the kernel answers as it always does.
+    Pass NoListener = "pass.no_listener",
+    /// An unknown connection's packet that proved a cookie; the kernel is given the connection.
+    Pass Cookie = "pass.cookie",
+    /// A further segment of a connection whose cookie was accepted a moment ago.
+    Pass CookieRecent = "pass.cookie_recent",
+
+    /// SYN to a monitored service.
+    Pass SynMonitored = "pass.syn_monitored",
+    /// SYN to a service whose connections cannot be handed over (Multipath TCP, DNAT, another namespace).
+    Pass SynUnprotectable = "pass.syn_unprotectable",
+    /// SYN while challenging is suspended: net.ipv4.tcp_syncookies is 0.
+    Pass SynSuspended = "pass.syn_suspended",
+    /// SYN whose tuple the kernel holds (SYN_RECV, TIME_WAIT or another state): the kernel decides.
+    Pass SynKnown = "pass.syn_known",
+    /// SYN to a port where nothing listens any more.
+    Pass SynNoListener = "pass.syn_no_listener",
+    /// SYN signed with TCP-MD5 or TCP-AO: only the kernel can answer it.
+    Pass SynSigned = "pass.syn_signed",
+    /// SYN from a source that must not be answered (multicast, broadcast, loopback or this host itself).
+    Pass SynOddSource = "pass.syn_odd_source",
+    /// SYN below more VLAN tags than the hand-off can reach.
+    Pass SynNestedVlan = "pass.syn_nested_vlan",
+    /// SYN answered with a cookie.
+    Tx SynChallenged = "tx.syn_challenged",
+    /// SYN with a wrong TCP checksum.
+    Drop SynBadChecksum = "drop.syn_bad_checksum",
+    /// SYN in a fragment: no TCP sends that.
+    Drop SynFragment = "drop.syn_fragment",
+    /// SYN beyond the reply budget of its source prefix.
+    Drop SynOverBudget = "drop.syn_over_budget",
+    /// SYN that could not be turned into a SYN-ACK: the driver refused to change the frame's length.
+    Drop SynRewriteFailed = "drop.syn_rewrite_failed",
+
+    /// A packet of no connection whose acknowledgement is no valid cookie.
+    Drop AckBadCookie = "drop.ack_bad_cookie",
+    /// RST of no connection, as hosts send whose address was spoofed.
+    Drop RstUnknown = "drop.rst_unknown",
+    /// SYN-ACK of no connection.
+    Drop SynAckUnknown = "drop.syn_ack_unknown",
+    /// A combination of flags no TCP sends, of no connection.
+    Drop BadFlags = "drop.bad_flags",
+    /// First fragment without the whole TCP header.
+    Drop FragmentHeader = "drop.fragment_header",
+    /// Frame or IP header cut short or inconsistent.
+    Drop MalformedIp = "drop.malformed_ip",
+    /// TCP header cut short or inconsistent.
+    Drop MalformedTcp = "drop.malformed_tcp",
+}
+
+impl Reason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether packets counted here are SYNs to a service.
+    pub const fn is_syn(self) -> bool {
+        matches!(
+            self,
+            Self::SynMonitored
+                | Self::SynUnprotectable
+                | Self::SynSuspended
+                | Self::SynKnown
+                | Self::SynNoListener
+                | Self::SynSigned
+                | Self::SynOddSource
+                | Self::SynNestedVlan
+                | Self::SynChallenged
+                | Self::SynBadChecksum
+                | Self::SynFragment
+                | Self::SynOverBudget
+                | Self::SynRewriteFailed
+        )
+    }
+
+    /// Whether packets counted here are malformed.
+    pub const fn is_malformed(self) -> bool {
+        matches!(self, Self::MalformedIp | Self::MalformedTcp | Self::FragmentHeader | Self::BadFlags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_begin_with_their_verdict_and_are_unique() {
+        let mut seen = std::collections::HashSet::new();
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            let verdict = match reason.verdict() {
+                Verdict::Pass => "pass.",
+                Verdict::Drop => "drop.",
+                Verdict::Tx => "tx.",
+            };
+            assert!(reason.name().starts_with(verdict), "{}", reason.name());
+            assert!(seen.insert(reason.name()), "{} twice", reason.name());
+            assert!(!reason.describe().is_empty());
+        }
+    }
+
+    #[test]
+    fn syn_reasons_are_those_named_syn() {
+        for reason in Reason::ALL {
+            let name = reason.name().split_once('.').expect("verdict.reason").1;
+            let named_syn = name.starts_with("syn_") && reason != Reason::SynAckUnknown;
+            assert_eq!(reason.is_syn(), named_syn, "{name}");
+        }
+    }
+}
