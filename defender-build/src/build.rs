@@ -5,7 +5,7 @@ use std::{env, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use aya_build::Package;
 
-use crate::{Toolchain, find_linker};
+use crate::Toolchain;
 
 /// Says that this run of the build script has the environment that aya-build is to see.
 const PREPARED: &str = "DEFENDER_BUILD_PREPARED";
@@ -22,7 +22,6 @@ const SHARED: [&str; 4] =
 pub fn build(package: &str, root_dir: &str) -> Result<()> {
     let toolchain = Toolchain::find()?;
     if env::var_os(PREPARED).is_none() {
-        find_linker(toolchain)?;
         return run_again_prepared(toolchain);
     }
     for path in SHARED {

@@ -15,8 +15,8 @@ const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } els
 pub fn clippy(workspace: &Path, packages: &[&str]) -> Result<()> {
     let toolchain = Toolchain::find()?;
     let mut clippy = toolchain.cargo();
-    clippy.current_dir(workspace);
     clippy.args(["clippy", "--release", "--target", TARGET, "-Z", "build-std=core"]);
+    clippy.arg("--manifest-path").arg(workspace.join("Cargo.toml"));
     for package in packages {
         clippy.args(["--package", package]);
     }

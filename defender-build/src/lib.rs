@@ -9,6 +9,7 @@
 mod build;
 mod clippy;
 mod linker;
+pub mod program;
 mod toolchain;
 mod version;
 

@@ -1,0 +1,58 @@
+//! Runs other programs to their end.
+
+use std::{
+    process::{Command, ExitCode, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// How often a program with a time limit is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Runs a program that must succeed.
+pub(crate) fn must(command: &mut Command) -> Result<()> {
+    let status = status(command)?;
+    ensure!(status.success(), "{} failed ({status})", describe(command));
+    Ok(())
+}
+
+/// Runs a program that must succeed, and kills it when it takes longer than `limit`.
+pub(crate) fn must_within(limit: Duration, command: &mut Command) -> Result<()> {
+    let status = status_within(limit, command)?;
+    ensure!(status.success(), "{} failed ({status})", describe(command));
+    Ok(())
+}
+
+/// Runs a program, and kills it when it takes longer than `limit`.
+pub(crate) fn status_within(limit: Duration, command: &mut Command) -> Result<ExitStatus> {
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", describe(command)))?;
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(POLL);
+    }
+    child.kill()?;
+    child.wait()?;
+    bail!("{} took longer than {} s and was stopped", describe(command), limit.as_secs())
+}
+
+/// Runs a program and hands its exit code on.
+pub(crate) fn exit_code(command: &mut Command) -> Result<ExitCode> {
+    let status = status(command)?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn status(command: &mut Command) -> Result<ExitStatus> {
+    command.status().with_context(|| format!("cannot run {}", describe(command)))
+}
+
+/// The command as one would type it.
+fn describe(command: &Command) -> String {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    format!("`{}`", words.join(" "))
+}
