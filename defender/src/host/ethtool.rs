@@ -1,0 +1,102 @@
+//! What an interface's driver says of itself, by ethtool's ioctl: the driver's name is to be had nowhere else in a
+//! network namespace whose `/sys` is another's. All of this module's `unsafe` is in [`call`].
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+// include/uapi/linux/ethtool.h
+const GET_DRIVER_INFO: u32 = 0x03;
+const GET_STRINGS: u32 = 0x1b;
+const GET_STRING_SET_INFO: u32 = 0x37;
+const GET_FEATURES: u32 = 0x3a;
+/// `ETH_SS_FEATURES`: the set of strings that names the features.
+const FEATURE_NAMES: u32 = 4;
+/// Length of `struct ethtool_drvinfo`, in words.
+const DRIVER_INFO_WORDS: usize = 49;
+/// Length of a name (`ETH_GSTRING_LEN`) and of the driver's name, in words.
+const NAME_WORDS: usize = 8;
+/// `struct ethtool_get_features_block`: available, requested, active, never changed; a bit each of 32 features.
+const FEATURE_BLOCK_WORDS: usize = 4;
+
+/// The driver's name; `None` if it has none to tell.
+pub(super) fn driver(interface: &str) -> Result<Option<String>> {
+    let mut words = [0; DRIVER_INFO_WORDS];
+    words[0] = GET_DRIVER_INFO;
+    match call(interface, &mut words) {
+        Ok(()) => Ok(Some(text(&words[1..1 + NAME_WORDS])).filter(|name| !name.is_empty())),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot ask for the driver of {interface}")),
+    }
+}
+
+/// The offloads that are switched on, by the names that `ethtool -k` has in the kernel (`net/ethtool/common.c`,
+/// `netdev_features_strings`).
+pub(super) fn active_features(interface: &str) -> Result<Vec<String>> {
+    features(interface).with_context(|| format!("cannot ask for the offloads of {interface}"))
+}
+
+fn features(interface: &str) -> io::Result<Vec<String>> {
+    let names = feature_names(interface)?;
+    let blocks = names.len().div_ceil(32);
+    let mut words = vec![0; 2 + blocks * FEATURE_BLOCK_WORDS];
+    words[0] = GET_FEATURES;
+    words[1] = blocks as u32;
+    call(interface, &mut words)?;
+    let active = |bit: usize| words[2 + bit / 32 * FEATURE_BLOCK_WORDS + 2] >> (bit % 32) & 1 == 1;
+    Ok(names.into_iter().enumerate().filter(|(bit, _)| active(*bit)).map(|(_, name)| name).collect())
+}
+
+fn feature_names(interface: &str) -> io::Result<Vec<String>> {
+    // Command, reserved, a 64-bit mask of sets, the size of the one set.
+    let mut info = [0_u32; 5];
+    info[0] = GET_STRING_SET_INFO;
+    let [low, high] = halves(1 << FEATURE_NAMES);
+    info[2] = low;
+    info[3] = high;
+    call(interface, &mut info)?;
+    let count = info[4] as usize;
+
+    let mut strings = vec![0; 3 + count * NAME_WORDS];
+    strings[0] = GET_STRINGS;
+    strings[1] = FEATURE_NAMES;
+    strings[2] = count as u32;
+    call(interface, &mut strings)?;
+    Ok(strings[3..].chunks_exact(NAME_WORDS).map(text).collect())
+}
+
+/// A 64-bit number as it lies in two words of memory.
+fn halves(number: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = number.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}
+
+/// A zero-padded string as it lies in words of memory.
+fn text(words: &[u32]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).chain([0]).collect();
+    CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Runs an ethtool command on an interface of the calling thread's network namespace. `words` holds the command, and
+/// room for the whole answer that its sizes ask for.
+fn call(interface: &str, words: &mut [u32]) -> io::Result<()> {
+    let mut name = [0; libc::IFNAMSIZ];
+    if interface.len() >= name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let data = words.as_mut_ptr().cast();
+    let request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: data } };
+    // Any socket takes interface ioctls; this one needs no address family.
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    // SAFETY: the name ends in a zero byte, and `ifru_data` points to `words`, which are borrowed mutably for the whole
+    // call and, by the sizes that the callers above put into them, are as long as what the kernel writes there.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &request) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,15 @@
+//! What this host is: its listeners, interfaces, addresses, settings and firewall.
+//!
+//! Everything is read afresh from the kernel on each call, in the network namespace of the calling thread, and nothing
+//! is changed. The calls are synchronous and short; `window` is pure.
+
+pub mod addresses;
+mod ethtool;
+pub mod links;
+mod netdev;
+mod netlink;
+pub mod sockets;
+pub mod sysctl;
+#[cfg(test)]
+mod testing;
+pub mod window;
