@@ -74,7 +74,7 @@ mod tests {
     use std::net::TcpStream;
     use std::os::fd::AsRawFd;
 
-    use nix::sys::socket::sockopt::RcvBuf;
+    use nix::sys::socket::sockopt::{RcvBuf, ReuseAddr};
     use nix::sys::socket::{
         AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
         recv, setsockopt, socket,
@@ -133,6 +133,8 @@ mod tests {
         let address: std::net::SocketAddr =
             if family == AddressFamily::Inet { "127.0.0.1:80" } else { "[::1]:80" }.parse().unwrap();
         let server = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        // The connection of the round before may linger.
+        setsockopt(&server, ReuseAddr, &true).unwrap();
         if let Some(bytes) = so_rcvbuf {
             setsockopt(&server, RcvBuf, &bytes).unwrap();
         }
