@@ -1,0 +1,22 @@
+//! The testbed's eBPF programs. None of them is ever shipped.
+//!
+//! * `flood_v4`, `flood_v6`: the flood source, run with live frames ([`flood`]);
+//! * `inject`: sends prepared frames in one batch, run with live frames ([`inject`]);
+//! * `pass`, `absorb`: the client end of the link ([`ends`]);
+//! * `drop_range`, `swap_tx`: at the server end, the ceilings a defence is measured against ([`ends`]).
+#![no_std]
+#![no_main]
+
+#[path = "../../src/abi.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the other half of it is used by the host side")]
+mod abi;
+mod ends;
+mod flood;
+mod inject;
+mod packet;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here can panic; the verifier would refuse a program that loops.
+    loop {}
+}

@@ -1,0 +1,115 @@
+//! The testbed's own XDP programs: the client end of the link, and the ceilings at the server end.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::PerCpuArray,
+    programs::{Xdp, XdpMode},
+};
+
+use crate::{
+    abi::{FloodState, InjectFrame, counter},
+    netns::Namespace,
+};
+
+/// The object with all programs of the testbed.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/defender-testbed-ebpf"));
+
+// SAFETY: `repr(C)`, made of integers without padding.
+unsafe impl Pod for FloodState {}
+// SAFETY: `repr(C)`, made of integers without padding.
+unsafe impl Pod for InjectFrame {}
+
+/// A program that can be attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Passes everything. The client end needs it at least, or what the server end sends with `XDP_TX` is lost.
+    Pass,
+    /// At the client end: ends answers to the spoofed ranges, passes everything else.
+    Absorb,
+    /// At the server end: drops what comes from the spoofed ranges, passes everything else.
+    DropRange,
+    /// At the server end: sends SYNs from the spoofed ranges back with nothing but the addresses swapped.
+    SwapTx,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Absorb => "absorb",
+            Self::DropRange => "drop_range",
+            Self::SwapTx => "swap_tx",
+        }
+    }
+}
+
+/// What a program counted since it was attached, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets seen.
+    pub packets: u64,
+    /// SYN-ACKs to the spoofed ranges (client end).
+    pub spoofed_syn_acks: u64,
+    /// Other packets to the spoofed ranges (client end).
+    pub spoofed_others: u64,
+    /// SYN-ACKs to any other address (client end).
+    pub syn_acks: u64,
+    /// Packets that `DropRange` dropped.
+    pub dropped: u64,
+    /// Packets that `SwapTx` sent back.
+    pub sent_back: u64,
+}
+
+impl Counters {
+    /// All that went to the spoofed ranges.
+    pub fn spoofed(&self) -> u64 {
+        self.spoofed_syn_acks + self.spoofed_others
+    }
+}
+
+/// A program attached natively to an interface; dropping it detaches it.
+#[derive(Debug)]
+pub struct Attached {
+    ebpf: Ebpf,
+}
+
+impl Attached {
+    /// Loads the program and attaches it to the interface of the namespace.
+    pub fn new(namespace: &Namespace, interface: &str, program: Program) -> Result<Self> {
+        let mut ebpf = load_object()?;
+        let xdp = load_program(&mut ebpf, program.name())?;
+        namespace
+            .run(|| Ok(xdp.attach(interface, XdpMode::Driver)?))
+            .with_context(|| format!("cannot attach {} to {interface}", program.name()))?;
+        Ok(Self { ebpf })
+    }
+
+    /// Reads the counters, all processors summed.
+    pub fn counters(&self) -> Result<Counters> {
+        let map = self.ebpf.map("COUNTERS").context("the object has no map COUNTERS")?;
+        let map = PerCpuArray::<_, u64>::try_from(map)?;
+        let read = |index| -> Result<u64> { Ok(map.get(&index, 0)?.iter().sum()) };
+        Ok(Counters {
+            packets: read(counter::PACKETS)?,
+            spoofed_syn_acks: read(counter::SPOOFED_SYN_ACKS)?,
+            spoofed_others: read(counter::SPOOFED_OTHERS)?,
+            syn_acks: read(counter::SYN_ACKS)?,
+            dropped: read(counter::DROPPED)?,
+            sent_back: read(counter::SENT_BACK)?,
+        })
+    }
+}
+
+/// Loads the object with its maps, but no program yet.
+pub(crate) fn load_object() -> Result<Ebpf> {
+    EbpfLoader::new().load(OBJECT).context("cannot load the testbed's eBPF object; are you root?")
+}
+
+/// Loads one program of the object into the kernel.
+pub(crate) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    let xdp: &mut Xdp = program.try_into()?;
+    xdp.load().with_context(|| format!("the kernel refuses the program {name}"))?;
+    Ok(xdp)
+}

@@ -1,0 +1,324 @@
+//! Two namespaces joined by a veth pair, and on demand a third one behind the server.
+//!
+//! ```text
+//!  client                    server                    behind (on demand)
+//!  cli0 10.203.0.1/30 ────── srv0 10.203.0.2/30
+//!       2001:db8:0:1::1           2001:db8:0:1::2
+//!                            srv1 10.203.1.1/30 ────── bhd0 10.203.1.2/30
+//!                                 2001:db8:0:2::1           2001:db8:0:2::2
+//! ```
+//!
+//! The client namespace owns all of 10.208.0.0/12 and 2001:db8:c::/48, so that every connection can come from an address
+//! that the server never saw. The server routes these and the spoofed ranges to the client end; nobody owns the spoofed
+//! ranges. Neighbours are known beforehand: no ARP and no neighbour discovery is needed.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cpu, interface, napi,
+    netns::Namespace,
+    programs::{Attached, Program},
+};
+
+/// Name of the client end of the link.
+pub const CLIENT_INTERFACE: &str = "cli0";
+/// Name of the server end of the link.
+pub const SERVER_INTERFACE: &str = "srv0";
+/// Name of the server's interface to the host behind it.
+pub const ROUTER_INTERFACE: &str = "srv1";
+/// Name of the interface of the host behind the server.
+pub const BEHIND_INTERFACE: &str = "bhd0";
+
+/// MAC address of the client end.
+pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+/// MAC address of the server end.
+pub const SERVER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+/// MAC address of the server's interface to the host behind it.
+pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x03];
+/// MAC address of the host behind the server.
+pub const BEHIND_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x04];
+
+/// Address of the client end.
+pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 1);
+/// Address of the server end.
+pub const SERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 2);
+/// Address of the server at its interface to the host behind it.
+pub const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(10, 203, 1, 1);
+/// Address of the host behind the server.
+pub const BEHIND_V4: Ipv4Addr = Ipv4Addr::new(10, 203, 1, 2);
+
+/// Address of the client end.
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);
+/// Address of the server end.
+pub const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
+/// Address of the server at its interface to the host behind it.
+pub const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1);
+/// Address of the host behind the server.
+pub const BEHIND_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 2);
+
+/// First address of the /12 that clients connect from.
+const CLIENTS_V4: Ipv4Addr = Ipv4Addr::new(10, 208, 0, 0);
+/// Addresses in that /12.
+const CLIENTS_V4_COUNT: u32 = 1 << 20;
+/// First address of the /48 that clients connect from.
+const CLIENTS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0);
+
+/// What the topology should be like. Begin with [`Options::default`].
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// MTU of the link, in bytes.
+    pub mtu: u32,
+    /// Leave the client's TCP checksums to the "hardware", as veth does by default: the bytes then hold only the
+    /// pseudo-header's sum.
+    pub checksum_offload: bool,
+    /// What is attached to the client end. `None` loses what the server end sends with `XDP_TX`.
+    pub client_end: Option<Program>,
+    /// Give each queue a kernel thread that polls it, and bind those of the server end to this processor.
+    pub server_cpu: Option<usize>,
+    /// The same for the client end. Without, answers are taken by the processor that sends them.
+    pub client_cpu: Option<usize>,
+    /// Put another host behind the server, which then forwards.
+    pub behind: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mtu: 1500,
+            checksum_offload: true,
+            client_end: Some(Program::Pass),
+            server_cpu: None,
+            client_cpu: None,
+            behind: false,
+        }
+    }
+}
+
+/// The namespaces and what joins them. Dropping it removes all of it.
+#[derive(Debug)]
+pub struct Topology {
+    /// Where clients and floods come from.
+    pub client: Namespace,
+    /// Where the server is, and the defender.
+    pub server: Namespace,
+    /// The host that the server forwards to, if there is one.
+    pub behind: Option<Namespace>,
+    client_end: Option<Attached>,
+    next_client: AtomicU32,
+}
+
+impl Topology {
+    /// Makes the topology with the default options.
+    pub fn new() -> Result<Self> {
+        Self::with(&Options::default())
+    }
+
+    /// Makes the topology.
+    pub fn with(options: &Options) -> Result<Self> {
+        let client = Namespace::new("client")?;
+        let server = Namespace::new("server")?;
+        let mut bed = Self { client, server, behind: None, client_end: None, next_client: AtomicU32::new(0) };
+        bed.set_sysctls()?;
+        bed.join(options)?;
+        bed.tune(options)?;
+        if options.behind {
+            bed.behind = Some(bed.add_behind()?);
+        }
+        bed.set_client_end(options.client_end)?;
+        Ok(bed)
+    }
+
+    /// The server's IPv4 address with a port.
+    pub fn server_v4(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(SERVER_V4.into(), port)
+    }
+
+    /// The server's IPv6 address with a port.
+    pub fn server_v6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(SERVER_V6.into(), port)
+    }
+
+    /// A client address that was not used yet, of the family of `like`, with port 0.
+    pub fn fresh_client(&self, like: SocketAddr) -> SocketAddr {
+        client(self.fresh_clients(1), like)
+    }
+
+    /// Sets aside the numbers of so many client addresses that were not used yet; returns the first.
+    pub fn fresh_clients(&self, count: u32) -> u32 {
+        self.next_client.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// The program at the client end, for its counters.
+    pub fn client_end(&self) -> Option<&Attached> {
+        self.client_end.as_ref()
+    }
+
+    /// Replaces the program at the client end; its counters begin at zero.
+    pub fn set_client_end(&mut self, program: Option<Program>) -> Result<()> {
+        // The old one must be gone first: an interface takes one program.
+        self.client_end = None;
+        self.client_end =
+            program.map(|program| Attached::new(&self.client, CLIENT_INTERFACE, program)).transpose()?;
+        Ok(())
+    }
+
+    /// Attaches one of the testbed's programs to the server end.
+    pub fn attach_server_end(&self, program: Program) -> Result<Attached> {
+        Attached::new(&self.server, SERVER_INTERFACE, program)
+    }
+
+    fn set_sysctls(&self) -> Result<()> {
+        for namespace in [&self.client, &self.server] {
+            // Addresses are spoofed on purpose, and clients use addresses that no interface carries.
+            for scope in ["all", "default"] {
+                namespace.set_sysctl(&format!("net.ipv4.conf.{scope}.rp_filter"), 0)?;
+                namespace.set_sysctl(&format!("net.ipv6.conf.{scope}.accept_ra"), 0)?;
+            }
+            // A listener favours peers it remembers; nobody is to be remembered.
+            namespace.set_sysctl("net.ipv4.tcp_no_metrics_save", 1)?;
+        }
+        self.client.set_sysctl("net.ipv6.ip_nonlocal_bind", 1)
+    }
+
+    fn join(&self, options: &Options) -> Result<()> {
+        let Options { mtu, .. } = options;
+        let server = self.server.name();
+        self.client.ip_batch(&format!(
+            "link add {CLIENT_INTERFACE} mtu {mtu} address {} type veth \
+             peer name {SERVER_INTERFACE} mtu {mtu} address {} netns {server}\n",
+            mac(CLIENT_MAC),
+            mac(SERVER_MAC),
+        ))?;
+        let client_end = End { interface: CLIENT_INTERFACE, v4: CLIENT_V4, v6: CLIENT_V6 };
+        let server_end = End { interface: SERVER_INTERFACE, v4: SERVER_V4, v6: SERVER_V6 };
+        self.client.ip_batch(&client_end.commands(&server_end, SERVER_MAC))?;
+        self.server.ip_batch(&server_end.commands(&client_end, CLIENT_MAC))?;
+        self.client.ip_batch(&format!(
+            "route add local {CLIENTS_V4}/12 dev lo\nroute add local {CLIENTS_V6}/48 dev lo\n"
+        ))?;
+        self.server.ip_batch(&routes_back())
+    }
+
+    fn tune(&self, options: &Options) -> Result<()> {
+        // The server end always polls, whether a program is attached or not, so that rows of a table compare programs
+        // and not ways to receive. And only an end that polls can be sent to by XDP.
+        interface::set_feature(&self.server, SERVER_INTERFACE, "gro", true)?;
+        if !options.checksum_offload {
+            interface::set_feature(&self.client, CLIENT_INTERFACE, "tx", false)?;
+        }
+        if let Some(cpu) = options.server_cpu {
+            poll_on(&self.server, SERVER_INTERFACE, cpu)?;
+        }
+        if let Some(cpu) = options.client_cpu {
+            interface::set_feature(&self.client, CLIENT_INTERFACE, "gro", true)?;
+            poll_on(&self.client, CLIENT_INTERFACE, cpu)?;
+        }
+        Ok(())
+    }
+
+    fn add_behind(&self) -> Result<Namespace> {
+        let behind = Namespace::new("behind")?;
+        behind.set_sysctl("net.ipv6.conf.default.accept_ra", 0)?;
+        self.server.set_sysctl("net.ipv4.ip_forward", 1)?;
+        self.server.set_sysctl("net.ipv6.conf.all.forwarding", 1)?;
+        self.server.ip_batch(&format!(
+            "link add {ROUTER_INTERFACE} address {} type veth peer name {BEHIND_INTERFACE} address {} netns {}\n",
+            mac(ROUTER_MAC),
+            mac(BEHIND_MAC),
+            behind.name(),
+        ))?;
+        let router_end = End { interface: ROUTER_INTERFACE, v4: ROUTER_V4, v6: ROUTER_V6 };
+        let behind_end = End { interface: BEHIND_INTERFACE, v4: BEHIND_V4, v6: BEHIND_V6 };
+        self.server.ip_batch(&router_end.commands(&behind_end, BEHIND_MAC))?;
+        behind.ip_batch(&behind_end.commands(&router_end, ROUTER_MAC))?;
+        behind.ip_batch(&format!("route add 0.0.0.0/0 via {ROUTER_V4}\nroute add ::/0 via {ROUTER_V6}\n"))?;
+        self.client.ip_batch(&format!(
+            "route add {BEHIND_V4}/32 via {SERVER_V4}\nroute add {BEHIND_V6}/128 via {SERVER_V6}\n"
+        ))?;
+        Ok(behind)
+    }
+}
+
+/// The client address with this number; IPv4 ones repeat after about a million, none is ever a network's first.
+pub fn client_v4(number: u32) -> IpAddr {
+    let host = 1 + number % (CLIENTS_V4_COUNT - 2);
+    Ipv4Addr::from(u32::from(CLIENTS_V4) + host).into()
+}
+
+/// The client address with this number, of the family of `like`, with port 0.
+pub fn client(number: u32, like: SocketAddr) -> SocketAddr {
+    SocketAddr::new(if like.is_ipv4() { client_v4(number) } else { client_v6(number) }, 0)
+}
+
+/// The IPv6 client address with this number.
+pub fn client_v6(number: u32) -> IpAddr {
+    Ipv6Addr::from(u128::from(CLIENTS_V6) + 1 + u128::from(number)).into()
+}
+
+/// One end of a veth pair.
+struct End {
+    interface: &'static str,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl End {
+    fn commands(&self, other: &Self, other_mac: [u8; 6]) -> String {
+        let (interface, mac) = (self.interface, mac(other_mac));
+        format!(
+            "link set {interface} addrgenmode none\n\
+             address add {v4}/30 dev {interface}\n\
+             address add {v6}/64 dev {interface} nodad\n\
+             link set {interface} up\n\
+             neighbour replace {v4_other} lladdr {mac} dev {interface} nud permanent\n\
+             neighbour replace {v6_other} lladdr {mac} dev {interface} nud permanent\n",
+            v4 = self.v4,
+            v6 = self.v6,
+            v4_other = other.v4,
+            v6_other = other.v6,
+        )
+    }
+}
+
+/// Routes of the server to clients and to spoofed addresses.
+fn routes_back() -> String {
+    let mut commands = format!(
+        "route add {CLIENTS_V4}/12 via {CLIENT_V4}\n\
+         route add {CLIENTS_V6}/48 via {CLIENT_V6}\n\
+         route add 2001:db8:f::/48 via {CLIENT_V6}\n"
+    );
+    for range in ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15"] {
+        commands += &format!("route add {range} via {CLIENT_V4}\n");
+    }
+    commands
+}
+
+fn poll_on(namespace: &Namespace, name: &str, cpu: usize) -> Result<()> {
+    interface::set_threaded(namespace, name)?;
+    if cpu < cpu::count() {
+        napi::pin(namespace, name, cpu).context("cannot bind the polling threads")?;
+    }
+    Ok(())
+}
+
+fn mac(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{client_v4, client_v6};
+
+    #[test]
+    fn client_addresses_stay_in_their_range() {
+        assert_eq!(client_v4(0).to_string(), "10.208.0.1");
+        assert_eq!(client_v4(0xf_fffd).to_string(), "10.223.255.254");
+        assert_eq!(client_v4(0xf_fffe).to_string(), "10.208.0.1");
+        assert_eq!(client_v6(0).to_string(), "2001:db8:c::1");
+    }
+}

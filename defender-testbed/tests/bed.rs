@@ -1,0 +1,264 @@
+//! The testbed tests itself: namespaces, frames, captures, clients, floods. Needs root.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Result;
+use defender_testbed::{
+    capture::Capture,
+    client::{self, Load},
+    flood::{Flood, Kind},
+    frame::{Checksum, Extension, SumState, TcpFrame, flag},
+    inject::Injector,
+    interface,
+    netns::{self, Namespace},
+    programs::Program,
+    server::{self, GREETING, Server},
+    topology::{BEHIND_V4, CLIENT_INTERFACE, Options, SERVER_INTERFACE, Topology},
+};
+
+const QUIET: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_namespace_is_named_entered_and_removed() -> Result<()> {
+    let namespace = Namespace::new("self")?;
+    let path = namespace.path();
+    assert!(path.exists());
+    namespace.set_sysctl("net.ipv4.tcp_syncookies", 2)?;
+    assert_eq!(namespace.sysctl("net.ipv4.tcp_syncookies")?, "2");
+    assert_ne!(
+        fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies")?.trim(),
+        "2",
+        "the machine's own changed"
+    );
+    assert!(namespace.set_sysctl("kernel.pid_max", 1).is_err());
+    drop(namespace);
+    assert!(!path.exists());
+    Ok(())
+}
+
+#[test]
+fn inside_and_outside_are_told_apart() -> Result<()> {
+    assert!(netns::ensure_inside_own().is_err());
+    let namespace = Namespace::new("self")?;
+    namespace.run(netns::ensure_inside_own)?;
+    assert!(netns::ensure_inside_own().is_err());
+    Ok(())
+}
+
+#[test]
+fn pins_stay_visible_inside() -> Result<()> {
+    let outside = Path::new("/sys/fs/bpf").metadata()?;
+    let namespace = Namespace::new("self")?;
+    let inside = namespace.run(|| Ok(Path::new("/sys/fs/bpf").metadata()?))?;
+    use std::os::unix::fs::MetadataExt as _;
+    assert_eq!((outside.dev(), outside.ino()), (inside.dev(), inside.ino()));
+    Ok(())
+}
+
+#[test]
+fn commands_run_inside() -> Result<()> {
+    let bed = Topology::new()?;
+    let output = bed.server.command("ip")?.args(["-o", "link"]).output()?;
+    let links = String::from_utf8(output.stdout)?;
+    assert!(links.contains(SERVER_INTERFACE), "{links}");
+    Ok(())
+}
+
+#[test]
+fn a_panic_cleans_up() {
+    let mut path = None;
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let namespace = Namespace::new("panic").unwrap();
+        path = Some(namespace.path());
+        panic!("on purpose");
+    }));
+    assert!(result.is_err());
+    assert!(!path.unwrap().exists());
+}
+
+#[test]
+fn clients_connect_over_both_families() -> Result<()> {
+    for offload in [true, false] {
+        let bed = Topology::with(&Options { checksum_offload: offload, ..Options::default() })?;
+        for address in [bed.server_v4(80), bed.server_v6(80)] {
+            let server = Server::start(&bed.server, address)?;
+            let from = bed.fresh_client(address);
+            let mut stream = client::connect_from(&bed.client, Some(from), address, client::DEADLINE)?;
+            let mut bytes = [0; 5];
+            stream.write_all(b"echo")?;
+            stream.read_exact(&mut bytes)?;
+            assert_eq!(&bytes, &[GREETING, b'e', b'c', b'h', b'o']);
+            let accepted = server.wait_for(stream.local_addr()?, client::DEADLINE)?;
+            assert_eq!(accepted.peer.ip(), from.ip());
+            assert!(accepted.info.has_all_options(), "{accepted:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nobody_listens_and_nobody_accepts() -> Result<()> {
+    let bed = Topology::new()?;
+    let closed = client::connect(&bed.client, bed.server_v4(81), client::DEADLINE);
+    assert!(closed.unwrap_err().root_cause().to_string().contains("refused"));
+    let options = server::Options { accept: false, mptcp: true, ..server::Options::default() };
+    let server = Server::with(&bed.server, bed.server_v4(0), options)?;
+    client::connect(&bed.client, server.address(), client::DEADLINE)?;
+    assert!(server.accepted().is_empty());
+    Ok(())
+}
+
+#[test]
+fn raw_frames_are_answered_by_the_kernel() -> Result<()> {
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let capture = Capture::incoming(&bed.client, CLIENT_INTERFACE)?;
+    let source: SocketAddr = "198.18.7.7:4711".parse()?;
+    let syn = TcpFrame::linux_syn(source, server.address(), 1000);
+    capture.send(syn.build())?;
+    let answer = capture.next_tcp(client::DEADLINE, |seen| seen.destination == source)?.expect("a SYN-ACK");
+    assert!(answer.is(flag::SYN | flag::ACK));
+    assert_eq!(answer.ack, 1001);
+    assert_eq!(answer.options.mss, Some(1460));
+    assert!(answer.ip_checksum_valid);
+    capture.send(syn.clone().checksum(Checksum::Wrong).build())?;
+    assert_eq!(capture.tcp_until_quiet(QUIET)?, [], "a wrong checksum was answered");
+    let other =
+        TcpFrame::linux_syn("198.18.7.8:4711".parse()?, server.address(), 1).checksum(Checksum::Partial);
+    capture.send_partial(other.build(), 34)?;
+    assert_eq!(capture.tcp_until_quiet(QUIET)?.len(), 1, "a pending checksum was not accepted");
+    Ok(())
+}
+
+#[test]
+fn tags_and_headers_arrive_as_they_were_sent() -> Result<()> {
+    let bed = Topology::new()?;
+    let client = Capture::incoming(&bed.client, CLIENT_INTERFACE)?;
+    let server = Capture::incoming(&bed.server, SERVER_INTERFACE)?;
+    let (v4, v6) = (bed.server_v4(80), bed.server_v6(80));
+    let frames = [
+        TcpFrame::linux_syn("198.18.0.1:1".parse()?, v4, 1).vlan_tag(0x88a8, 0x2064).vlan(7),
+        TcpFrame::linux_syn("198.18.0.1:2".parse()?, v4, 1).ip_options(&[1, 1, 1, 0]),
+        TcpFrame::linux_syn("[2001:db8:f::1]:3".parse()?, v6, 1).extension(Extension::DestinationOptions(4)),
+        TcpFrame::linux_syn("198.18.0.1:4".parse()?, v4, 1).payload(&[7; 1000]),
+    ];
+    for frame in &frames {
+        client.send(frame.build())?;
+        assert_eq!(next_tcp_bytes(&server)?, frame.build());
+    }
+    let mut injector = Injector::new(&bed.client, CLIENT_INTERFACE)?;
+    injector.send(&frames.each_ref().map(TcpFrame::build))?;
+    for frame in &frames {
+        assert_eq!(next_tcp_bytes(&server)?, frame.build());
+    }
+    // Again: the pages are recycled, and must not show.
+    injector.send(&[frames[3].build(), frames[1].build()])?;
+    assert_eq!(next_tcp_bytes(&server)?, frames[3].build());
+    assert_eq!(next_tcp_bytes(&server)?, frames[1].build());
+    Ok(())
+}
+
+#[test]
+fn the_server_forwards_to_the_host_behind() -> Result<()> {
+    let bed = Topology::with(&Options { behind: true, ..Options::default() })?;
+    let behind = bed.behind.as_ref().expect("asked for");
+    let server = Server::start(behind, SocketAddr::new(BEHIND_V4.into(), 80))?;
+    let from = bed.fresh_client(server.address());
+    client::connect_from(&bed.client, Some(from), server.address(), client::DEADLINE)?;
+    Ok(())
+}
+
+#[test]
+fn what_the_server_end_sends_back_is_counted() -> Result<()> {
+    let mut bed = Topology::new()?;
+    bed.set_client_end(Some(Program::Absorb))?;
+    let swap = bed.attach_server_end(Program::SwapTx)?;
+    let report =
+        Flood { max_packets: 200, rate: Some(10_000), ..Flood::new(Kind::LinuxSyn, bed.server_v4(80)) }
+            .run_to_end(&bed)?;
+    assert_eq!(report.sent, 200);
+    assert_eq!(swap.counters()?.sent_back, 200);
+    assert_eq!(bed.client_end().expect("set").counters()?.spoofed_others, 200);
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_flood_has_right_checksums_and_many_sources() -> Result<()> {
+    let bed = Topology::new()?;
+    let capture = Capture::incoming(&bed.server, SERVER_INTERFACE)?;
+    for target in [bed.server_v4(80), bed.server_v6(80)] {
+        for kind in [
+            Kind::LinuxSyn,
+            Kind::WindowsSyn,
+            Kind::PlainSyn,
+            Kind::Ack,
+            Kind::PlainAck,
+            Kind::Rst,
+            Kind::SynAck,
+        ] {
+            capture.clear()?;
+            let report = Flood { max_packets: 100, ..Flood::new(kind, target) }.run_to_end(&bed)?;
+            assert_eq!(report.sent, 100);
+            let seen = capture.tcp_until_quiet(QUIET)?;
+            assert_eq!(seen.len(), 100, "{kind:?} to {target}");
+            assert!(
+                seen.iter().all(|seen| seen.checksum == SumState::Valid && seen.ip_checksum_valid),
+                "{seen:?}"
+            );
+            assert!(seen.iter().all(|seen| seen.source.port() >= 1024 && seen.destination == target));
+            let mut sources: Vec<_> = seen.iter().map(|seen| seen.source).collect();
+            sources.sort();
+            sources.dedup();
+            assert!(sources.len() > 95, "{sources:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flood_keeps_its_pace_and_ends_in_time() -> Result<()> {
+    let bed = Topology::new()?;
+    let _drop = bed.attach_server_end(Program::DropRange)?;
+    let flood = Flood {
+        rate: Some(50_000),
+        max_time: Duration::from_millis(500),
+        ..Flood::new(Kind::LinuxSyn, bed.server_v4(80))
+    };
+    let report = flood.run_to_end(&bed)?;
+    assert!((0.4..0.7).contains(&report.elapsed.as_secs_f64()), "{report:?}");
+    assert!((15_000..=25_100).contains(&report.sent), "{report:?}");
+    // Stopping early works as well.
+    let handle = Flood { max_time: Duration::from_secs(20), ..flood }.start(&bed)?;
+    handle.wait_until_running()?;
+    assert!(handle.stop()?.elapsed < Duration::from_secs(5));
+    Ok(())
+}
+
+#[test]
+fn a_load_succeeds_in_calm() -> Result<()> {
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let report = Load::new(&bed, server.address()).with(&bed, 200.0, QUIET * 5).run(&bed.client)?;
+    assert_eq!((report.attempts, report.refused, report.timed_out), (100, 0, 0));
+    assert_eq!(report.success(), 1.0);
+    assert_eq!(server.take_accepted().len(), 100);
+    let statistics = interface::statistics(&bed.server, SERVER_INTERFACE)?;
+    assert!(statistics.rx_packets >= 300, "{statistics:?}");
+    Ok(())
+}
+
+/// The bytes of the next frame that is TCP; neighbours and multicast routers talk as well.
+fn next_tcp_bytes(capture: &Capture) -> Result<Vec<u8>> {
+    loop {
+        let frame = capture.next(client::DEADLINE)?.expect("a frame");
+        if frame.tcp().is_some() {
+            return Ok(frame.bytes);
+        }
+    }
+}
