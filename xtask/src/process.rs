@@ -50,9 +50,10 @@ fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| format!("cannot run {}", describe(command)))
 }
 
-/// The command as one would type it.
+/// The command as one would type it, without the scripts in it.
 fn describe(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
-    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let words = words.map(|word| word.to_string_lossy());
+    let words: Vec<_> = words.map(|word| if word.contains('\n') { "…".into() } else { word }).collect();
     format!("`{}`", words.join(" "))
 }

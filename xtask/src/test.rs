@@ -4,8 +4,11 @@ mod tally;
 
 use std::{
     fs,
-    io::{self, IsTerminal as _, Read as _, Write as _},
+    io::{self, IsTerminal as _, PipeReader, Read as _, Write as _},
     process::{Command, ExitCode},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -16,6 +19,9 @@ use crate::{
     cleanup::Guard,
     privilege, process, setup,
 };
+
+/// How long nothing is heard before it is looked whether the tests are still running.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// Builds and runs all tests of the crates that run on the host, or those whose name contains `filter`.
 pub(crate) fn run(filter: Option<&str>) -> Result<ExitCode> {
@@ -73,7 +79,7 @@ fn runner() -> Result<Vec<String>> {
 /// Runs one of the passes, shows all it prints as it comes, and counts.
 fn run_pass(mut command: Command, tally: &mut Tally) -> Result<()> {
     // One pipe for both, or the results would get ahead of the names of the programs they belong to.
-    let (mut output, input) = io::pipe()?;
+    let (output, input) = io::pipe()?;
     command.stdout(input.try_clone()?).stderr(input);
     if io::stdout().is_terminal() {
         command.env("CARGO_TERM_COLOR", "always");
@@ -82,24 +88,34 @@ fn run_pass(mut command: Command, tally: &mut Tally) -> Result<()> {
     // The pipe ends when nobody holds its other end, and the command does.
     drop(command);
 
-    let mut line = Vec::new();
-    let mut chunk = [0; 4096];
+    let chunks = read_aside(output);
     loop {
-        let length = output.read(&mut chunk)?;
-        if length == 0 {
-            break;
-        }
-        io::stdout().write_all(&chunk[..length])?;
-        io::stdout().flush()?;
-        for byte in &chunk[..length] {
-            if *byte == b'\n' {
-                tally.read(&String::from_utf8_lossy(&line));
-                line.clear();
-            } else {
-                line.push(*byte);
+        match chunks.recv_timeout(SILENCE) {
+            Ok(chunk) => {
+                io::stdout().write_all(&chunk)?;
+                io::stdout().flush()?;
+                tally.read(&chunk);
             }
+            // A server that a test left running holds the pipe open; it is not waited for.
+            Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => break,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     tally.end_of_pass(child.wait()?.success());
     Ok(())
+}
+
+/// Reads in a thread, so that whoever takes the chunks need not wait for the end.
+fn read_aside(mut output: PipeReader) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(length @ 1..) = output.read(&mut chunk) {
+            if sender.send(chunk[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
 }

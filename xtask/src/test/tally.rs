@@ -1,6 +1,6 @@
 //! Counts what test programs report.
 
-use std::fmt;
+use std::{fmt, mem};
 
 /// What all test programs reported so far.
 #[derive(Default)]
@@ -10,21 +10,36 @@ pub(crate) struct Tally {
     ignored: usize,
     programs: usize,
     names: Vec<String>,
+    in_failures: bool,
     broken: bool,
+    /// The line that has not ended yet.
+    line: Vec<u8>,
 }
 
 impl Tally {
-    /// Takes in one line of what is printed.
-    pub(crate) fn read(&mut self, line: &str) {
+    /// Takes in the next piece of what is printed.
+    pub(crate) fn read(&mut self, chunk: &[u8]) {
+        for byte in chunk {
+            if *byte == b'\n' {
+                let line = mem::take(&mut self.line);
+                self.read_line(&String::from_utf8_lossy(&line));
+            } else {
+                self.line.push(*byte);
+            }
+        }
+    }
+
+    fn read_line(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.programs += 1;
             self.passed += number_before(" passed", result);
             self.failed += number_before(" failed", result);
             self.ignored += number_before(" ignored", result);
-        } else if let Some(test) =
-            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
-        {
-            self.names.push(test.to_owned());
+        }
+        // The names stand in lines of their own; "test NAME ... FAILED" may be torn apart by what the test prints.
+        match line.strip_prefix("    ") {
+            Some(name) if self.in_failures => self.names.push(name.to_owned()),
+            _ => self.in_failures = line == "failures:",
         }
     }
 
@@ -46,6 +61,9 @@ impl fmt::Display for Tally {
         }
         if self.broken && self.failed == 0 {
             writeln!(f, "cargo test failed: a test program could not be built, or ended before its report")?;
+        }
+        if self.passed + self.failed == 0 {
+            writeln!(f, "no test ran: is there one with such a name?")?;
         }
         let Self { passed, failed, ignored, programs, .. } = self;
         write!(f, "{passed} passed, {failed} failed, ")?;
@@ -73,15 +91,35 @@ mod tests {
 
     fn tally(lines: &[&str]) -> Tally {
         let mut tally = Tally::default();
-        lines.iter().for_each(|line| tally.read(line));
+        lines.iter().for_each(|line| tally.read(format!("{line}\n").as_bytes()));
         tally
     }
 
     #[test]
     fn adds_up_all_programs() {
-        let tally = tally(&["running 3 tests", "test a ... ok", "test b ... FAILED", OK, BAD]);
+        let tally = tally(&[
+            "test a ... ok",
+            OK,
+            "failures:",
+            "",
+            "---- b stdout ----",
+            "    x",
+            "failures:",
+            "    b",
+            "",
+            BAD,
+        ]);
         assert_eq!(tally.to_string(), "failed: b\n5 passed, 1 failed, 1 ignored, over 2 binaries");
         assert!(!tally.is_success());
+    }
+
+    #[test]
+    fn lines_may_come_in_pieces() {
+        let mut tally = Tally::default();
+        for byte in format!("{OK}\n{BAD}\n").as_bytes() {
+            tally.read(&[*byte]);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.programs), (5, 1, 2));
     }
 
     #[test]
