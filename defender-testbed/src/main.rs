@@ -1,1 +1,18 @@
-fn main() {}
+//! The testbed on the command line: the demo, and single floods to look at.
+
+mod cli;
+mod demo;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("defender-testbed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
