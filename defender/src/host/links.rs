@@ -12,12 +12,11 @@ use super::{ethtool, netdev};
 
 /// Drivers that hand on frames of a TCP stack on this machine (or of the machine's host), whose checksum field holds
 /// the pseudo-header sum alone (`CHECKSUM_PARTIAL`): the hardware at the far end would have filled it in.
-const PARTIAL_CHECKSUM_DRIVERS: [&str; 12] = [
+const PARTIAL_CHECKSUM_DRIVERS: [&str; 11] = [
     "bridge",
     "dummy",
     "ifb",
     "ipvlan",
-    "loopback",
     "macvlan",
     "netkit",
     "tun",
@@ -128,7 +127,7 @@ pub fn interface(name: &str) -> Result<Link> {
         bail!("there is no interface {name} here; there are: {}", names.join(", "));
     };
     link.driver = ethtool::driver(name)?.or(link.driver);
-    link.partial_checksums = [&link.driver, &link.kind]
+    link.partial_checksums |= [&link.driver, &link.kind]
         .into_iter()
         .flatten()
         .any(|name| PARTIAL_CHECKSUM_DRIVERS.contains(&name.as_str()));
@@ -171,7 +170,7 @@ fn describe(name: &str, links: &[LinkMessage]) -> Option<Link> {
         vlans: Vec::new(),
         xdp: Vec::new(),
         native_xdp: None,
-        partial_checksums: false,
+        partial_checksums: message.header.flags.contains(LinkFlags::Loopback),
         rx_vlan_offload: None,
         lro: None,
         gro_hw: None,
@@ -315,7 +314,7 @@ mod tests {
         in_namespace(|| {
             let lo = interface("lo").unwrap();
             assert_eq!((lo.index, lo.mac, lo.mtu, lo.kind), (1, None, 65_536, None));
-            assert_eq!(lo.native_xdp, Some(false));
+            assert_eq!((lo.native_xdp, lo.partial_checksums), (Some(false), true));
         });
     }
 

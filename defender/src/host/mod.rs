@@ -5,6 +5,7 @@
 
 pub mod addresses;
 mod ethtool;
+pub mod firewall;
 pub mod links;
 mod netdev;
 mod netlink;
