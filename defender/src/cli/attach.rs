@@ -1,0 +1,78 @@
+//! `run` and `attach`.
+
+use anyhow::Result;
+
+use super::{AttachArguments, RunArguments};
+use crate::{
+    control::{
+        controller::{self, Ended},
+        session::{Options, Session},
+        settings::Mode,
+    },
+    dataplane::pins::PinRoot,
+};
+
+pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
+    let mut session = begin(root, &arguments.attach)?;
+    match controller::run(&mut session)? {
+        Ended::Signal if arguments.keep => {
+            log::info!("everything stays attached; keys are not renewed until `defender run` takes over");
+            Ok(())
+        }
+        Ended::Signal => {
+            session.finish()?;
+            log::info!("detached");
+            Ok(())
+        }
+        Ended::Detached => {
+            log::info!("someone has detached everything: nothing is left to do");
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
+    begin(root, arguments)?;
+    log::info!("keys are not renewed, nor new listeners noticed, until `defender run` takes over");
+    Ok(())
+}
+
+fn begin(root: PinRoot, arguments: &AttachArguments) -> Result<Session> {
+    let options = Options {
+        interfaces: without_repetition(&arguments.iface),
+        mode: arguments.mode,
+        ports: arguments.port.clone(),
+    };
+    let session = Session::begin(root, &options)?;
+    introduce(&session);
+    Ok(session)
+}
+
+fn without_repetition(names: &[String]) -> Vec<String> {
+    let mut unique = Vec::new();
+    for name in names {
+        if !unique.contains(name) {
+            unique.push(name.clone());
+        }
+    }
+    unique
+}
+
+/// Says what is defended, and what was asked for and is not.
+fn introduce(session: &Session) {
+    let settings = session.settings();
+    let services = &session.table().services;
+    let names: Vec<_> = services.values().map(|service| service.endpoint.to_string()).collect();
+    let found = if names.is_empty() { "nothing listens yet".to_owned() } else { names.join(", ") };
+    log::info!("mode {} on {}: {found}", settings.mode, session.interfaces().join(", "));
+    if settings.mode == Mode::Auto {
+        log::info!(
+            "auto: this version does not notice attacks by itself and only watches; `defender set mode always` challenges"
+        );
+    }
+    for port in &settings.ports {
+        if !services.values().any(|service| service.endpoint.port == *port) {
+            log::warn!("nothing listens on port {port} (except perhaps on loopback): waiting for it");
+        }
+    }
+}

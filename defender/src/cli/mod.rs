@@ -1,0 +1,166 @@
+//! The command line.
+
+mod attach;
+mod detach;
+mod show;
+mod tune;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    control::settings::Mode,
+    dataplane::{features, pins::PinRoot},
+    logger,
+};
+
+/// Defends this host's TCP services against SYN floods, at the NIC
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 3 needs privilege.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Arguments {
+    /// Directory on the BPF file system where everything is pinned
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "DEFENDER_PIN_ROOT",
+        default_value = "/sys/fs/bpf/defender"
+    )]
+    pin_root: PathBuf,
+    /// Say more about what is going on (DEFENDER_LOG=error|warn|info|debug sets the level)
+    #[arg(long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Attach, find what listens, and stay in control until a signal; then detach
+    Run(RunArguments),
+    /// Attach as `run` does, but exit at once and leave everything attached
+    Attach(AttachArguments),
+    /// Detach
+    Detach(DetachArguments),
+    /// Say what is defended, what is going on, and why
+    Status(StatusArguments),
+    /// Show counters
+    Stats(StatsArguments),
+    /// Change a setting at once: mode, PORT.mode, reply_budget
+    Set(SetArguments),
+    /// Show settings
+    Get(GetArguments),
+}
+
+#[derive(Args, Debug)]
+struct AttachArguments {
+    /// Interfaces to defend
+    #[arg(long, required = true, value_delimiter = ',', value_name = "IF")]
+    iface: Vec<String>,
+    /// What is done to SYNs [default: auto, or as it was]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Defend these ports only [default: every port that something listens on]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<Vec<u16>>,
+}
+
+#[derive(Args, Debug)]
+struct RunArguments {
+    #[command(flatten)]
+    attach: AttachArguments,
+    /// Leave everything attached at the end
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Args, Debug)]
+struct DetachArguments {
+    /// Detach from these interfaces only
+    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    iface: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct StatusArguments {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct StatsArguments {
+    /// As one JSON object (with --watch: one a line)
+    #[arg(long)]
+    json: bool,
+    /// Again every so many seconds
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
+    watch: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+struct SetArguments {
+    /// mode, PORT.mode or reply_budget
+    key: String,
+    /// auto, monitor, always or off (for PORT.mode also: default); SYN-ACKs a second for reply_budget
+    value: String,
+}
+
+#[derive(Args, Debug)]
+struct GetArguments {
+    /// Show this setting only
+    key: Option<String>,
+}
+
+/// Does what the command line says.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    logger::install(arguments.verbose);
+    let root = PinRoot::new(&arguments.pin_root)?;
+    features::require_privilege()?;
+    match &arguments.command {
+        Command::Run(arguments) => attach::run(root, arguments)?,
+        Command::Attach(arguments) => attach::attach(root, arguments)?,
+        Command::Detach(arguments) => detach::detach(&root, arguments)?,
+        Command::Status(arguments) => show::status(&root, arguments)?,
+        Command::Stats(arguments) => show::stats(&root, arguments)?,
+        Command::Set(arguments) => tune::set(&root, arguments)?,
+        Command::Get(arguments) => tune::get(&root, arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_parses() {
+        for line in [
+            "defender run --iface eth0,eth1 --mode always --port 80,443 --pin-root /sys/fs/bpf/x --keep",
+            "defender --pin-root /sys/fs/bpf/x attach --iface eth0",
+            "defender detach --iface eth0",
+            "defender status --json",
+            "defender stats --json --watch 2",
+            "defender set 443.mode off",
+            "defender get",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in
+            ["defender", "defender run", "defender run --iface eth0 --mode on", "defender attach --port 0"]
+        {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the datapath has to know of an interface.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use defender_common::abi;
+
+use crate::{
+    dataplane::maps::{Prefix, Slots},
+    host::{addresses::LocalPrefix, links::Link, sysctl::Sysctls},
+};
+
+/// IP and TCP headers without options.
+const HEADERS_V4: u32 = 40;
+/// Likewise, IPv6.
+const HEADERS_V6: u32 = 60;
+/// What `net.ipv6.conf.IF.hop_limit` is unless someone changed it.
+const HOP_LIMIT: u8 = 64;
+
+/// The entry of `INTERFACES` for `link`.
+pub fn entry(
+    link: &Link,
+    vlan_handoff: bool,
+    sysctls: &Sysctls,
+    hop_limit: Option<u8>,
+    local: &[LocalPrefix],
+) -> abi::Interface {
+    let [mss4, mss6] = mss_of(link);
+    let mut entry = abi::Interface {
+        ifindex: link.index,
+        flags: if link.partial_checksums { abi::INTERFACE_PARTIAL_CHECKSUMS } else { 0 },
+        mac: link.mac.unwrap_or_default(),
+        mss4,
+        mss6,
+        ttl: sysctls.ip_default_ttl,
+        hop_limit: hop_limit.unwrap_or(HOP_LIMIT),
+        max_vlan_tags: if vlan_handoff { 2 } else { 1 },
+        ..abi::Interface::default()
+    };
+    if fill_addresses(&mut entry, link, local) {
+        entry.flags |= abi::INTERFACE_LOCAL_COMPLETE;
+    }
+    entry
+}
+
+/// The MSS of the interface's MTU, `[IPv4, IPv6]`.
+pub fn mss_of(link: &Link) -> [u16; 2] {
+    [mss(link.mtu, HEADERS_V4), mss(link.mtu, HEADERS_V6)]
+}
+
+fn mss(mtu: u32, headers: u32) -> u16 {
+    mtu.saturating_sub(headers).min(u16::MAX.into()) as u16
+}
+
+/// Fills in addresses of this host, those of the interface first. Returns whether that is all there are.
+fn fill_addresses(entry: &mut abi::Interface, link: &Link, local: &[LocalPrefix]) -> bool {
+    let mut local: Vec<_> = local.iter().filter(|prefix| !prefix.address.is_loopback()).collect();
+    local.sort_by_key(|prefix| prefix.ifindex != link.index);
+    let whole = |prefix: &&&LocalPrefix| prefix.prefix_len == if prefix.address.is_ipv4() { 32 } else { 128 };
+    let mut v4: Vec<[u8; 4]> = Vec::new();
+    let mut v6: Vec<[u8; 16]> = Vec::new();
+    for prefix in local.iter().filter(whole) {
+        match prefix.address {
+            IpAddr::V4(address) if !v4.contains(&address.octets()) => v4.push(address.octets()),
+            IpAddr::V6(address) if !v6.contains(&address.octets()) => v6.push(address.octets()),
+            _ => {}
+        }
+    }
+    fill(&mut entry.local4, &v4);
+    fill(&mut entry.local6, &v6);
+    local.iter().all(|prefix| whole(&prefix))
+        && v4.len() <= entry.local4.len()
+        && v6.len() <= entry.local6.len()
+}
+
+fn fill<T: Copy>(slots: &mut [T], values: &[T]) {
+    for (slot, value) in slots.iter_mut().zip(values) {
+        *slot = *value;
+    }
+}
+
+/// The entries of `LOCAL` for this host's addresses. Loopback is left out: it never comes from outside.
+pub fn prefixes(local: &[LocalPrefix]) -> Vec<Prefix> {
+    let mut prefixes: Vec<Prefix> = local
+        .iter()
+        .filter(|prefix| !prefix.address.is_loopback())
+        .map(|prefix| match prefix.address {
+            IpAddr::V4(v4) => (abi::mapped(v4.octets()), 96 + u32::from(prefix.prefix_len)),
+            IpAddr::V6(v6) => (v6.octets(), u32::from(prefix.prefix_len)),
+        })
+        .collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
+/// Puts `entry` into `INTERFACES`, if it is not there already.
+pub fn write(slots: &mut Slots<abi::Interface>, mut entry: abi::Interface) -> Result<()> {
+    let mut free = None;
+    for probe in 0..abi::INTERFACE_PROBES {
+        let index = abi::interface_slot(entry.ifindex, probe);
+        let present = slots.get(index)?;
+        if present.ifindex == entry.ifindex {
+            // What the datapath has found out stays.
+            entry.flags |= present.flags & abi::INTERFACE_NO_METADATA;
+            return if present == entry { Ok(()) } else { slots.set(index, entry) };
+        }
+        if present.ifindex == 0 {
+            free = free.or(Some(index));
+        }
+    }
+    match free {
+        Some(index) => slots.set(index, entry),
+        None => bail!("too many interfaces: no room for the one with index {}", entry.ifindex),
+    }
+}
+
+/// Removes the entries of all interfaces but `kept`.
+pub fn retain(slots: &mut Slots<abi::Interface>, kept: &[u32]) -> Result<()> {
+    for index in 0..abi::INTERFACE_SLOTS {
+        let present = slots.get(index)?;
+        if present.ifindex != 0 && !kept.contains(&present.ifindex) {
+            slots.set(index, abi::Interface::default())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mss_is_what_the_mtu_leaves() {
+        assert_eq!((mss(1500, HEADERS_V4), mss(1500, HEADERS_V6)), (1460, 1440));
+        assert_eq!((mss(20, HEADERS_V4), mss(1 << 20, HEADERS_V4)), (0, u16::MAX));
+    }
+
+    #[test]
+    fn prefixes_are_mapped_and_loopback_is_left_out() {
+        let prefix = |address: &str, prefix_len| LocalPrefix {
+            address: address.parse().expect("an address"),
+            prefix_len,
+            ifindex: 2,
+        };
+        let local =
+            [prefix("127.0.0.0", 8), prefix("::1", 128), prefix("192.0.2.0", 24), prefix("2001:db8::1", 128)];
+        let expected = [
+            (abi::mapped([192, 0, 2, 0]), 120),
+            ("2001:db8::1".parse::<std::net::Ipv6Addr>().expect("v6").octets(), 128),
+        ];
+        assert_eq!(prefixes(&local), expected);
+    }
+}

@@ -1,0 +1,36 @@
+//! Cookie keys: drawn from the kernel's random source, changed every half minute.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use defender_common::abi::KeySlot;
+
+/// How long a key makes cookies. It checks them for as long again, so a cookie lives between one and two periods.
+pub const ROTATION: Duration = Duration::from_secs(30);
+/// How long a cookie may live at most.
+pub const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Random bits.
+pub fn random() -> Result<[u64; 2]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("the kernel gives no random numbers")?;
+    let bits = u128::from_ne_bytes(bytes);
+    Ok([bits as u64, (bits >> 64) as u64])
+}
+
+/// A slot with the key that comes after epoch `last`.
+pub fn next(last: u32, key: [u64; 2]) -> KeySlot {
+    KeySlot { key, epoch: last.wrapping_add(1), filled: 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_differ_and_epochs_count() {
+        let (first, second) = (random().expect("random"), random().expect("random"));
+        assert_ne!(first, second);
+        assert_eq!(next(u32::MAX, first), KeySlot { key: first, epoch: 0, filled: 1 });
+    }
+}

@@ -1,0 +1,15 @@
+//! Decides what the datapath does: which services there are, in which mode, with which keys, on which interfaces.
+//!
+//! [`session`] does everything once; [`controller`] does it again whenever something changes.
+
+pub mod controller;
+pub mod interfaces;
+pub mod keys;
+pub mod lock;
+pub mod policy;
+pub mod refusals;
+pub mod services;
+pub mod session;
+pub mod settings;
+pub mod state;
+pub mod sysctls;

@@ -1,0 +1,122 @@
+//! Puts the running kernel's function ids into the object file.
+//!
+//! aya resolves calls of kernel functions only where the compiler described them in BTF, which rustc does not do for
+//! foreign functions. The programs call a sentinel instead ([`abi::kfunc`]); here each becomes the real call.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::Btf;
+use aya_obj::btf::BtfKind;
+use defender_common::abi;
+use object::{Object as _, ObjectSection as _, SectionKind};
+
+use crate::problem::Problem;
+
+/// Bytes of one eBPF instruction.
+const INSTRUCTION: usize = 8;
+/// Opcode of a call.
+const CALL: u8 = 0x85;
+/// Opcode of the one instruction that takes two slots: load of a 64-bit immediate.
+const LOAD_IMMEDIATE_64: u8 = 0x18;
+/// `src_reg` of a call that names a kernel function.
+const PSEUDO_KFUNC_CALL: u8 = 2;
+
+/// The BTF id of [`abi::kfunc::ASSIGN_REQSK`] in the running kernel.
+pub fn assign_reqsk_id(btf: &Btf) -> Result<u32, Problem> {
+    btf.id_by_type_name_kind(abi::kfunc::ASSIGN_REQSK, BtfKind::Func).map_err(|_| {
+        Problem::Unsupported(format!(
+            "this kernel has no {}, which hands proven connections to TCP: kernel 6.9 or newer is needed",
+            abi::kfunc::ASSIGN_REQSK
+        ))
+    })
+}
+
+/// Turns every call of [`abi::kfunc::ASSIGN_REQSK_SENTINEL`] in `object` into a call of the kernel function `btf_id`.
+/// Returns how many there were.
+pub fn patch(object: &mut [u8], btf_id: u32) -> Result<usize> {
+    let id = i32::try_from(btf_id).context("the kernel function's BTF id is out of range")?;
+    let mut patched = 0;
+    for (offset, size) in program_sections(object)? {
+        let code =
+            object.get_mut(offset..offset + size).context("a section reaches beyond the object file")?;
+        patched += patch_section(code, id);
+    }
+    Ok(patched)
+}
+
+/// Offset and size of every section with instructions.
+fn program_sections(bytes: &[u8]) -> Result<Vec<(usize, usize)>> {
+    let file = object::File::parse(bytes).context("the eBPF object inside this binary cannot be read")?;
+    let mut sections = Vec::new();
+    for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
+        let Some((offset, size)) = section.file_range() else { continue };
+        ensure!(size % INSTRUCTION as u64 == 0, "section {:?} holds half an instruction", section.name());
+        sections.push((usize::try_from(offset)?, usize::try_from(size)?));
+    }
+    Ok(sections)
+}
+
+fn patch_section(code: &mut [u8], id: i32) -> usize {
+    let mut patched = 0;
+    let mut slots = code.chunks_exact_mut(INSTRUCTION);
+    while let Some(slot) = slots.next() {
+        if slot[0] == LOAD_IMMEDIATE_64 {
+            // The second slot is data.
+            slots.next();
+        } else if is_sentinel_call(slot) {
+            slot[1] = (slot[1] & 0x0f) | (PSEUDO_KFUNC_CALL << 4);
+            slot[4..].copy_from_slice(&id.to_ne_bytes());
+            patched += 1;
+        }
+    }
+    patched
+}
+
+fn is_sentinel_call(slot: &[u8]) -> bool {
+    slot[0] == CALL && slot[4..] == abi::kfunc::ASSIGN_REQSK_SENTINEL.to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(immediate: i32) -> [u8; INSTRUCTION] {
+        let [a, b, c, d] = immediate.to_ne_bytes();
+        [CALL, 0, 0, 0, a, b, c, d]
+    }
+
+    fn count_calls(object: &[u8], src_reg: u8, immediate: i32) -> usize {
+        let sections = program_sections(object).expect("readable");
+        let slots = sections
+            .iter()
+            .flat_map(|&(offset, size)| object[offset..offset + size].chunks_exact(INSTRUCTION));
+        slots
+            .filter(|slot| slot[0] == CALL && slot[1] >> 4 == src_reg && slot[4..] == immediate.to_ne_bytes())
+            .count()
+    }
+
+    #[test]
+    fn every_sentinel_in_the_embedded_object_is_replaced_and_nothing_else() {
+        let before = crate::dataplane::OBJECT;
+        let sentinels = count_calls(before, 0, abi::kfunc::ASSIGN_REQSK_SENTINEL);
+        assert!(sentinels > 0, "the object calls the kernel function somewhere");
+        let mut after = before.to_vec();
+        assert_eq!(patch(&mut after, 4242).expect("patched"), sentinels);
+        assert_eq!(count_calls(&after, PSEUDO_KFUNC_CALL, 4242), sentinels);
+        assert_eq!(count_calls(&after, 0, abi::kfunc::ASSIGN_REQSK_SENTINEL), 0);
+        let changed = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+        assert!(changed <= sentinels * 5, "{changed} bytes changed");
+    }
+
+    #[test]
+    fn only_calls_of_the_sentinel_change() {
+        let sentinel = call(abi::kfunc::ASSIGN_REQSK_SENTINEL);
+        let helper = call(5);
+        let mut load = sentinel;
+        load[0] = LOAD_IMMEDIATE_64;
+        // The second slot of a 64-bit load is data, even where it looks like the sentinel's call.
+        let mut code = [helper, load, sentinel, sentinel].concat();
+        assert_eq!(patch_section(&mut code, 7), 1);
+        assert_eq!(code[..24], [helper, load, sentinel].concat());
+        assert_eq!(code[24..], [CALL, PSEUDO_KFUNC_CALL << 4, 0, 0, 7, 0, 0, 0]);
+    }
+}

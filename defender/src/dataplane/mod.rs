@@ -1,0 +1,11 @@
+//! The eBPF side: loading, attaching, and the maps. Nothing else in this crate calls aya.
+
+pub mod features;
+pub mod kfunc;
+pub mod link;
+pub mod loader;
+pub mod maps;
+pub mod pins;
+
+/// The object file with all programs.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/defender-ebpf"));

@@ -1,0 +1,6 @@
+//! What is going on, read once as a [`Snapshot`](snapshot::Snapshot), shown as text or JSON.
+
+pub mod json;
+pub mod snapshot;
+pub mod table;
+pub mod text;

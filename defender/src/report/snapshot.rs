@@ -1,0 +1,222 @@
+//! One look at everything: the only part of the reports that reads maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use defender_common::{
+    abi::{self, Counters, Handoff, ServiceCounters},
+    verdict::{Reason, Verdict},
+};
+
+use crate::{
+    control::{
+        lock::ControllerLock,
+        policy,
+        services::Endpoint,
+        settings::{Mode, Settings},
+        state::{Findings, StateDirectory},
+        sysctls,
+    },
+    dataplane::{
+        maps::Maps,
+        pins::{Hook, PinRoot},
+    },
+    host::{links, sockets},
+};
+
+/// How long rates are measured.
+const SAMPLE: Duration = Duration::from_millis(200);
+/// What hands connections over.
+pub const ENGINE: &str = "reqsk";
+
+/// What is going on.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The process in control, if there is one.
+    pub controller: Option<u32>,
+    /// What was set.
+    pub settings: Settings,
+    /// The attached interfaces.
+    pub interfaces: Vec<Interface>,
+    /// The services, by port.
+    pub services: Vec<Service>,
+    /// All counters.
+    pub counters: Counters,
+    /// The kernel's connections to the services, by state.
+    pub states: BTreeMap<&'static str, u64>,
+    /// What people should know.
+    pub warnings: Vec<String>,
+}
+
+/// An attached interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// How its XDP program runs; `"gone"` where there is no such interface any more.
+    pub xdp_mode: &'static str,
+    /// Whether it is up.
+    pub up: bool,
+    /// VLAN devices that the hand-off is attached to as well.
+    pub vlans: Vec<String>,
+}
+
+/// A service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// What clients connect to.
+    pub endpoint: Endpoint,
+    /// Its mode.
+    pub mode: Mode,
+    /// Its SYNs are challenged now.
+    pub active: bool,
+    /// Why it cannot be protected, if so.
+    pub unprotectable: Option<String>,
+    /// Connections to its port that the kernel holds half open.
+    pub half_open: u64,
+    /// SYNs a second.
+    pub syn_rate: u64,
+    /// Its counters.
+    pub counters: ServiceCounters,
+}
+
+impl Snapshot {
+    /// Looks at what is pinned below `root`. Takes a fifth of a second, to measure rates.
+    pub fn take(root: &PinRoot) -> Result<Self> {
+        root.require_attached()?;
+        let directory = StateDirectory::of(root);
+        let maps = Maps::open(root)?;
+        let config = maps.config.get(0)?;
+        let findings = Findings::read(&directory)?;
+        let slots = slots(&maps)?;
+        let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
+        let states = sockets::states(&ports)?;
+        let mut services = Vec::new();
+        for (id, syn_rate) in rates(&maps, slots.keys().copied())? {
+            let slot = &slots[&id];
+            services.push(Service {
+                endpoint: Endpoint::from_abi(slot),
+                mode: Mode::from_abi(slot.mode).unwrap_or_default(),
+                active: policy::is_challenged(slot, &config),
+                unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
+                    findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
+                }),
+                half_open: states.syn_received.get(&slot.port).copied().unwrap_or(0),
+                syn_rate,
+                counters: maps.service_counters(id)?,
+            });
+        }
+        services.sort_by_key(|service| service.endpoint);
+        let settings = Settings::read(&directory)?.unwrap_or_default();
+        let controller = ControllerLock::holder(&directory);
+        Ok(Self {
+            warnings: warnings(&config, &settings, &ports, findings, controller),
+            controller,
+            settings,
+            interfaces: interfaces(root)?,
+            services,
+            counters: maps.counters()?,
+            states: states.counts,
+        })
+    }
+
+    /// Packets by verdict and reason.
+    pub fn verdicts(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.counters.verdicts)
+    }
+
+    /// The counters of the contract. What packets were received is the sum of what became of them.
+    pub fn totals(&self) -> Vec<(&'static str, u64)> {
+        let sum = |wanted: fn(Reason) -> bool| {
+            self.verdicts().filter(|(reason, _)| wanted(*reason)).map(|(_, count)| count).sum::<u64>()
+        };
+        let failed = Handoff::ALL.into_iter().filter(|outcome| outcome.is_failure());
+        let mut totals = vec![
+            ("rx_packets", sum(|_| true)),
+            ("syn_received", sum(Reason::is_syn)),
+            ("syn_challenged", sum(|reason| reason == Reason::SynChallenged)),
+            ("syn_passed", sum(|reason| reason.is_syn() && reason.verdict() == Verdict::Pass)),
+            ("ack_accepted", sum(|reason| reason == Reason::Cookie)),
+            ("ack_rejected", sum(|reason| reason == Reason::AckBadCookie)),
+            ("malformed", sum(Reason::is_malformed)),
+            ("handoff_failed", failed.map(|outcome| self.counters.handoff[outcome as usize]).sum()),
+        ];
+        totals.extend(Handoff::ALL.map(|outcome| (outcome.name(), self.counters.handoff[outcome as usize])));
+        totals
+    }
+}
+
+fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
+    let mut slots = BTreeMap::new();
+    for id in 1..maps.services.len() {
+        let slot = maps.services.get(id)?;
+        if slot.flags & abi::SERVICE_IN_USE != 0 {
+            slots.insert(id, slot);
+        }
+    }
+    Ok(slots)
+}
+
+/// SYNs a second, by service.
+fn rates(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<Vec<(u32, u64)>> {
+    let start = Instant::now();
+    let before =
+        ids.map(|id| Ok((id, maps.service_counters(id)?.syn_received))).collect::<Result<Vec<_>>>()?;
+    thread::sleep(SAMPLE);
+    let elapsed = start.elapsed().as_secs_f64();
+    let rate = |(id, before): &(u32, u64)| {
+        let more = maps.service_counters(*id)?.syn_received.saturating_sub(*before);
+        Ok((*id, (more as f64 / elapsed).round() as u64))
+    };
+    before.iter().map(rate).collect()
+}
+
+fn interfaces(root: &PinRoot) -> Result<Vec<Interface>> {
+    let links = root.links()?;
+    let names = links::names()?;
+    let mut interfaces = Vec::new();
+    for name in root.interfaces()? {
+        let link = if names.contains(&name) { Some(links::interface(&name)?) } else { None };
+        let vlans = links.iter().filter(|link| link.interface == name).filter_map(|link| match &link.hook {
+            Hook::VlanIngress(device) => Some(device.clone()),
+            _ => None,
+        });
+        interfaces.push(Interface {
+            vlans: vlans.collect(),
+            xdp_mode: match &link {
+                Some(link) => link.xdp.first().map_or("none", |program| program.mode.name()),
+                None => "gone",
+            },
+            up: link.is_some_and(|link| link.up),
+            name,
+        });
+    }
+    Ok(interfaces)
+}
+
+fn warnings(
+    config: &abi::Config,
+    settings: &Settings,
+    ports: &BTreeSet<u16>,
+    findings: Findings,
+    controller: Option<u32>,
+) -> Vec<String> {
+    let mut warnings = findings.warnings;
+    if config.flags & abi::CONFIG_SUSPENDED != 0 {
+        warnings.push(sysctls::SUSPENDED.to_owned());
+    }
+    if controller.is_none() {
+        warnings.push(
+            "nothing is in control: keys are not renewed and new listeners not noticed until `defender run` takes over"
+                .to_owned(),
+        );
+    }
+    for port in settings.ports.iter().filter(|port| !ports.contains(port)) {
+        warnings.push(format!("nothing listens on port {port}: waiting for it"));
+    }
+    warnings
+}
