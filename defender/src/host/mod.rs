@@ -12,5 +12,5 @@ mod netlink;
 pub mod sockets;
 pub mod sysctl;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod window;

@@ -71,10 +71,10 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
 
-    use nix::sys::socket::sockopt::{RcvBuf, ReuseAddr};
+    use nix::sys::socket::sockopt::RcvBuf;
     use nix::sys::socket::{
         AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
         recv, setsockopt, socket,
@@ -130,17 +130,18 @@ mod tests {
 
     /// Has a client connect to a listener over the loopback device, and looks at the SYN-ACK.
     fn observe(family: AddressFamily, so_rcvbuf: Option<usize>) -> (u32, SynAck) {
-        let address: std::net::SocketAddr =
-            if family == AddressFamily::Inet { "127.0.0.1:80" } else { "[::1]:80" }.parse().unwrap();
+        // A port of its own each time: a process that another test is starting may still hold the one before.
+        let address: SocketAddr =
+            if family == AddressFamily::Inet { "127.0.0.1:0" } else { "[::1]:0" }.parse().unwrap();
         let server = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        // The connection of the round before may linger.
-        setsockopt(&server, ReuseAddr, &true).unwrap();
         if let Some(bytes) = so_rcvbuf {
             setsockopt(&server, RcvBuf, &bytes).unwrap();
         }
         bind(server.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
         listen(&server, Backlog::new(5).unwrap()).unwrap();
-        let receive_buffer = sockets::listeners().unwrap()[0].receive_buffer;
+        let address = TcpListener::from(server.try_clone().unwrap()).local_addr().unwrap();
+        let listeners = sockets::listeners().unwrap();
+        let listener = listeners.iter().find(|listener| listener.port == address.port()).unwrap();
 
         let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp).unwrap();
         let _client = TcpStream::connect(address).unwrap();
@@ -150,8 +151,8 @@ mod tests {
             // A raw IPv4 socket delivers the IP header too.
             let header = if family == AddressFamily::Inet { usize::from(bytes[0] & 0xf) * 4 } else { 0 };
             let tcp = &bytes[header..length];
-            if tcp[..2] == [0, 80] && tcp[13] & 0x12 == 0x12 {
-                return (receive_buffer, syn_ack(tcp));
+            if tcp[..2] == address.port().to_be_bytes() && tcp[13] & 0x12 == 0x12 {
+                return (listener.receive_buffer, syn_ack(tcp));
             }
         }
     }

@@ -86,16 +86,23 @@ impl Firewall {
 }
 
 impl Finding {
-    /// Whether it is for connections that arrive by `interface` for this address and port; an unspecified address
-    /// stands for all of this host's.
+    /// Whether it is for connections that arrive by `interface` for this address and port.
     pub fn applies(&self, interface: &str, address: IpAddr, port: u16) -> bool {
-        let interface_fits = self.interface.as_ref().is_none_or(|pattern| match pattern.strip_suffix('*') {
+        self.is_on(interface) && self.is_for(address, port)
+    }
+
+    /// Whether it is for connections that arrive by `interface`.
+    pub fn is_on(&self, interface: &str) -> bool {
+        self.interface.as_ref().is_none_or(|pattern| match pattern.strip_suffix('*') {
             Some(prefix) => interface.starts_with(prefix),
             None => interface == pattern,
-        });
-        let address_fits = address.is_unspecified()
-            || self.destination.is_none_or(|(prefix, length)| is_within(address, prefix, length));
-        interface_fits && address_fits && self.ports.contains(port)
+        })
+    }
+
+    /// Whether it is for connections to this address and port; an unspecified address stands for all of this host's.
+    pub fn is_for(&self, address: IpAddr, port: u16) -> bool {
+        let is_in = |(prefix, length)| is_within(address, prefix, length);
+        self.ports.contains(port) && (address.is_unspecified() || self.destination.is_none_or(is_in))
     }
 }
 
