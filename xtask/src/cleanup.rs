@@ -28,9 +28,14 @@ const AFTERMATH_STEPS: usize = 20;
 
 /// Removes namespaces and pins whose processes are gone.
 pub(crate) fn run() -> Result<()> {
-    if !privilege::is_root() {
-        return process::must(privilege::as_root(env::current_exe()?)?.arg("cleanup"));
+    if privilege::is_root() {
+        return remove_leftovers();
     }
+    process::must(privilege::as_root(env::current_exe()?)?.args(["cleanup", "--as-root"]))
+}
+
+/// The part that needs root.
+pub(crate) fn remove_leftovers() -> Result<()> {
     for namespace in leftovers(NAMESPACES) {
         gone(&namespace, remove_namespace(&namespace))?;
     }
@@ -53,8 +58,8 @@ pub(crate) struct Guard(Child);
 
 impl Guard {
     pub(crate) fn new() -> Result<Self> {
-        let watcher = privilege::as_root(env::current_exe()?)?
-            .args(["cleanup", "--after-parent"])
+        let watcher = privilege::as_root_unasked(env::current_exe()?)?
+            .args(["cleanup", "--as-root", "--after-parent"])
             .stdin(Stdio::piped())
             .process_group(0)
             .spawn()
@@ -81,7 +86,7 @@ pub(crate) fn after_parent() -> Result<()> {
     if farewell.is_empty() {
         // The tests got the same signal; they may still be about to end.
         for _ in 0..AFTERMATH_STEPS {
-            run()?;
+            remove_leftovers()?;
             thread::sleep(AFTERMATH_STEP);
         }
     }
@@ -104,8 +109,9 @@ fn owner(rest: &str) -> Option<u32> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// A zombie has no program any more; where nobody collects them they stay for ever.
 fn is_alive(process: u32) -> bool {
-    Path::new("/proc").join(process.to_string()).exists()
+    Path::new("/proc").join(process.to_string()).join("exe").read_link().is_ok()
 }
 
 /// Ends what still runs in the namespace, servers of a test mostly, and deletes it.

@@ -61,6 +61,9 @@ enum Command {
     Lint,
     /// Remove what tests that were killed left behind: namespaces and pins named `dfnd-…`.
     Cleanup {
+        /// Do not ask sudo to become root.
+        #[arg(long, hide = true)]
+        as_root: bool,
         /// Wait until the process at the other end of standard input ends.
         #[arg(long, hide = true)]
         after_parent: bool,
@@ -86,7 +89,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench { arguments } => testbed::run("bench", &arguments),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Lint => lint::run(),
-        Command::Cleanup { after_parent: false } => cleanup::run().map(|()| ExitCode::SUCCESS),
-        Command::Cleanup { after_parent: true } => cleanup::after_parent().map(|()| ExitCode::SUCCESS),
+        Command::Cleanup { as_root, after_parent } => {
+            match (as_root, after_parent) {
+                (_, true) => cleanup::after_parent()?,
+                (true, false) => cleanup::remove_leftovers()?,
+                (false, false) => cleanup::run()?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt as _, process::Command};
 use anyhow::{Result, bail};
 use defender_build::program;
 
+use crate::process;
+
 /// What defender and the test runner are told through the environment.
 const KEEP: &str = "--preserve-env=DEFENDER_PIN_ROOT,RUST_BACKTRACE,RUST_LOG,PATH";
 
@@ -24,11 +26,25 @@ pub(crate) fn prefix() -> Result<Vec<String>> {
     }
 }
 
-/// This program, run as root.
+/// This program, run as root; sudo may ask for a password.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
-    let prefix = prefix()?;
-    let Some((sudo, options)) = prefix.split_first() else { return Ok(Command::new(program)) };
+    Ok(command(prefix()?, program))
+}
+
+/// This program, run as root in the background, where nobody can be asked for a password: that is done here, before.
+pub(crate) fn as_root_unasked(program: impl AsRef<OsStr>) -> Result<Command> {
+    let mut prefix = prefix()?;
+    if let Some(sudo) = prefix.first() {
+        process::must(Command::new(sudo).arg("--validate"))?;
+        prefix.push("--non-interactive".to_owned());
+    }
+    Ok(command(prefix, program))
+}
+
+fn command(prefix: Vec<String>, program: impl AsRef<OsStr>) -> Command {
+    let mut prefix = prefix.into_iter();
+    let Some(sudo) = prefix.next() else { return Command::new(program) };
     let mut command = Command::new(sudo);
-    command.args(options).arg(program);
-    Ok(command)
+    command.args(prefix).arg(program);
+    command
 }
