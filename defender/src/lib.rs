@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod control;
 pub mod dataplane;
+pub mod doctor;
 pub mod host;
 pub mod logger;
 pub mod problem;

@@ -17,7 +17,7 @@ impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Libraries are heard only when something is wrong with them, or on request.
         let ours = metadata.target().starts_with("defender");
-        ours || metadata.level() <= Level::Warn || log::max_level() >= LevelFilter::Debug
+        ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -13,9 +13,6 @@ pub enum Problem {
     /// The caller may not do this.
     #[error("{0}")]
     Privilege(String),
-    /// There is no such interface.
-    #[error("{0}")]
-    NoSuchInterface(String),
     /// The kernel lacks something that is needed.
     #[error("{0}")]
     Unsupported(String),

@@ -2,6 +2,7 @@
 
 mod attach;
 mod detach;
+mod examine;
 mod show;
 mod tune;
 
@@ -54,6 +55,8 @@ enum Command {
     Set(SetArguments),
     /// Show settings
     Get(GetArguments),
+    /// Say what this kernel, driver and configuration can and cannot do, and what to change
+    Doctor(DoctorArguments),
 }
 
 #[derive(Args, Debug)]
@@ -116,11 +119,26 @@ struct GetArguments {
     key: Option<String>,
 }
 
+#[derive(Args, Debug)]
+struct DoctorArguments {
+    /// Look at these interfaces [default: all hardware that is up]
+    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    iface: Vec<String>,
+    /// Look at these ports only [default: every port that something listens on]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Does what the command line says.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     logger::install(arguments.verbose);
     let root = PinRoot::new(&arguments.pin_root)?;
-    features::require_privilege()?;
+    if !matches!(arguments.command, Command::Doctor(_)) {
+        features::require_privilege()?;
+    }
     match &arguments.command {
         Command::Run(arguments) => attach::run(root, arguments)?,
         Command::Attach(arguments) => attach::attach(root, arguments)?,
@@ -129,6 +147,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Stats(arguments) => show::stats(&root, arguments)?,
         Command::Set(arguments) => tune::set(&root, arguments)?,
         Command::Get(arguments) => tune::get(&root, arguments)?,
+        Command::Doctor(arguments) => return examine::doctor(&root, arguments),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -154,6 +173,7 @@ mod tests {
             "defender stats --json --watch 2",
             "defender set 443.mode off",
             "defender get",
+            "defender doctor --iface eth0 --json",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

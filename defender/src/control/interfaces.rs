@@ -18,13 +18,7 @@ const HEADERS_V6: u32 = 60;
 const HOP_LIMIT: u8 = 64;
 
 /// The entry of `INTERFACES` for `link`.
-pub fn entry(
-    link: &Link,
-    vlan_handoff: bool,
-    sysctls: &Sysctls,
-    hop_limit: Option<u8>,
-    local: &[LocalPrefix],
-) -> abi::Interface {
+pub fn entry(link: &Link, sysctls: &Sysctls, hop_limit: Option<u8>, local: &[LocalPrefix]) -> abi::Interface {
     let [mss4, mss6] = mss_of(link);
     let mut entry = abi::Interface {
         ifindex: link.index,
@@ -34,7 +28,8 @@ pub fn entry(
         mss6,
         ttl: sysctls.ip_default_ttl,
         hop_limit: hop_limit.unwrap_or(HOP_LIMIT),
-        max_vlan_tags: if vlan_handoff { 2 } else { 1 },
+        // One tag is taken off before the interface's own hand-off, another before that of a VLAN device.
+        max_vlan_tags: if link.vlans.is_empty() { 1 } else { 2 },
         ..abi::Interface::default()
     };
     if fill_addresses(&mut entry, link, local) {

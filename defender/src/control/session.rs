@@ -26,7 +26,7 @@ use crate::{
         link,
         loader::Programs,
         maps::{Maps, Prefix},
-        pins::{Hook, LinkName, PinRoot, Rollback},
+        pins::{PinRoot, Rollback},
     },
     host::{
         addresses::{self, LocalPrefix},
@@ -237,18 +237,14 @@ impl Session {
 
     /// Attaches the hand-off to the interface's VLAN devices and tells the datapath about it.
     fn write_interface(&mut self, link: &Link, local: &[LocalPrefix], rollback: &mut Rollback) -> Result<()> {
-        let mut vlan_handoff = false;
+        link::remove_stale_vlans(&self.root, link)?;
         for vlan in &link.vlans {
-            let device = (vlan.name.as_str(), vlan.index);
-            let pin = self.root.link(&LinkName::new(&link.name, Hook::VlanIngress(vlan.name.clone())));
-            if !link::is_live(&pin, vlan.index)? {
-                link::attach_vlan(&mut self.programs, &self.root, &link.name, device, rollback)?;
+            if link::attach_vlan(&mut self.programs, &self.root, link, vlan, rollback)? {
                 log::info!("{}: the hand-off is attached to {} as well", link.name, vlan.name);
             }
-            vlan_handoff = true;
         }
         let hop_limit = sysctl::hop_limit(&link.name)?;
-        let entry = interfaces::entry(link, vlan_handoff, &self.sysctls, hop_limit, local);
+        let entry = interfaces::entry(link, &self.sysctls, hop_limit, local);
         interfaces::write(&mut self.maps.interfaces, entry)
     }
 
@@ -341,8 +337,7 @@ impl Session {
 
     fn refresh_interface(&mut self, link: &Link, local: &[LocalPrefix]) -> Result<()> {
         let mut rollback = Rollback::default();
-        let pin = self.root.link(&LinkName::new(&link.name, Hook::Xdp));
-        if link::is_live(&pin, link.index)? {
+        if link::is_attached(&self.root, link)? {
             self.write_interface(link, local, &mut rollback)?;
         } else {
             self.attach_interface(link, local, &mut rollback)?;
@@ -505,6 +500,11 @@ impl Session {
                 && let Some(service) = self.table.services.get(id)
             {
                 log::warn!("{} cannot be protected: {reason}", service.endpoint);
+            }
+        }
+        for id in self.findings.unprotectable.keys().filter(|id| !findings.unprotectable.contains_key(id)) {
+            if let Some(service) = self.table.services.get(id) {
+                log::info!("{} can be protected again", service.endpoint);
             }
         }
         if findings != self.findings {

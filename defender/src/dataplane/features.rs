@@ -1,17 +1,21 @@
 //! What the datapath needs of the kernel, checked before anything is touched.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, Result};
-use aya::{Btf, util::KernelVersion};
+use aya::{Btf, programs::loaded_programs};
+use aya_obj::btf::BtfKind;
 
-use crate::{dataplane::kfunc, problem::Problem};
+use crate::{
+    dataplane::{kfunc, pins::PinRoot},
+    doctor,
+    problem::Problem,
+};
 
-/// What the kernel calls itself, for messages.
-fn release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_or_else(|_| "unknown".into(), |text| text.trim().into())
-}
+/// The first kernel that takes hand-offs; tcx came with 6.6.
+const OLDEST: (u32, u32) = (6, 9);
+/// A function of the kernel's that is there where tcx is (`kernel/bpf/tcx.c`).
+const TCX: &str = "tcx_link_attach";
 
 /// What the loader needs to know about this kernel.
 pub struct Kernel {
@@ -23,24 +27,57 @@ pub struct Kernel {
 
 impl Kernel {
     /// Looks at the running kernel; fails where it cannot run the datapath.
-    pub fn probe() -> Result<Self> {
-        let current = KernelVersion::current().context("cannot read the kernel's version")?;
-        if current < KernelVersion::new(6, 9, 0) {
+    pub fn probe() -> Result<Self, Problem> {
+        let release = release();
+        if version(&release).is_some_and(|version| version < OLDEST) {
             return Err(Problem::Unsupported(format!(
-                "kernel {} is too old: 6.9 or newer is needed (tcx, and handing connections over)",
-                release()
-            ))
-            .into());
+                "kernel {release} is too old: 6.9 or newer is needed (tcx, and handing connections over)"
+            )));
         }
         let btf = Btf::from_sys_fs().map_err(|error| {
             Problem::Unsupported(format!(
-                "kernel {} has no type information ({error}): one built with CONFIG_DEBUG_INFO_BTF=y is needed",
-                release()
+                "kernel {release} has no type information ({error}): one built with CONFIG_DEBUG_INFO_BTF=y is needed"
             ))
         })?;
         let assign_reqsk = kfunc::assign_reqsk_id(&btf)?;
+        if !has_tcx(&btf) {
+            return Err(Problem::Unsupported(format!(
+                "kernel {release} has no tcx: one built with CONFIG_NET_XGRESS=y is needed"
+            )));
+        }
         Ok(Self { btf, assign_reqsk })
     }
+}
+
+/// What `defender doctor` is told. Nothing fails here: what is missing is missing.
+pub fn survey(root: &PinRoot) -> doctor::Features {
+    let btf = Btf::from_sys_fs().ok();
+    let programs = loaded_programs().flatten();
+    let programs = programs.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())));
+    doctor::Features {
+        kernel: version(&release()).unwrap_or_default(),
+        btf: btf.is_some(),
+        assign_reqsk: btf.as_ref().is_some_and(|btf| kfunc::assign_reqsk_id(btf).is_ok()),
+        tcx: btf.as_ref().is_some_and(has_tcx),
+        bpffs: root.is_on_bpffs(),
+        privileged: require_privilege().is_ok(),
+        programs: programs.collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn has_tcx(btf: &Btf) -> bool {
+    btf.id_by_type_name_kind(TCX, BtfKind::Func).is_ok()
+}
+
+fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".into(), |text| text.trim().into())
+}
+
+/// Major and minor version.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Fails unless this process may load and attach eBPF programs.
@@ -75,6 +112,14 @@ fn may_load(effective: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_read_from_the_release() {
+        assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(version("6.9-rc1"), Some((6, 9)));
+        assert_eq!(version("unknown"), None);
+        assert!(version("6.1.0-18-amd64") < Some(OLDEST));
+    }
 
     #[test]
     fn capabilities_are_read_from_the_status_file() {

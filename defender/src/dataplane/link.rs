@@ -22,7 +22,7 @@ use crate::{
         loader::Programs,
         pins::{Hook, LinkName, PinRoot, Rollback, remove_file},
     },
-    host::links::Link,
+    host::links::{Link, Vlan},
     problem::Problem,
 };
 
@@ -68,16 +68,42 @@ pub fn attach_interface(
     attach_xdp(programs.xdp()?, root, interface, rollback)
 }
 
-/// Attaches the hand-off to `device`, a VLAN device on `interface`.
+/// Attaches the hand-off to a VLAN device on `interface`, unless it is. Returns whether it is new there.
 pub fn attach_vlan(
     programs: &mut Programs,
     root: &PinRoot,
-    interface: &str,
-    (device, index): (&str, u32),
+    interface: &Link,
+    vlan: &Vlan,
     rollback: &mut Rollback,
-) -> Result<()> {
-    let link = LinkName::new(interface, Hook::VlanIngress(device.to_owned()));
-    attach_classifier(programs.handoff()?, root, &link, index, rollback)
+) -> Result<bool> {
+    let link = LinkName::new(&interface.name, Hook::VlanIngress(vlan.name.clone()));
+    if is_live(&root.link(&link), vlan.index)? {
+        return Ok(false);
+    }
+    attach_classifier(programs.handoff()?, root, &link, vlan.index, rollback)?;
+    Ok(true)
+}
+
+/// Removes the pins of links to VLAN devices that are gone.
+pub fn remove_stale_vlans(root: &PinRoot, interface: &Link) -> Result<()> {
+    for link in root.links()?.into_iter().filter(|link| link.interface == interface.name) {
+        if let Hook::VlanIngress(device) = &link.hook
+            && !interface.vlans.iter().any(|vlan| vlan.name == *device)
+        {
+            remove_file(&root.link(&link))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether every program of `interface` is attached.
+pub fn is_attached(root: &PinRoot, interface: &Link) -> Result<bool> {
+    for hook in [Hook::Xdp, Hook::Ingress, Hook::Egress] {
+        if !is_live(&root.link(&LinkName::new(&interface.name, hook)), interface.index)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn attach_xdp(program: &mut Xdp, root: &PinRoot, interface: &Link, rollback: &mut Rollback) -> Result<()> {
@@ -208,7 +234,7 @@ fn open_live(pin: &Path, index: u32) -> Result<Option<FdLink>> {
 }
 
 /// Whether the link pinned at `pin` is attached to the device `index`.
-pub fn is_live(pin: &Path, index: u32) -> Result<bool> {
+fn is_live(pin: &Path, index: u32) -> Result<bool> {
     if !pin.exists() {
         return Ok(false);
     }

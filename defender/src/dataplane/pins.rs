@@ -180,6 +180,16 @@ impl PinRoot {
         Ok(())
     }
 
+    /// Whether the directory is on a BPF file system that is mounted already.
+    pub fn is_on_bpffs(&self) -> bool {
+        is_bpffs(self.existing()).unwrap_or(false)
+    }
+
+    /// The directory, or the nearest one above that exists.
+    fn existing(&self) -> &Path {
+        self.0.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+    }
+
     fn require_bpffs(&self) -> Result<()> {
         if self.0.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {
             log::debug!("mounting the BPF file system at {BPFFS}");
@@ -187,7 +197,7 @@ impl PinRoot {
                 .map_err(io::Error::from)
                 .with_context(|| format!("cannot mount the BPF file system: `mount -t bpf bpf {BPFFS}`"))?;
         }
-        let existing = self.0.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let existing = self.existing();
         if !is_bpffs(existing)? {
             bail!(Problem::Usage(format!(
                 "--pin-root {}: {} is not on a BPF file system; use a directory below {BPFFS}, or `mount -t bpf bpf DIR` first",

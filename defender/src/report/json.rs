@@ -124,3 +124,75 @@ pub fn status(snapshot: &Snapshot) -> Result<String> {
     };
     serde_json::to_string_pretty(&status).context("cannot write JSON")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::snapshot::tests::example;
+
+    fn names(value: &Value) -> Vec<&str> {
+        value.as_object().expect("an object").keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn stats_have_the_shape_of_the_contract() {
+        let stats: Value = serde_json::from_str(&stats(&example(), true).expect("JSON")).expect("JSON");
+        assert_eq!(
+            names(&stats),
+            ["counters", "engine", "interfaces", "services", "states", "verdicts", "version"]
+        );
+        assert_eq!(stats["version"], 1);
+        assert_eq!(stats["engine"], "reqsk");
+        assert_eq!(stats["interfaces"], json!([{"name": "eth0", "xdp_mode": "native"}]));
+        assert_eq!(
+            stats["services"],
+            json!([
+                {"port": 80, "address": "::", "mode": "always", "active": true, "half_open": 3, "syn_rate": 1000},
+                {"port": 443, "address": "192.0.2.1", "mode": "monitor", "active": false, "half_open": 0, "syn_rate": 0},
+            ])
+        );
+        assert_eq!(
+            stats["counters"],
+            json!({
+                "rx_packets": 1 + 10 + 200 + 3000 + 40_000 + 500_000,
+                "syn_received": 10 + 200,
+                "syn_challenged": 200,
+                "syn_passed": 10,
+                "ack_accepted": 3000,
+                "ack_rejected": 40_000,
+                "malformed": 500_000,
+                "handoff_assigned": 2900,
+                "handoff_established": 2800,
+                "handoff_repeated": 7,
+                "handoff_failed": 5 + 4,
+                "handoff_no_listener": 5,
+                "handoff_already_known": 0,
+                "handoff_refused_invalid": 4,
+                "handoff_refused_namespace": 0,
+                "handoff_refused_memory": 0,
+                "handoff_refused_other": 0,
+                "handoff_unreadable": 0,
+            })
+        );
+        assert_eq!(stats["states"], json!({"ESTABLISHED": 12, "SYN_RECV": 3}));
+    }
+
+    #[test]
+    fn verdicts_are_all_there_and_add_up() {
+        let stats: Value = serde_json::from_str(&stats(&example(), false).expect("JSON")).expect("JSON");
+        let verdicts = stats["verdicts"].as_object().expect("an object");
+        assert_eq!(verdicts.len(), defender_common::verdict::Reason::COUNT);
+        let sum: u64 = verdicts.values().map(|value| value.as_u64().expect("a count")).sum();
+        assert_eq!(stats["counters"]["rx_packets"], sum);
+    }
+
+    #[test]
+    fn status_explains() {
+        let status: Value = serde_json::from_str(&status(&example()).expect("JSON")).expect("JSON");
+        assert_eq!(status["version"], 1);
+        assert_eq!(status["services"][1]["unprotectable"], "it is MPTCP");
+        assert_eq!(status["interfaces"][0]["up"], true);
+    }
+}

@@ -220,3 +220,62 @@ fn warnings(
     }
     warnings
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A snapshot with something of everything.
+    pub(in crate::report) fn example() -> Snapshot {
+        let mut counters = Counters::default();
+        let verdicts = [
+            (Reason::NotTcp, 1),
+            (Reason::SynMonitored, 10),
+            (Reason::SynChallenged, 200),
+            (Reason::Cookie, 3000),
+            (Reason::AckBadCookie, 40_000),
+            (Reason::MalformedTcp, 500_000),
+        ];
+        for (reason, count) in verdicts {
+            counters.verdicts[reason as usize] = count;
+        }
+        let handoffs = [
+            (Handoff::Assigned, 2900),
+            (Handoff::Established, 2800),
+            (Handoff::Repeated, 7),
+            (Handoff::NoListener, 5),
+            (Handoff::RefusedInvalid, 4),
+        ];
+        for (outcome, count) in handoffs {
+            counters.handoff[outcome as usize] = count;
+        }
+        let service = |port, address: &str, families| Service {
+            endpoint: Endpoint { port, address: address.parse().expect("an address"), families },
+            mode: Mode::Monitor,
+            active: false,
+            unprotectable: None,
+            half_open: 0,
+            syn_rate: 0,
+            counters: ServiceCounters::default(),
+        };
+        let web = service(80, "::", abi::SERVICE_FAMILY_V4 | abi::SERVICE_FAMILY_V6);
+        let other = service(443, "192.0.2.1", abi::SERVICE_FAMILY_V4);
+        Snapshot {
+            controller: Some(42),
+            settings: Settings { mode: Mode::Always, ..Settings::default() },
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                xdp_mode: "native",
+                up: true,
+                vlans: Vec::new(),
+            }],
+            services: vec![
+                Service { mode: Mode::Always, active: true, half_open: 3, syn_rate: 1000, ..web },
+                Service { unprotectable: Some("it is MPTCP".into()), ..other },
+            ],
+            counters,
+            states: [("ESTABLISHED", 12), ("SYN_RECV", 3)].into(),
+            warnings: vec!["something is odd".into()],
+        }
+    }
+}

@@ -106,14 +106,19 @@ fn doing(service: &Service) -> &'static str {
     }
 }
 
+/// Outcomes of hand-offs that are shown even if they have not happened.
+const USUAL: [&str; 3] = ["handoff_assigned", "handoff_established", "handoff_failed"];
+
 /// `stats`: the counters that are not zero, with what they mean.
 pub fn stats(snapshot: &Snapshot) -> String {
     let mut text = services(snapshot);
     text.push('\n');
     text.push_str(&verdicts(snapshot));
     text.push('\n');
-    let counters =
-        snapshot.totals().into_iter().map(|(name, value)| vec![name.to_owned(), value.to_string()]);
+    let told =
+        |(name, value): &(&str, u64)| *value != 0 || !name.starts_with("handoff_") || USUAL.contains(name);
+    let counters = snapshot.totals().into_iter().filter(told);
+    let counters = counters.map(|(name, value)| vec![name.to_owned(), value.to_string()]);
     text.push_str(&table::render(&["counter", "value"], &counters.collect::<Vec<_>>()));
     text.push('\n');
     let states = snapshot.states.iter().map(|(name, value)| vec![(*name).to_owned(), value.to_string()]);
@@ -134,4 +139,28 @@ fn verdicts(snapshot: &Snapshot) -> String {
         return "  no packet has arrived yet\n".to_owned();
     }
     table::render(&["verdict", "packets", "meaning"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::snapshot::tests::example;
+
+    #[test]
+    fn status_says_what_and_why() {
+        let status = status(&example());
+        assert!(
+            status.starts_with("every SYN to 1 of 2 services is challenged; mode always; process 42"),
+            "{status}"
+        );
+        assert!(status.contains("! something is odd\n"), "{status}");
+        assert!(status.contains("! port 443 (192.0.2.1): unprotectable: it is MPTCP\n"), "{status}");
+    }
+
+    #[test]
+    fn stats_leave_out_what_did_not_happen() {
+        let stats = stats(&example());
+        assert!(stats.contains("tx.syn_challenged"), "{stats}");
+        assert!(!stats.contains("drop.syn_fragment"), "{stats}");
+    }
 }
