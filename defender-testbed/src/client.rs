@@ -64,6 +64,8 @@ pub struct Load {
     pub first_client: u32,
     /// Processor of the clients' thread.
     pub cpu: Option<usize>,
+    /// Make that thread real-time, so that waiting for a processor is not measured.
+    pub urgent: bool,
 }
 
 impl Load {
@@ -76,6 +78,7 @@ impl Load {
             deadline: DEADLINE,
             first_client: 0,
             cpu: None,
+            urgent: false,
         };
         load.first_client = bed.fresh_clients(load.connections());
         load
@@ -100,6 +103,9 @@ impl Load {
             if let Some(cpu) = self.cpu {
                 cpu::pin_current(cpu)?;
             }
+            if self.urgent {
+                cpu::real_time_current()?;
+            }
             Clients::new(*self)?.run()
         })
     }
@@ -118,8 +124,8 @@ pub struct LoadReport {
     pub connect_times: Vec<Duration>,
     /// For each client that succeeded, how long it took until the first byte came.
     pub first_byte_times: Vec<Duration>,
-    /// For each client that succeeded, what its kernel says.
-    pub infos: Vec<TcpInfo>,
+    /// For each client that succeeded, its address and what its kernel says.
+    pub infos: Vec<(SocketAddr, TcpInfo)>,
 }
 
 impl LoadReport {
@@ -233,8 +239,9 @@ impl Clients {
             Ok(Some((connect, first_byte, info))) => {
                 self.report.connect_times.push(connect);
                 self.report.first_byte_times.push(first_byte);
-                self.report.infos.push(info);
-                self.waiting.remove(&number);
+                let client = self.waiting.remove(&number);
+                let address = client.and_then(|client| client.stream.local_addr().ok());
+                self.report.infos.extend(address.map(|address| (address, info)));
             }
             Err(_) => {
                 self.report.refused += 1;

@@ -2,7 +2,7 @@
 //!
 //! Their names would do on a quiet machine, but tests run side by side and call their interfaces alike.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -36,11 +36,18 @@ pub fn threads(namespace: &Namespace, name: &str) -> Result<Vec<i32>> {
 
 /// Binds all threads that poll the interface to one processor.
 pub fn pin(namespace: &Namespace, name: &str, cpu: usize) -> Result<()> {
+    existing(namespace, name)?.into_iter().try_for_each(|thread| cpu::pin(thread, cpu))
+}
+
+/// Puts all threads that poll the interface before everything else.
+pub fn prioritise(namespace: &Namespace, name: &str) -> Result<()> {
+    existing(namespace, name)?.into_iter().try_for_each(cpu::prioritise)
+}
+
+fn existing(namespace: &Namespace, name: &str) -> Result<Vec<i32>> {
     let threads = threads(namespace, name)?;
-    if threads.is_empty() {
-        bail!("{name} is not polled by threads of its own");
-    }
-    threads.into_iter().try_for_each(|thread| cpu::pin(thread, cpu))
+    ensure!(!threads.is_empty(), "{name} is not polled by threads of its own");
+    Ok(threads)
 }
 
 fn ask(ifindex: u32) -> Result<Vec<i32>> {

@@ -49,6 +49,8 @@ pub struct Options {
     pub reuse_port: bool,
     /// Processor of the server's thread.
     pub cpu: Option<usize>,
+    /// Make that thread real-time, so that waiting for a processor is not measured.
+    pub urgent: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             v6_only: false,
             reuse_port: false,
             cpu: None,
+            urgent: false,
         }
     }
 }
@@ -194,6 +197,9 @@ impl Serving {
     fn run(mut self) -> Result<()> {
         if let Some(cpu) = self.options.cpu {
             cpu::pin_current(cpu)?;
+        }
+        if self.options.urgent {
+            cpu::real_time_current()?;
         }
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.shared.stop.load(Ordering::Acquire) {

@@ -82,6 +82,8 @@ pub struct Options {
     pub server_cpu: Option<usize>,
     /// The same for the client end. Without, answers are taken by the processor that sends them.
     pub client_cpu: Option<usize>,
+    /// Put those threads before everything else on the machine, for measurements.
+    pub urgent: bool,
     /// Put another host behind the server, which then forwards.
     pub behind: bool,
 }
@@ -94,6 +96,7 @@ impl Default for Options {
             client_end: Some(Program::Pass),
             server_cpu: None,
             client_cpu: None,
+            urgent: false,
             behind: false,
         }
     }
@@ -212,11 +215,11 @@ impl Topology {
             interface::set_feature(&self.client, CLIENT_INTERFACE, "tx", false)?;
         }
         if let Some(cpu) = options.server_cpu {
-            poll_on(&self.server, SERVER_INTERFACE, cpu)?;
+            poll_on(&self.server, SERVER_INTERFACE, cpu, options.urgent)?;
         }
         if let Some(cpu) = options.client_cpu {
             interface::set_feature(&self.client, CLIENT_INTERFACE, "gro", true)?;
-            poll_on(&self.client, CLIENT_INTERFACE, cpu)?;
+            poll_on(&self.client, CLIENT_INTERFACE, cpu, options.urgent)?;
         }
         Ok(())
     }
@@ -298,10 +301,13 @@ fn routes_back() -> String {
     commands
 }
 
-fn poll_on(namespace: &Namespace, name: &str, cpu: usize) -> Result<()> {
+fn poll_on(namespace: &Namespace, name: &str, cpu: usize, urgent: bool) -> Result<()> {
     interface::set_threaded(namespace, name)?;
     if cpu < cpu::count() {
         napi::pin(namespace, name, cpu).context("cannot bind the polling threads")?;
+    }
+    if urgent {
+        napi::prioritise(namespace, name)?;
     }
     Ok(())
 }

@@ -36,8 +36,9 @@ const V6_SOURCE: usize = 28;
 /// How often the end of the flood is looked for when there is no pace, in frames.
 const CLOCK_EVERY: u64 = 256;
 
-/// A debt to the clock beyond this many bursts is forgiven: catching up at full speed would be another test.
-const MOST_BURSTS_BEHIND: u64 = 16;
+/// A debt to the clock beyond this many bursts is forgiven: catching up at full speed would be another test, and a veth's
+/// ring holds 256 frames.
+const MOST_BURSTS_BEHIND: u64 = 4;
 
 type Frame = [u64; FLOOD_FRAME_ROOM / 8];
 

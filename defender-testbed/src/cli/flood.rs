@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use defender_testbed::{
-    cpu::Awake,
+    cpu::{self, Undisturbed},
     flood::{self, Kind},
     programs::Program,
     topology::{Options, Topology},
@@ -64,10 +64,12 @@ enum FloodKind {
 impl Flood {
     /// Runs the flood and prints what was sent, taken and answered.
     pub(crate) fn run(self) -> Result<()> {
-        let _awake = Awake::new();
+        let _undisturbed = Undisturbed::new();
+        cpu::prioritise(0)?;
         let bed = Topology::with(&Options {
             client_end: Some(Program::Absorb),
             server_cpu: Some(0),
+            urgent: true,
             ..Options::default()
         })?;
         let program = match self.at {

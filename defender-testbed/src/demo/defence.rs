@@ -39,8 +39,6 @@ pub(crate) enum Level {
 
 /// A defence that is in place; dropping it takes it away.
 pub(super) enum Standing {
-    /// Nothing is attached.
-    Kernel,
     /// One of the testbed's programs.
     Program { _attached: Attached },
     /// The controller.
@@ -88,7 +86,9 @@ impl Defence {
         let cookies = u8::from(self != Self::Undefended);
         bed.server.set_sysctl("net.ipv4.tcp_syncookies", cookies)?;
         Ok(match self {
-            Self::Undefended | Self::Cookies => Standing::Kernel,
+            Self::Undefended | Self::Cookies => {
+                Standing::Program { _attached: bed.attach_server_end(Program::Pass)? }
+            }
             Self::Defender => {
                 let program = plan.defender.as_deref().context("no defender to start")?;
                 Standing::Defender(Defender::start(bed, program)?)

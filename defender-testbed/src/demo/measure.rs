@@ -1,18 +1,18 @@
 //! One measurement: one defence, one flood, some seconds of clients.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use defender_testbed::{
     client::{DEADLINE, Load, LoadReport},
-    flood::{Flood, FloodReport, Kind, MAX_PACKETS},
+    flood::{Flood, FloodHandle, Kind, MAX_PACKETS},
     programs::Counters,
-    server::{Accepted, Server},
+    server::{self, Accepted, Server},
     topology::Topology,
 };
 use serde_json::Value;
 
-use super::{Defence, Level, Plan, defence::Standing};
+use super::{Defence, Level, Plan, SERVER_CPU, defence::Standing};
 
 const PORT: u16 = 80;
 
@@ -33,61 +33,77 @@ pub(crate) struct Sample {
     pub(crate) offered: f64,
     pub(crate) taken: f64,
     pub(crate) answered: f64,
-    /// What clients saw.
-    pub(crate) clients: LoadReport,
-    /// What the server saw.
-    pub(crate) accepted: Vec<Accepted>,
+    /// Clients like Linux, which use timestamps, and like Windows, which do not.
+    pub(crate) linux: Half,
+    pub(crate) windows: Half,
     /// What the defender counted, if it stood there.
     pub(crate) defender: Option<Value>,
 }
 
+/// What one kind of clients saw, and the server of them.
+#[derive(Debug)]
+pub(crate) struct Half {
+    pub(crate) clients: LoadReport,
+    pub(crate) accepted: Vec<Accepted>,
+}
+
+impl Sample {
+    /// What clients of both kinds saw.
+    pub(super) fn clients(&self) -> LoadReport {
+        let mut clients = self.linux.clients.clone();
+        clients.merge(self.windows.clients.clone());
+        clients
+    }
+}
+
 impl Cell {
     /// Measures once, with a listener of its own: what a flood left in the last one's queues must not count.
-    pub(super) fn measure(self, bed: &Topology, plan: &Plan, standing: &mut Standing) -> Result<Sample> {
-        let server = Server::start(&bed.server, bed.server_v4(PORT))?;
+    pub(super) fn measure(self, bed: &Topology, plan: &Plan, standing: &Standing) -> Result<Sample> {
+        let options = server::Options { cpu: Some(SERVER_CPU), urgent: true, ..server::Options::default() };
+        let server = Server::with(&bed.server, bed.server_v4(PORT), options)?;
         if let Standing::Defender(defender) = standing {
             defender.wait_for_listener(PORT)?;
         }
-        let duration = Duration::from_secs_f64(plan.seconds);
-        let load = Load::new(bed, server.address()).with(bed, plan.clients, duration);
         let before = answers(bed)?;
-        let (clients, flood) = self.under_flood(bed, plan, &load)?;
+        let flood = self.start_flood(bed, plan, server.address())?;
+        let linux = half(bed, plan, &server, true)?;
+        let windows = half(bed, plan, &server, false)?;
+        let flood = flood.map(FloodHandle::stop).transpose()?;
         let answered = answers(bed)?.spoofed() - before.spoofed();
         let defender = match standing {
             Standing::Defender(defender) => Some(defender.statistics()?),
-            _ => None,
+            Standing::Program { .. } => None,
         };
-        let per_second = |count| flood.map_or(0.0, |flood| count as f64 / flood.elapsed.as_secs_f64());
         Ok(Sample {
             offered: flood.map_or(0.0, |flood| flood.sent_per_second()),
             taken: flood.map_or(0.0, |flood| flood.taken_per_second()),
-            answered: per_second(answered),
-            clients,
-            accepted: server.take_accepted(),
+            answered: flood.map_or(0.0, |flood| answered as f64 / flood.elapsed.as_secs_f64()),
+            linux,
+            windows,
             defender,
         })
     }
 
-    /// Runs the clients while the flood lasts.
-    fn under_flood(
+    /// Starts the flood of this cell, if it has one, and waits until it comes.
+    fn start_flood<'a>(
         self,
-        bed: &Topology,
+        bed: &'a Topology,
         plan: &Plan,
-        load: &Load,
-    ) -> Result<(LoadReport, Option<FloodReport>)> {
+        target: SocketAddr,
+    ) -> Result<Option<FloodHandle<'a>>> {
         if self.level == Level::Calm {
-            return Ok((load.run(&bed.client)?, None));
+            return Ok(None);
         }
+        let clients = Duration::from_secs_f64(plan.seconds);
         let flood = Flood {
             rate: (self.level == Level::Paced).then_some(plan.rate),
             max_packets: MAX_PACKETS,
-            max_time: load.duration + DEADLINE + FLOOD_MARGIN,
-            ..Flood::new(Kind::LinuxSyn, load.target)
+            max_time: clients + 2 * DEADLINE + FLOOD_MARGIN,
+            ..Flood::new(Kind::LinuxSyn, target)
         };
         let flood = flood.start(bed)?;
         flood.wait_until_running()?;
-        let clients = load.run(&bed.client)?;
-        Ok((clients, Some(flood.stop()?)))
+        Ok(Some(flood))
     }
 }
 
@@ -95,6 +111,16 @@ impl fmt::Display for Cell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}, {}", self.defence, self.level.name())
     }
+}
+
+/// Lets clients of one kind come for half of the time. The kind is a sysctl of the clients' namespace, so one kind must
+/// be done before the other begins.
+fn half(bed: &Topology, plan: &Plan, server: &Server, timestamps: bool) -> Result<Half> {
+    bed.client.set_sysctl("net.ipv4.tcp_timestamps", u8::from(timestamps))?;
+    let duration = Duration::from_secs_f64(plan.seconds / 2.0);
+    let load = Load::new(bed, server.address()).with(bed, plan.clients, duration);
+    let clients = Load { cpu: Some(SERVER_CPU), urgent: true, ..load }.run(&bed.client)?;
+    Ok(Half { clients, accepted: server.take_accepted() })
 }
 
 fn answers(bed: &Topology) -> Result<Counters> {

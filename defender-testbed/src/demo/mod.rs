@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use defender_testbed::{
-    cpu::Awake,
+    cpu::{self, Undisturbed},
     programs::Program,
     topology::{Options, Topology},
 };
@@ -21,7 +21,8 @@ pub(crate) use summary::Row;
 
 use measure::{Cell, Sample};
 
-/// Where the server end is polled. The source takes the last processor.
+/// Where the server end is polled and where server and clients run; they need little of it. The source has the last
+/// processor to itself.
 const SERVER_CPU: usize = 0;
 
 /// What is to be measured.
@@ -60,19 +61,21 @@ impl Plan {
 
 /// Measures everything; progress goes to the standard error.
 pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
-    let _awake = Awake::new();
+    let _undisturbed = Undisturbed::new();
+    cpu::prioritise(0)?;
     let bed = Topology::with(&Options {
         client_end: Some(Program::Absorb),
         server_cpu: Some(SERVER_CPU),
+        urgent: true,
         ..Options::default()
     })?;
     let mut samples: Vec<(Cell, Vec<Sample>)> =
         plan.cells().into_iter().map(|cell| (cell, Vec::new())).collect();
     for round in 1..=plan.rounds {
         for defence in plan.defences() {
-            let mut standing = defence.set_up(&bed, plan)?;
+            let standing = defence.set_up(&bed, plan)?;
             for (cell, samples) in samples.iter_mut().filter(|(cell, _)| cell.defence == defence) {
-                let sample = cell.measure(&bed, plan, &mut standing)?;
+                let sample = cell.measure(&bed, plan, &standing)?;
                 eprintln!("round {round} of {}: {cell}: {}", plan.rounds, output::progress(&sample));
                 samples.push(sample);
             }

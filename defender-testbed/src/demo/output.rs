@@ -11,12 +11,22 @@ use super::{
 /// Version of the JSON.
 const VERSION: u32 = 1;
 
-const COLUMNS: [&str; 9] =
-    ["", "flood", "offered/s", "taken/s", "answered/s", "clients in 1 s", "p50", "p99", "options kept"];
+const COLUMNS: [&str; 10] = [
+    "",
+    "flood",
+    "offered/s",
+    "taken/s",
+    "answered/s",
+    "clients in 1 s",
+    "p50",
+    "p99",
+    "options kept",
+    "without stamps",
+];
 
 /// One line about a measurement that was just made.
 pub(super) fn progress(sample: &Sample) -> String {
-    format!("{} of clients within 1 s", percent(sample.clients.success()))
+    format!("{} of clients within 1 s", percent(sample.clients().success()))
 }
 
 /// The results as JSON.
@@ -44,7 +54,10 @@ fn row_json(row: &Row) -> Value {
         "success_by_round": figure_json(&row.success),
         "connect_p50_us": row.p50.as_ref().map(figure_json),
         "connect_p99_us": row.p99.as_ref().map(figure_json),
-        "options_kept": row.kept.map(kept_json),
+        "options_kept": {
+            "clients_with_timestamps": row.kept_linux.map(kept_json),
+            "clients_without_timestamps": row.kept_windows.map(kept_json),
+        },
         "defender": row.defender,
     })
 }
@@ -56,9 +69,9 @@ fn figure_json(figure: &Figure) -> Value {
 fn kept_json(kept: Kept) -> Value {
     json!({
         "all": kept.all,
-        "timestamps": kept.timestamps,
         "sack": kept.sack,
         "window_scaling": kept.window_scaling,
+        "mss": kept.mss,
     })
 }
 
@@ -74,6 +87,7 @@ pub(crate) fn print(plan: &Plan, rows: &[Row]) {
 fn cells(row: &Row) -> Vec<String> {
     let flooded = row.cell.level != Level::Calm;
     let rate = |figure: &Figure| if flooded { thousands(figure.median) } else { "-".to_owned() };
+    let kept = |kept: Option<Kept>| kept.map_or("-".to_owned(), |kept| percent(kept.all));
     let time = |figure: Option<&Figure>| figure.map_or("-".to_owned(), |figure| duration(figure.median));
     vec![
         row.cell.defence.title().to_owned(),
@@ -84,7 +98,8 @@ fn cells(row: &Row) -> Vec<String> {
         percent(row.pooled_success()),
         time(row.p50.as_ref()),
         time(row.p99.as_ref()),
-        row.kept.map_or("-".to_owned(), |kept| percent(kept.all)),
+        kept(row.kept_linux),
+        kept(row.kept_windows),
     ]
 }
 

@@ -1,13 +1,14 @@
 //! From the samples of a cell to its row.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use defender_testbed::{
+    client::LoadReport,
     statistics::{extremes, median},
     tcp_info::TcpInfo,
 };
 
-use super::measure::{Cell, Sample};
+use super::measure::{Cell, Half, Sample};
 
 /// A number that was measured in several rounds.
 #[derive(Clone, Copy, Debug)]
@@ -33,27 +34,41 @@ pub(crate) struct Row {
     /// How long handshakes took, in microseconds; nothing if none succeeded.
     pub(crate) p50: Option<Figure>,
     pub(crate) p99: Option<Figure>,
-    /// Share of the accepted connections, 0 to 1, that kept each option; nothing if none was accepted.
-    pub(crate) kept: Option<Kept>,
+    /// What connections kept of the options they asked for; nothing if there were none.
+    pub(crate) kept_linux: Option<Kept>,
+    pub(crate) kept_windows: Option<Kept>,
     /// What the defender counted last.
     pub(crate) defender: Option<serde_json::Value>,
 }
 
-/// Shares of connections that have an option, as the server's kernel sees them.
+/// Shares of connections, 0 to 1, that kept an option, as the server's kernel sees them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kept {
+    /// All of the following, and timestamps just where the client uses them.
     pub(crate) all: f64,
-    pub(crate) timestamps: f64,
+    /// Selective acknowledgements.
     pub(crate) sack: f64,
+    /// Window scaling, and both ends agree on both scales.
     pub(crate) window_scaling: f64,
+    /// The client's MSS.
+    pub(crate) mss: f64,
+}
+
+/// Whether one connection kept an option.
+struct Agreement {
+    timestamps: bool,
+    sack: bool,
+    window_scaling: bool,
+    mss: bool,
 }
 
 impl Row {
     /// Sums the samples up.
     pub(super) fn new(cell: Cell, mut samples: Vec<Sample>) -> Self {
         let figure = |number: fn(&Sample) -> f64| Figure::of(&samples.iter().map(number).collect::<Vec<_>>());
+        let clients: Vec<_> = samples.iter().map(Sample::clients).collect();
         let percentile = |p| {
-            let times = samples.iter().filter_map(|sample| sample.clients.connect_percentile(p));
+            let times = clients.iter().filter_map(|clients| clients.connect_percentile(p));
             let times: Vec<_> = times.map(micros).collect();
             (!times.is_empty()).then(|| Figure::of(&times))
         };
@@ -62,12 +77,13 @@ impl Row {
             offered: figure(|sample| sample.offered),
             taken: figure(|sample| sample.taken),
             answered: figure(|sample| sample.answered),
-            attempts: samples.iter().map(|sample| sample.clients.attempts).sum(),
-            succeeded: samples.iter().map(|sample| sample.clients.connect_times.len() as u32).sum(),
-            success: figure(|sample| sample.clients.success()),
+            attempts: clients.iter().map(|clients| clients.attempts).sum(),
+            succeeded: clients.iter().map(|clients| clients.connect_times.len() as u32).sum(),
+            success: Figure::of(&clients.iter().map(LoadReport::success).collect::<Vec<_>>()),
             p50: percentile(0.5),
             p99: percentile(0.99),
-            kept: Kept::of(&samples),
+            kept_linux: Kept::of(samples.iter().map(|sample| &sample.linux), true),
+            kept_windows: Kept::of(samples.iter().map(|sample| &sample.windows), false),
             defender: samples.pop().and_then(|sample| sample.defender),
         }
     }
@@ -86,18 +102,43 @@ impl Figure {
 }
 
 impl Kept {
-    fn of(samples: &[Sample]) -> Option<Self> {
-        let infos: Vec<TcpInfo> =
-            samples.iter().flat_map(|sample| &sample.accepted).map(|accepted| accepted.info).collect();
-        let share = |has: fn(&TcpInfo) -> bool| {
-            infos.iter().filter(|info| has(info)).count() as f64 / infos.len() as f64
+    /// Compares what both ends know of each connection that the client calls a success.
+    fn of<'a>(halves: impl Iterator<Item = &'a Half>, timestamps: bool) -> Option<Self> {
+        let agreements: Vec<_> = halves.flat_map(agreements).collect();
+        let share = |kept: fn(&Agreement) -> bool| {
+            agreements.iter().filter(|agreement| kept(agreement)).count() as f64 / agreements.len() as f64
         };
-        (!infos.is_empty()).then(|| Self {
-            all: share(TcpInfo::has_all_options),
-            timestamps: share(|info| info.timestamps),
-            sack: share(|info| info.sack),
-            window_scaling: share(|info| info.window_scaling),
+        let stamped = agreements.iter().filter(|agreement| agreement.timestamps == timestamps);
+        let all =
+            stamped.filter(|agreement| agreement.sack && agreement.window_scaling && agreement.mss).count();
+        (!agreements.is_empty()).then(|| Self {
+            all: all as f64 / agreements.len() as f64,
+            sack: share(|agreement| agreement.sack),
+            window_scaling: share(|agreement| agreement.window_scaling),
+            mss: share(|agreement| agreement.mss),
         })
+    }
+}
+
+fn agreements(half: &Half) -> Vec<Agreement> {
+    let accepted: HashMap<_, _> =
+        half.accepted.iter().map(|accepted| (accepted.peer, accepted.info)).collect();
+    let pairs =
+        half.clients.infos.iter().filter_map(|(address, client)| Some((client, accepted.get(address)?)));
+    pairs.map(|(client, server)| Agreement::of(client, server)).collect()
+}
+
+impl Agreement {
+    fn of(client: &TcpInfo, server: &TcpInfo) -> Self {
+        let scales_agree =
+            client.send_scale == server.receive_scale && client.receive_scale == server.send_scale;
+        Self {
+            timestamps: server.timestamps,
+            sack: server.sack && client.sack,
+            window_scaling: server.window_scaling && client.window_scaling && scales_agree,
+            // The kernel takes timestamps off both.
+            mss: server.send_mss == client.advertised_mss,
+        }
     }
 }
 
