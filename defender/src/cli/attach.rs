@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{AttachArguments, RunArguments};
 use crate::{
     control::{
-        controller::{self, Ended},
+        controller::{Controller, Ended},
         session::{Options, Session},
         settings::Mode,
     },
@@ -13,8 +13,9 @@ use crate::{
 };
 
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
+    let controller = Controller::new()?;
     let mut session = begin(root, &arguments.attach)?;
-    match controller::run(&mut session)? {
+    match controller.run(&mut session)? {
         Ended::Signal if arguments.keep => {
             log::info!("everything stays attached; keys are not renewed until `defender run` takes over");
             Ok(())
@@ -64,7 +65,8 @@ fn introduce(session: &Session) {
     let services = &session.table().services;
     let names: Vec<_> = services.values().map(|service| service.endpoint.to_string()).collect();
     let found = if names.is_empty() { "nothing listens yet".to_owned() } else { names.join(", ") };
-    log::info!("mode {} on {}: {found}", settings.mode, session.interfaces().join(", "));
+    let only = if settings.ports.is_empty() { "" } else { " (other ports are left alone)" };
+    log::info!("mode {} on {}: {found}{only}", settings.mode, session.interfaces().join(", "));
     if settings.mode == Mode::Auto {
         log::info!(
             "auto: this version does not notice attacks by itself and only watches; `defender set mode always` challenges"

@@ -64,10 +64,10 @@ struct AttachArguments {
     /// Interfaces to defend
     #[arg(long, required = true, value_delimiter = ',', value_name = "IF")]
     iface: Vec<String>,
-    /// What is done to SYNs [default: auto, or as it was]
+    /// What is done to SYNs [default: as it was, or auto]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Defend these ports only [default: every port that something listens on]
+    /// Defend these ports only [default: as it was, or every port that something listens on]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<Vec<u16>>,
 }

@@ -16,7 +16,12 @@ pub(super) fn set(root: &PinRoot, arguments: &SetArguments) -> Result<()> {
     let key: Key = arguments.key.parse()?;
     // A wrong value is wrong usage, whether or not anything is attached.
     Settings::default().set(key, &arguments.value)?;
-    session::apply_settings(root, |settings| Ok(settings.set(key, &arguments.value)?))?;
+    let ports = session::apply_settings(root, |settings| settings.set(key, &arguments.value))?;
+    if let Key::PortMode(port) = key
+        && !ports.contains(&port)
+    {
+        log::warn!("no defended service listens on port {port}; the setting waits for one");
+    }
     if arguments.value == Mode::Auto.name() {
         log::info!(
             "auto: this version does not notice attacks by itself and only watches; `always` challenges"

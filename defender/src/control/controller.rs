@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use defender_common::abi;
 use tokio::{
-    runtime,
+    runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until},
@@ -41,15 +41,31 @@ pub enum Ended {
     Detached,
 }
 
-/// Keeps `session` true until a signal, or until someone detaches it.
-pub fn run(session: &mut Session) -> Result<Ended> {
-    let runtime =
-        runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    runtime.block_on(watch(session))
+/// A loop that is ready to run. From its making on, a signal no longer kills the process but ends the loop, so that a
+/// session begun meanwhile is ended in order.
+pub struct Controller {
+    runtime: Runtime,
+    signals: Signals,
 }
 
-async fn watch(session: &mut Session) -> Result<Ended> {
-    let mut signals = Signals::new()?;
+impl Controller {
+    /// Makes the loop.
+    pub fn new() -> Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the event loop")?;
+        let signals = runtime.block_on(async { Signals::new() })?;
+        Ok(Self { runtime, signals })
+    }
+
+    /// Keeps `session` true until a signal, or until someone detaches it.
+    pub fn run(mut self, session: &mut Session) -> Result<Ended> {
+        self.runtime.block_on(watch(session, &mut self.signals))
+    }
+}
+
+async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
     let mut events = Events::open(session.root())?;
     let mut tick = steady(PERIOD);
     let mut rotation = steady(keys::ROTATION);

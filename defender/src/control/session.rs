@@ -36,6 +36,7 @@ use crate::{
         sysctl::{self, Sysctls},
         window::Rules,
     },
+    problem::Problem,
 };
 
 /// How long clients that hold a SYN-ACK of ours are given to answer before the programs are detached.
@@ -76,7 +77,9 @@ pub struct Session {
     defaults: Defaults,
     table: Table,
     routes: Routes,
-    local: Vec<Prefix>,
+    local: BTreeSet<Prefix>,
+    /// How many addresses of this host `LOCAL` has no room for.
+    unplaced: usize,
     refusals: Refusals,
     firewall: Firewall,
     /// Services no longer challenged whose cookies are accepted until then.
@@ -138,7 +141,8 @@ impl Session {
             defaults,
             table: Table::default(),
             routes: Routes::default(),
-            local: Vec::new(),
+            local: BTreeSet::new(),
+            unplaced: 0,
             refusals: Refusals::default(),
             firewall: Firewall::read(),
             lingering: BTreeMap::new(),
@@ -204,7 +208,7 @@ impl Session {
         }
         let entries = self.maps.addresses.all()?;
         self.routes.addresses = entries.into_iter().map(|(key, id)| ((key.address, key.port), id)).collect();
-        self.local = self.maps.local.all()?;
+        self.local = self.maps.local.all()?.into_iter().collect();
         Ok(())
     }
 
@@ -364,14 +368,21 @@ impl Session {
     }
 
     fn write_local(&mut self, local: &[LocalPrefix]) -> Result<()> {
-        let wanted = interfaces::prefixes(local);
-        for prefix in wanted.iter().filter(|prefix| !self.local.contains(prefix)) {
-            self.maps.local.insert(*prefix)?;
-        }
-        for prefix in self.local.iter().filter(|prefix| !wanted.contains(prefix)) {
+        let wanted: BTreeSet<Prefix> = interfaces::prefixes(local).into_iter().collect();
+        for prefix in self.local.difference(&wanted) {
             self.maps.local.remove(*prefix)?;
         }
-        self.local = wanted;
+        let new: Vec<Prefix> = wanted.difference(&self.local).copied().collect();
+        self.local.retain(|prefix| wanted.contains(prefix));
+        for prefix in new {
+            // What finds no place is tried again with every refresh.
+            if let Err(error) = self.maps.local.insert(prefix) {
+                log::debug!("{error:#}");
+                break;
+            }
+            self.local.insert(prefix);
+        }
+        self.unplaced = wanted.len() - self.local.len();
         Ok(())
     }
 
@@ -380,9 +391,6 @@ impl Session {
     fn write_services(&mut self) -> Result<()> {
         let endpoints = services::endpoints(&sockets::listeners()?, &self.settings.ports);
         let next = self.table.next(&endpoints, Instant::now());
-        if next.without_id > self.table.without_id {
-            log::warn!("{} services find no place in the maps and are not defended", next.without_id);
-        }
         let mut findings = Findings::default();
         for (id, service) in &next.services {
             let is_new = !self.table.services.contains_key(id);
@@ -399,6 +407,7 @@ impl Session {
         self.refusals.retain(|id| next.services.contains_key(&id));
         self.lingering.retain(|id, _| next.services.contains_key(id));
         self.table = next;
+        findings.warnings = self.warnings();
         self.publish(findings)
     }
 
@@ -494,7 +503,53 @@ impl Session {
         Ok(())
     }
 
+    /// What people should know besides what reports see for themselves.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.unplaced != 0 {
+            warnings.push(format!(
+                "{} of this host's addresses find no place in the maps: SYNs to them pass",
+                self.unplaced
+            ));
+        }
+        if self.table.without_id != 0 {
+            warnings.push(format!(
+                "{} services find no place in the maps: SYNs to them pass. Choose with --port",
+                self.table.without_id
+            ));
+        }
+        let in_the_way = self.firewall.findings.iter().filter(|finding| self.is_in_the_way(finding));
+        warnings.extend(in_the_way.map(|finding| {
+            format!(
+                "a firewall rule may drop challenged connections, which begin with an ACK: {}. \
+                 `defender doctor` says what to do",
+                finding.rule
+            )
+        }));
+        warnings
+    }
+
+    /// Whether a rule drops connections whose SYN never passed the firewall, to a service that is challenged.
+    fn is_in_the_way(&self, finding: &Finding) -> bool {
+        let drops = match finding.problem {
+            Obstacle::SynsAccepted | Obstacle::OthersDropped => true,
+            Obstacle::InvalidDropped => self.sysctls.nf_conntrack_tcp_loose == Some(false),
+            Obstacle::SynsDropped | Obstacle::Redirected { .. } | Obstacle::Synproxy => false,
+        };
+        let challenged = self.table.services.values().map(|service| service.endpoint).filter(|endpoint| {
+            self.settings.mode_of(endpoint.port) == Mode::Always
+                && self
+                    .interfaces
+                    .iter()
+                    .any(|interface| finding.applies(interface, endpoint.address, endpoint.port))
+        });
+        drops && !finding.vague && challenged.count() != 0
+    }
+
     fn publish(&mut self, findings: Findings) -> Result<()> {
+        for warning in findings.warnings.iter().filter(|warning| !self.findings.warnings.contains(warning)) {
+            log::warn!("{warning}");
+        }
         for (id, reason) in &findings.unprotectable {
             if self.findings.unprotectable.get(id) != Some(reason)
                 && let Some(service) = self.table.services.get(id)
@@ -552,8 +607,11 @@ fn defaults(sysctls: &Sysctls, links: &[Link]) -> Defaults {
     Defaults { rules: Rules::from(sysctls), mss }
 }
 
-/// Applies settings to a datapath that no one may be in control of; used by `defender set`.
-pub fn apply_settings(root: &PinRoot, change: impl FnOnce(&mut Settings) -> Result<()>) -> Result<Settings> {
+/// Changes settings, for a controller to come and in the maps at once. Returns the ports that have a service.
+pub fn apply_settings(
+    root: &PinRoot,
+    change: impl FnOnce(&mut Settings) -> Result<(), Problem>,
+) -> Result<BTreeSet<u16>> {
     root.require_attached()?;
     let directory = StateDirectory::of(root);
     directory.create()?;
@@ -564,14 +622,19 @@ pub fn apply_settings(root: &PinRoot, change: impl FnOnce(&mut Settings) -> Resu
     let mut maps = Maps::open(root).context("cannot change the running datapath")?;
     let config = maps.config.get(0)?;
     maps.config.set(0, abi::Config { reply_budget: settings.reply_budget, ..config })?;
+    let mut ports = BTreeSet::new();
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
+        if slot.flags & abi::SERVICE_IN_USE == 0 {
+            continue;
+        }
+        ports.insert(slot.port);
         let wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
-        if slot.flags & abi::SERVICE_IN_USE != 0 && wanted != slot {
+        if wanted != slot {
             maps.services.set(id, wanted)?;
         }
     }
-    Ok(settings)
+    Ok(ports)
 }
 
 /// Detaches everything, from outside of the process in control, which notices. Any version can be detached.

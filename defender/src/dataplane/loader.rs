@@ -79,17 +79,13 @@ fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
 /// Another version's maps have another meaning: they are not touched.
 fn require_same_version(root: &PinRoot) -> Result<()> {
     match Maps::pinned_version(root)? {
-        Some(abi::ABI_VERSION) => Ok(()),
-        Some(other) => {
-            let other = if other == u32::MAX { "unknown".to_owned() } else { other.to_string() };
-            Err(Problem::InUse(format!(
-                "another version of defender is attached below {} (map layout {other}, this one has {}): \
-                 `defender detach` first; connections go on, only the defence pauses",
-                root.path().display(),
-                abi::ABI_VERSION
-            ))
-            .into())
-        }
+        Some(abi::ABI_VERSION) if Maps::open(root).is_ok() => Ok(()),
+        Some(_) => Err(Problem::InUse(format!(
+            "another version of defender is attached below {}, and its maps are laid out differently: \
+             `defender detach` first; connections go on, only the defence pauses",
+            root.path().display(),
+        ))
+        .into()),
         None => remove_unfilled_maps(root),
     }
 }
