@@ -160,6 +160,8 @@ pub struct Interface {
 pub const INTERFACE_PARTIAL_CHECKSUMS: u32 = 1 << 0;
 /// `Interface::flags`, set by the datapath: the driver cannot carry metadata, so the hand-off checks cookies again.
 pub const INTERFACE_NO_METADATA: u32 = 1 << 1;
+/// `Interface::flags`: `local4` and `local6` hold every address of this host, so `LOCAL` need not be asked.
+pub const INTERFACE_LOCAL_COMPLETE: u32 = 1 << 2;
 
 /// The services of one port. An id of 0 means none.
 #[repr(C)]

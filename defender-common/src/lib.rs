@@ -6,4 +6,17 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod budget;
+pub mod checksum;
+pub mod classify;
+pub mod clock;
+pub mod cookie;
+pub mod decide;
+pub mod learn;
+pub mod profile;
+pub mod recent;
+pub mod reply;
+pub mod siphash;
+pub mod ticket;
 pub mod verdict;
+pub mod wire;

@@ -1,2 +1,176 @@
+//! The datapath. Each program reads as a pipeline; what a step means is in `defender-common`.
 #![no_std]
 #![no_main]
+// The kernel function that takes a hand-off can only be called from inline assembly (kfunc.rs).
+#![feature(asm_experimental_arch)]
+#![expect(unstable_features, reason = "asm_experimental_arch")]
+
+mod account;
+mod answer;
+mod clock;
+mod config;
+mod egress;
+mod handoff;
+mod kfunc;
+mod maps;
+mod packet;
+mod service;
+mod sock_state;
+mod socket;
+mod surroundings;
+
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    macros::{btf_tracepoint, classifier, xdp},
+    programs::{BtfTracePointContext, TcContext, XdpContext},
+};
+use defender_common::{
+    abi::Interface,
+    classify::classify,
+    decide::{Policy, decide},
+    reply::Replies,
+    verdict::{Reason, Verdict},
+    wire::{
+        Ip, Packet,
+        ethernet::{self, Frame, Network},
+        ipv4, ipv6, tcp,
+    },
+};
+
+use crate::{packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around};
+
+/// parse → classify → decide → rewrite | pass | drop → account
+#[xdp(frags)]
+fn defender_xdp(ctx: XdpContext) -> u32 {
+    match ethernet::parse(&XdpPacket::of_xdp(ctx.ctx)) {
+        Ok(Frame { network: Network::V4, network_offset, .. }) => {
+            ipv4_packet(ctx.ctx, network_offset as u64) as u32
+        }
+        Ok(Frame { network: Network::V6, network_offset, .. }) => {
+            ipv6_packet(ctx.ctx, network_offset as u64) as u32
+        }
+        Ok(Frame { network: Network::Other, .. }) => conclude(Reason::NotIp) as u32,
+        Err(reason) => conclude(reason) as u32,
+    }
+}
+
+// Global functions: the verifier looks at each by itself, and each has a frame of eBPF's 512 bytes of stack of its own.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ipv4_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
+    let packet = XdpPacket::of_xdp(ctx);
+    let network_offset = network_offset as usize & MAX_NETWORK_OFFSET;
+    let ip = ipv4::parse(&packet, network_offset);
+    conclude(inbound::<_, 5>(&packet, network_offset, ip))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ipv6_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
+    let packet = XdpPacket::of_xdp(ctx);
+    let network_offset = network_offset as usize & MAX_NETWORK_OFFSET;
+    let ip = ipv6::parse(&packet, network_offset);
+    conclude(inbound::<_, 10>(&packet, network_offset, ip))
+}
+
+/// No network header begins further behind: the verifier wants to see a bound.
+const MAX_NETWORK_OFFSET: usize = 31;
+
+/// Counts a packet and says what XDP is to do with it.
+#[inline(always)]
+fn conclude(reason: Reason) -> u64 {
+    account::verdict(reason);
+    let action = match reason.verdict() {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Tx => xdp_action::XDP_TX,
+    };
+    action as u64
+}
+
+/// An IP packet, of either family.
+#[inline(always)]
+fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
+    packet: &XdpPacket,
+    network_offset: usize,
+    ip: Result<Ip<A>, Reason>,
+) -> Reason {
+    let interface = match ip {
+        Ok(_) | Err(Reason::MalformedIp) => config::interface(packet.ingress()),
+        Err(reason) => return reason,
+    };
+    let Some(interface) = interface.filter(|interface| is_for(interface, packet)) else {
+        return Reason::OtherMac;
+    };
+    let ip = match ip {
+        Ok(ip) => ip,
+        Err(reason) => return reason,
+    };
+    let segment = match tcp::parse(packet, &ip) {
+        Ok(segment) => segment,
+        Err(reason) => return config::if_local(interface, ip.destination, reason),
+    };
+    let Some(Found { id, service }) = service::find(segment.flow.destination, segment.flow.destination_port)
+    else {
+        return Reason::Unprotected;
+    };
+    let Some(config) = config::config() else { return Reason::Unprotected };
+    let policy = Policy::of(service, config);
+    let mut around = Around::new(packet, network_offset, &segment, interface, config, service);
+    let reason = decide(classify(segment.flags), policy, &mut around);
+    let reason = match reason {
+        Reason::SynChallenged => answer::challenge::<_, IP>(&around),
+        Reason::Cookie => handoff::announce(&around, id),
+        reason => reason,
+    };
+    account::service(id, reason);
+    reason
+}
+
+/// Whether a frame is addressed to the interface itself.
+#[inline(always)]
+fn is_for(interface: &Interface, packet: &XdpPacket) -> bool {
+    let mac = interface.mac;
+    let own = [
+        u16::from_ne_bytes([mac[0], mac[1]]),
+        u16::from_ne_bytes([mac[2], mac[3]]),
+        u16::from_ne_bytes([mac[4], mac[5]]),
+    ];
+    packet.halves(0) == Some(own)
+}
+
+/// The hand-off: what XDP let pass with a ticket is assigned to its listener. Others' programs always run after it.
+#[classifier]
+fn defender_handoff(ctx: TcContext) -> i32 {
+    handoff::accept(&ctx);
+    TCX_NEXT
+}
+
+/// Learns from what the kernel answers.
+#[classifier]
+fn defender_egress(ctx: TcContext) -> i32 {
+    egress::watch(&ctx);
+    TCX_NEXT
+}
+
+/// Follows listeners and handed-over connections.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn defender_sock_state(ctx: BtfTracePointContext) -> i32 {
+    sock_state::changed(&ctx);
+    0
+}
+
+/// Go on with the next program at this hook (include/uapi/linux/bpf.h, `enum tcx_action_base`).
+const TCX_NEXT: i32 = -1;
+
+/// The kernel lets only GPL-compatible programs call `bpf_sk_assign_tcp_reqsk`.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

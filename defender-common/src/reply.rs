@@ -1,0 +1,234 @@
+//! The SYN-ACK: IP and TCP header as this host's kernel would write them.
+//!
+//! Option order and padding are those of `tcp_options_write` (net/ipv4/tcp_output.c); DF set and IP ID 0 as
+//! `ip_build_and_send_pkt` (net/ipv4/ip_output.c) does for a SYN-ACK.
+
+use crate::{
+    checksum,
+    cookie::Cookie,
+    wire::{
+        PROTOCOL_TCP,
+        address::{Address, Flow, V4, V6},
+        options::{MSS, NOP, SACK_PERMITTED, TIMESTAMPS, WINDOW_SCALE, word},
+        tcp::{ACK, ECE, HEADER_LEN as TCP_HEADER_LEN, SYN},
+    },
+};
+
+/// Words of a TCP header without options.
+pub const TCP_WORDS: usize = 5;
+/// The most words of options in a SYN-ACK: MSS, SACK permitted, timestamps, window scale.
+pub const OPTION_WORDS: usize = 5;
+const DONT_FRAGMENT: u32 = 0x4000;
+
+/// What this host says about itself in a SYN-ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The MSS it advertises.
+    pub mss: u16,
+    /// The window, bytes (never scaled in a SYN-ACK).
+    pub window: u16,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Its timestamp.
+    pub timestamp: u32,
+    /// IPv6 flow label, 20 bits.
+    pub flow_label: u32,
+}
+
+/// A SYN-ACK's headers, words in memory order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SynAck<const IP: usize> {
+    /// The IP header.
+    pub ip: [u32; IP],
+    /// The TCP header.
+    pub tcp: [u32; TCP_WORDS],
+    /// The options; zero beyond `option_words`.
+    pub options: [u32; OPTION_WORDS],
+    /// How many words of options there are.
+    pub option_words: usize,
+}
+
+impl<const IP: usize> SynAck<IP> {
+    /// Bytes of all headers.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        (IP + TCP_WORDS + self.option_words) * 4
+    }
+
+    /// Never: it has headers.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// An address family that SYN-ACKs can be written for; `IP` is its header's number of words.
+pub trait Replies<const IP: usize>: Address {
+    /// Writes the IP header of a packet from this host (`flow.destination`) to the client.
+    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; IP];
+}
+
+impl Replies<5> for V4 {
+    #[inline(always)]
+    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; 5] {
+        let first = (4 << 28 | 5 << 24 | (20 + tcp_len as u32)).to_be();
+        let second = DONT_FRAGMENT.to_be();
+        let third = (own.ttl as u32) << 24 | (PROTOCOL_TCP as u32) << 16;
+        let (source, destination) = (flow.destination.0, flow.source.0);
+        let sum = first as u64 + second as u64 + third.to_be() as u64 + source as u64 + destination as u64;
+        let third = third | u16::from_be(!checksum::fold(sum)) as u32;
+        [first, second, third.to_be(), source, destination]
+    }
+}
+
+impl Replies<10> for V6 {
+    #[inline(always)]
+    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; 10] {
+        let first = 6 << 28 | own.flow_label & 0xf_ffff;
+        let second = (tcp_len as u32) << 16 | (PROTOCOL_TCP as u32) << 8 | own.ttl as u32;
+        let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (flow.destination.0, flow.source.0);
+        [first.to_be(), second.to_be(), s0, s1, s2, s3, d0, d1, d2, d3]
+    }
+}
+
+/// Writes the SYN-ACK that answers a SYN of `flow` with `client_isn`. `client_timestamp` is echoed.
+#[inline(always)]
+pub fn syn_ack<A: Replies<IP>, const IP: usize>(
+    flow: &Flow<A>,
+    client_isn: u32,
+    client_timestamp: u32,
+    cookie: &Cookie,
+    own: &Own,
+) -> SynAck<IP> {
+    let (options, option_words) = options(cookie, client_timestamp, own);
+    let tcp_len = TCP_HEADER_LEN + option_words * 4;
+    let flags = SYN | ACK | if cookie.terms.ecn { ECE } else { 0 };
+    let mut tcp = [
+        ((flow.destination_port as u32) << 16 | flow.source_port as u32).to_be(),
+        cookie.isn.to_be(),
+        client_isn.wrapping_add(1).to_be(),
+        ((tcp_len as u32 / 4) << 28 | (flags as u32) << 16 | own.window as u32).to_be(),
+        0,
+    ];
+    let mut sum = checksum::pseudo_header(flow, tcp_len);
+    for word in tcp {
+        sum += word as u64;
+    }
+    for word in options {
+        sum += word as u64;
+    }
+    tcp[4] = ((u16::from_be(!checksum::fold(sum)) as u32) << 16).to_be();
+    SynAck { ip: A::ip_header(flow, tcp_len, own), tcp, options, option_words }
+}
+
+#[inline(always)]
+fn options(cookie: &Cookie, client_timestamp: u32, own: &Own) -> ([u32; OPTION_WORDS], usize) {
+    let terms = &cookie.terms;
+    let mss = (word(MSS, 4, 0, 0) | own.mss as u32).to_be();
+    let scale = (word(NOP, WINDOW_SCALE, 3, 0) | terms.our_window_scale as u32).to_be();
+    let (scale, scale_words) = if terms.scales() { (scale, 1) } else { (0, 0) };
+    let sack = if terms.sack { word(SACK_PERMITTED, 2, 0, 0) } else { word(NOP, NOP, 0, 0) };
+    if terms.timestamps {
+        let stamp = (sack | word(0, 0, TIMESTAMPS, 10)).to_be();
+        return ([mss, stamp, own.timestamp.to_be(), client_timestamp.to_be(), scale], 4 + scale_words);
+    }
+    if terms.sack {
+        return ([mss, word(NOP, NOP, SACK_PERMITTED, 2).to_be(), scale, 0, 0], 2 + scale_words);
+    }
+    ([mss, scale, 0, 0, 0], 1 + scale_words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cookie::Terms, wire::options::NO_WINDOW_SCALE};
+    use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+    use proptest::prelude::*;
+
+    fn bytes<const IP: usize>(reply: &SynAck<IP>) -> Vec<u8> {
+        let words = reply.ip.iter().chain(&reply.tcp).chain(&reply.options[..reply.option_words]);
+        words.flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    fn terms(timestamps: bool, sack: bool, window_scale: u8) -> Terms {
+        Terms { mss: 1460, window_scale, our_window_scale: 10, sack, timestamps, ecn: false }
+    }
+
+    const OWN: Own = Own { mss: 1460, window: 65160, ttl: 64, timestamp: 0x0102_0304, flow_label: 0x12345 };
+
+    fn v4_reply(terms: Terms) -> Vec<u8> {
+        let flow = Flow {
+            source: V4(u32::from_ne_bytes([192, 0, 2, 7])),
+            destination: V4(u32::from_ne_bytes([10, 0, 0, 1])),
+            source_port: 40000,
+            destination_port: 443,
+        };
+        let cookie = Cookie { isn: 0xdead_beef, timestamp_bits: 0, terms };
+        bytes(&syn_ack::<_, 5>(&flow, 100, 0x0a0b_0c0d, &cookie, &OWN))
+    }
+
+    #[test]
+    fn options_are_in_the_kernel_s_order() {
+        let stamp = [8, 10, 1, 2, 3, 4, 10, 11, 12, 13];
+        let mss = [2, 4, 5, 0xb4];
+        let scale = [1, 3, 3, 10];
+        for (terms, expected) in [
+            (terms(true, true, 7), [&mss[..], &[4, 2], &stamp, &scale].concat()),
+            (terms(true, false, 7), [&mss[..], &[1, 1], &stamp, &scale].concat()),
+            (terms(true, true, NO_WINDOW_SCALE), [&mss[..], &[4, 2], &stamp].concat()),
+            (terms(false, true, 7), [&mss[..], &[1, 1, 4, 2], &scale].concat()),
+            (terms(false, true, NO_WINDOW_SCALE), [&mss[..], &[1, 1, 4, 2]].concat()),
+            (terms(false, false, 7), [&mss[..], &scale].concat()),
+            (terms(false, false, NO_WINDOW_SCALE), mss.to_vec()),
+        ] {
+            let reply = v4_reply(terms);
+            assert_eq!(reply[40..], expected);
+            let tcp = TcpHeaderSlice::from_slice(&reply[20..]).unwrap();
+            assert_eq!(tcp.slice().len(), 20 + expected.len());
+        }
+    }
+
+    #[test]
+    fn ipv4_header_as_the_kernel_s() {
+        let reply = v4_reply(terms(true, true, 7));
+        let ip = Ipv4HeaderSlice::from_slice(&reply).unwrap();
+        assert_eq!(ip.source(), [10, 0, 0, 1]);
+        assert_eq!(ip.destination(), [192, 0, 2, 7]);
+        assert_eq!(ip.identification(), 0);
+        assert!(ip.dont_fragment());
+        assert_eq!(ip.ttl(), 64);
+        assert_eq!(usize::from(ip.total_len()), reply.len());
+        assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+    }
+
+    proptest! {
+        #[test]
+        fn ipv4_checksums(source: u32, destination: u32, ports: (u16, u16), isn: u32, theirs: u32, ecn: bool,
+            stamps: bool, sack: bool, scale in 0u8..=15) {
+            let flow = Flow { source: V4(source), destination: V4(destination), source_port: ports.0, destination_port: ports.1 };
+            let terms = Terms { ecn, ..terms(stamps, sack, scale) };
+            let reply = bytes(&syn_ack::<_, 5>(&flow, theirs, isn, &Cookie { isn, timestamp_bits: 0, terms }, &OWN));
+            let ip = Ipv4HeaderSlice::from_slice(&reply).unwrap();
+            let tcp = TcpHeaderSlice::from_slice(&reply[20..]).unwrap();
+            prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+            prop_assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(&ip, &[]).unwrap());
+            prop_assert_eq!((tcp.source_port(), tcp.destination_port()), (ports.1, ports.0));
+            prop_assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number()), (isn, theirs.wrapping_add(1)));
+            prop_assert!(tcp.syn() && tcp.ack() && !tcp.rst() && !tcp.fin() && !tcp.cwr());
+            prop_assert_eq!(tcp.ece(), ecn);
+        }
+
+        #[test]
+        fn ipv6_checksums(source: [u32; 4], destination: [u32; 4], ports: (u16, u16), isn: u32, sack: bool) {
+            let flow = Flow { source: V6(source), destination: V6(destination), source_port: ports.0, destination_port: ports.1 };
+            let cookie = Cookie { isn, timestamp_bits: 0, terms: terms(true, sack, 3) };
+            let reply = bytes(&syn_ack::<_, 10>(&flow, 7, 8, &cookie, &OWN));
+            let ip = Ipv6HeaderSlice::from_slice(&reply).unwrap();
+            let tcp = TcpHeaderSlice::from_slice(&reply[40..]).unwrap();
+            prop_assert_eq!(usize::from(ip.payload_length()), reply.len() - 40);
+            prop_assert_eq!(ip.hop_limit(), 64);
+            prop_assert_eq!(ip.flow_label().value(), 0x12345);
+            prop_assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv6(&ip, &[]).unwrap());
+        }
+    }
+}

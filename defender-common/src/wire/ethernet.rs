@@ -1,0 +1,63 @@
+//! Ethernet II with up to two VLAN tags (IEEE 802.1Q).
+
+use super::Packet;
+use crate::verdict::Reason;
+
+/// Length of a header without tags.
+pub const HEADER_LEN: usize = 14;
+const TAG_LEN: usize = 4;
+/// How many tags are followed.
+pub const MAX_TAGS: usize = 2;
+
+const TYPE_IPV4: u16 = 0x0800;
+const TYPE_IPV6: u16 = 0x86dd;
+const TYPE_VLAN: u16 = 0x8100;
+const TYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+/// The network layer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Anything else.
+    Other,
+}
+
+/// An Ethernet header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Where the network header begins.
+    pub network_offset: usize,
+    /// What it is.
+    pub network: Network,
+}
+
+/// How many VLAN tags there are before a network header.
+#[inline(always)]
+pub const fn tags_before(network_offset: usize) -> usize {
+    network_offset.saturating_sub(HEADER_LEN) / TAG_LEN
+}
+
+/// Reads the Ethernet header.
+#[inline(always)]
+pub fn parse(packet: &(impl Packet + ?Sized)) -> Result<Frame, Reason> {
+    let [ethertype] = packet.halves(HEADER_LEN - 2).ok_or(Reason::MalformedIp)?;
+    let mut ethertype = u16::from_be(ethertype);
+    let mut network_offset = HEADER_LEN;
+    for _ in 0..MAX_TAGS {
+        if ethertype != TYPE_VLAN && ethertype != TYPE_SERVICE_VLAN {
+            break;
+        }
+        let [_, inner] = packet.halves(network_offset).ok_or(Reason::MalformedIp)?;
+        ethertype = u16::from_be(inner);
+        network_offset += TAG_LEN;
+    }
+    let network = match ethertype {
+        TYPE_IPV4 => Network::V4,
+        TYPE_IPV6 => Network::V6,
+        _ => Network::Other,
+    };
+    Ok(Frame { network_offset, network })
+}

@@ -1,0 +1,81 @@
+//! IPv6 and the extension headers before TCP (RFC 8200).
+
+use super::{Ip, PROTOCOL_TCP, Packet, address::V6};
+use crate::verdict::Reason;
+
+/// Length of the fixed header.
+pub const HEADER_LEN: usize = 40;
+/// How many extension headers are followed: each kind once (destination options twice), as RFC 8200, section 4.1, has it.
+pub const MAX_EXTENSIONS: usize = 5;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Reads the header of an IPv6 packet that may carry TCP.
+#[inline(always)]
+pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V6>, Reason> {
+    let words: [u32; 10] = packet.words(offset).ok_or(Reason::MalformedIp)?;
+    let [first, second, s0, s1, s2, s3, d0, d1, d2, d3] = words;
+    let (first, second) = (u32::from_be(first), u32::from_be(second));
+    if first >> 28 != 6 {
+        return Err(Reason::MalformedIp);
+    }
+    let payload_len = (second >> 16) as usize;
+    let next = (second >> 8) as u8;
+    let chain = if next == PROTOCOL_TCP { 0 } else { packet.scan_extensions(offset + HEADER_LEN, next) };
+    let used = chain as usize & CHAIN_LEN;
+    match chain & !(CHAIN_LEN as u64 | CHAIN_FIRST_FRAGMENT) {
+        0 => {}
+        CHAIN_NOT_TCP => return Err(Reason::NotTcp),
+        CHAIN_LATER_FRAGMENT => return Err(Reason::LaterFragment),
+        _ => return Err(Reason::MalformedIp),
+    }
+    if payload_len < used || !packet.reaches(offset + HEADER_LEN + payload_len) {
+        return Err(Reason::MalformedIp);
+    }
+    Ok(Ip {
+        source: V6([s0, s1, s2, s3]),
+        destination: V6([d0, d1, d2, d3]),
+        transport: offset + HEADER_LEN + used,
+        transport_len: payload_len - used,
+        first_fragment: chain & CHAIN_FIRST_FRAGMENT != 0,
+        ect: first >> 20 & 3 != 0,
+    })
+}
+
+// What `scan_extensions` returns: bytes of extension headers, and bits.
+const CHAIN_LEN: usize = 0x3fff;
+const CHAIN_FIRST_FRAGMENT: u64 = 1 << 16;
+const CHAIN_NOT_TCP: u64 = 1 << 17;
+const CHAIN_LATER_FRAGMENT: u64 = 1 << 18;
+const CHAIN_CUT_SHORT: u64 = 1 << 19;
+
+/// Follows the extension headers from `offset`, the first of kind `first`, to TCP. The result is a number that [`parse`]
+/// reads: this runs out of line in eBPF.
+#[inline(always)]
+pub fn scan_extensions(packet: &(impl Packet + ?Sized), offset: usize, first: u8) -> u64 {
+    let mut next = first;
+    let mut len = 0;
+    let mut flags = 0;
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            break;
+        }
+        let Some([word]) = packet.words(offset + len) else { return CHAIN_CUT_SHORT };
+        let word = u32::from_be(word);
+        if next == FRAGMENT {
+            // Offset in the upper 13 bits of the lower half, M in its lowest (RFC 8200, section 4.5).
+            if word & 0xfff8 != 0 {
+                return CHAIN_LATER_FRAGMENT;
+            }
+            flags = if word & 1 != 0 { CHAIN_FIRST_FRAGMENT } else { flags };
+            len += 8;
+        } else {
+            len += 8 + (word >> 16 & 0xff) as usize * 8;
+        }
+        next = (word >> 24) as u8;
+    }
+    if next == PROTOCOL_TCP { len as u64 & CHAIN_LEN as u64 | flags } else { CHAIN_NOT_TCP }
+}

@@ -1,0 +1,95 @@
+//! Reading packets: one module a layer, each with the checks its RFC asks for.
+//!
+//! Words are taken from the packet as they lie in memory, a native load of bytes in network order. They are kept that
+//! way where only their sum or their identity counts (addresses), and turned with `from_be` where their value does.
+
+pub mod address;
+pub mod ethernet;
+pub mod ipv4;
+pub mod ipv6;
+pub mod options;
+pub mod tcp;
+
+/// A packet to read from. Offsets are in bytes from its first.
+pub trait Packet {
+    /// `N` 32-bit words in memory order, or nothing where the packet ends before the last.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+
+    /// `N` 16-bit words in memory order, or nothing where the packet ends before the last.
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]>;
+
+    /// One byte, or nothing where the packet ends before it.
+    fn byte(&self, offset: usize) -> Option<u8>;
+
+    /// Whether the packet reaches as far as `end`.
+    fn reaches(&self, end: usize) -> bool;
+
+    /// [`options::scan_offer`], [`options::scan_timestamps`] and [`options::scan_sum`] of the TCP header at `header`. An
+    /// implementation may run them out of line.
+    fn scan_offer(&self, header: usize) -> u64 {
+        options::scan_offer(self, header)
+    }
+
+    /// See [`Self::scan_offer`].
+    fn scan_timestamps(&self, header: usize) -> u64 {
+        options::scan_timestamps(self, header)
+    }
+
+    /// [`ipv6::scan_extensions`], likewise.
+    fn scan_extensions(&self, offset: usize, first: u8) -> u64 {
+        ipv6::scan_extensions(self, offset, first)
+    }
+
+    /// See [`Self::scan_offer`].
+    fn scan_sum(&self, header: usize) -> Option<u64> {
+        options::scan_sum(self, header)
+    }
+}
+
+/// An IP packet that may carry TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip<A> {
+    /// Source.
+    pub source: A,
+    /// Destination.
+    pub destination: A,
+    /// Where the transport header begins.
+    pub transport: usize,
+    /// Bytes of the transport header and its data, as the IP header has them.
+    pub transport_len: usize,
+    /// It is the first of several fragments.
+    pub first_fragment: bool,
+    /// The ECN field is not Not-ECT (RFC 3168, section 5).
+    pub ect: bool,
+}
+
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+
+impl Packet for [u8] {
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let bytes = self.get(offset..offset.checked_add(4 * N)?)?;
+        let mut words = [0; N];
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*chunk);
+        }
+        Some(words)
+    }
+
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        let bytes = self.get(offset..offset.checked_add(2 * N)?)?;
+        let mut halves = [0; N];
+        for (half, chunk) in halves.iter_mut().zip(bytes.as_chunks().0) {
+            *half = u16::from_ne_bytes(*chunk);
+        }
+        Some(halves)
+    }
+
+    fn byte(&self, offset: usize) -> Option<u8> {
+        self.get(offset).copied()
+    }
+
+    fn reaches(&self, end: usize) -> bool {
+        end <= self.len()
+    }
+}

@@ -1,0 +1,554 @@
+//! TCP options (RFC 9293, section 3.1; RFC 7323; RFC 2018).
+//!
+//! Nearly every segment has one of a few layouts, which are recognised a word at a time; any other goes through the
+//! general scan. Both read the same (tested). Like the kernel's `tcp_parse_options` (net/ipv4/tcp_input.c), the scan
+//! stops at the first option with an impossible length and keeps what came before; of options given twice the last
+//! counts.
+
+use super::{Packet, tcp::HEADER_LEN};
+
+/// The most bytes that options can take.
+pub const MAX_LEN: usize = 40;
+
+/// End of option list.
+pub const END: u8 = 0;
+/// No operation.
+pub const NOP: u8 = 1;
+/// Maximum segment size.
+pub const MSS: u8 = 2;
+/// Window scale.
+pub const WINDOW_SCALE: u8 = 3;
+/// SACK permitted.
+pub const SACK_PERMITTED: u8 = 4;
+/// Timestamps.
+pub const TIMESTAMPS: u8 = 8;
+const MD5: u8 = 19;
+const AUTHENTICATION: u8 = 29;
+
+/// The largest window scale (RFC 7323, section 2.3): greater ones count as this.
+pub const MAX_WINDOW_SCALE: u8 = 14;
+/// [`Offer::window_scale`] of a client that offers none.
+pub const NO_WINDOW_SCALE: u8 = 15;
+
+const MSS_WORD: u32 = word(MSS, 4, 0, 0);
+const SACK_TIMESTAMPS_WORD: u32 = word(SACK_PERMITTED, 2, TIMESTAMPS, 10);
+const NOP_TIMESTAMPS_WORD: u32 = word(NOP, NOP, TIMESTAMPS, 10);
+const NOP_WINDOW_SCALE_WORD: u32 = word(NOP, WINDOW_SCALE, 3, 0);
+const NOP_SACK_WORD: u32 = word(NOP, NOP, SACK_PERMITTED, 2);
+
+/// Four bytes as a word in host order.
+#[inline(always)]
+pub const fn word(a: u8, b: u8, c: u8, d: u8) -> u32 {
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// Where a header's options are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Where the TCP header begins in the packet.
+    pub header: usize,
+    /// Their bytes, a multiple of four.
+    pub len: usize,
+}
+
+/// What a SYN offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// MSS; 0: not given.
+    pub mss: u16,
+    /// Window scale, [`MAX_WINDOW_SCALE`] at the most, or [`NO_WINDOW_SCALE`].
+    pub window_scale: u8,
+    /// SACK permitted.
+    pub sack: bool,
+    /// Timestamps are offered.
+    pub timestamps: bool,
+    /// The client's timestamp.
+    pub timestamp: u32,
+    /// The segment carries a TCP-MD5 or TCP-AO signature.
+    pub signed: bool,
+}
+
+impl Offer {
+    /// The offer as a number.
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        (self.timestamp as u64) << 32
+            | (self.mss as u64) << 16
+            | (self.window_scale as u64) << 8
+            | (self.signed as u64) << 2
+            | (self.timestamps as u64) << 1
+            | self.sack as u64
+    }
+
+    #[inline(always)]
+    fn unpack(packed: u64) -> Self {
+        Self {
+            mss: (packed >> 16) as u16,
+            window_scale: (packed >> 8) as u8,
+            sack: packed & 1 != 0,
+            timestamps: packed & 2 != 0,
+            timestamp: (packed >> 32) as u32,
+            signed: packed & 4 != 0,
+        }
+    }
+
+    /// Nothing at all.
+    pub const NONE: Self = Self {
+        mss: 0,
+        window_scale: NO_WINDOW_SCALE,
+        sack: false,
+        timestamps: false,
+        timestamp: 0,
+        signed: false,
+    };
+
+    /// 1 with timestamps, 0 without: an index into `[without, with]` arrays. The compiler knows a flag's range and would
+    /// leave the mask out, but the eBPF verifier wants to see it.
+    #[inline(always)]
+    pub fn timestamps_index(&self) -> usize {
+        core::hint::black_box(self.timestamps as usize) & 1
+    }
+}
+
+/// The options of a SYN or SYN-ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syn {
+    /// What they offer.
+    pub offer: Offer,
+    /// The sum of their words, for the checksum.
+    pub sum: u64,
+}
+
+impl Options {
+    /// Reads the options of a SYN, or nothing where the packet ends before them.
+    #[inline(always)]
+    pub fn syn(&self, packet: &impl Packet) -> Option<Syn> {
+        if let Some(syn) = self.known_syn(packet) {
+            return Some(syn);
+        }
+        let sum = packet.scan_sum(self.header)?;
+        Some(Syn { offer: Offer::unpack(packet.scan_offer(self.header)), sum })
+    }
+
+    /// Reads timestamp value and echo of any segment.
+    #[inline(always)]
+    pub fn timestamps(&self, packet: &impl Packet) -> Option<(u32, u32)> {
+        // What every stack sends once the connection is up (RFC 7323, appendix A).
+        if self.len == 12 {
+            let [first, value, echo] = packet.words(self.at())?;
+            if u32::from_be(first) == NOP_TIMESTAMPS_WORD {
+                return Some((u32::from_be(value), u32::from_be(echo)));
+            }
+        }
+        if self.len < 12 {
+            return None;
+        }
+        match packet.scan_timestamps(self.header) {
+            0 => None,
+            both => Some(((both >> 32) as u32, both as u32)),
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self) -> usize {
+        self.header + HEADER_LEN
+    }
+
+    /// The layouts of Linux, Android, Windows and bare-bones stacks.
+    #[inline(always)]
+    fn known_syn(&self, packet: &impl Packet) -> Option<Syn> {
+        match self.len {
+            20 => linux(packet.words(self.at())?),
+            12 => windows(packet.words(self.at())?),
+            4 => bare(packet.words(self.at())?),
+            _ => None,
+        }
+    }
+}
+
+/// MSS, SACK permitted, timestamps, NOP, window scale.
+#[inline(always)]
+fn linux(words: [u32; 5]) -> Option<Syn> {
+    let [first, second, timestamp, _, last] = words.map(u32::from_be);
+    if first & 0xffff_0000 != MSS_WORD
+        || second != SACK_TIMESTAMPS_WORD
+        || last & 0xffff_ff00 != NOP_WINDOW_SCALE_WORD
+    {
+        return None;
+    }
+    let window_scale = clamp_scale(last as u8);
+    let offer =
+        Offer { mss: first as u16, window_scale, sack: true, timestamps: true, timestamp, signed: false };
+    Some(Syn { offer, sum: sum(words) })
+}
+
+/// MSS, NOP, window scale, NOP, NOP, SACK permitted.
+#[inline(always)]
+fn windows(words: [u32; 3]) -> Option<Syn> {
+    let [first, second, third] = words.map(u32::from_be);
+    if first & 0xffff_0000 != MSS_WORD
+        || second & 0xffff_ff00 != NOP_WINDOW_SCALE_WORD
+        || third != NOP_SACK_WORD
+    {
+        return None;
+    }
+    let window_scale = clamp_scale(second as u8);
+    Some(Syn { offer: Offer { mss: first as u16, window_scale, sack: true, ..Offer::NONE }, sum: sum(words) })
+}
+
+/// MSS.
+#[inline(always)]
+fn bare(words: [u32; 1]) -> Option<Syn> {
+    let [first] = words.map(u32::from_be);
+    if first & 0xffff_0000 != MSS_WORD {
+        return None;
+    }
+    Some(Syn { offer: Offer { mss: first as u16, ..Offer::NONE }, sum: sum(words) })
+}
+
+#[inline(always)]
+fn sum<const N: usize>(words: [u32; N]) -> u64 {
+    let mut sum = 0;
+    for word in words {
+        sum += word as u64;
+    }
+    sum
+}
+
+#[inline(always)]
+fn clamp_scale(scale: u8) -> u8 {
+    if scale > MAX_WINDOW_SCALE { MAX_WINDOW_SCALE } else { scale }
+}
+
+/// The general scan of the options of a SYN whose TCP header begins at `header`: an [`Offer`], packed.
+#[inline(always)]
+pub fn scan_offer(packet: &(impl Packet + ?Sized), header: usize) -> u64 {
+    let mut offer = Offer::NONE;
+    let Some(found) = Found::scan(packet, header) else { return offer.pack() };
+    if let Some(data) = found.data(MSS) {
+        offer.mss = (quad(packet, data) >> 16) as u16;
+    }
+    if let Some(data) = found.data(WINDOW_SCALE) {
+        offer.window_scale = clamp_scale(packet.byte(data).unwrap_or_default());
+    }
+    if let Some(data) = found.data(TIMESTAMPS) {
+        offer.timestamps = true;
+        offer.timestamp = quad(packet, data);
+    }
+    offer.sack = found.data(SACK_PERMITTED).is_some();
+    offer.signed = found.data(MD5).is_some() || found.data(AUTHENTICATION).is_some();
+    offer.pack()
+}
+
+/// The general scan for timestamps: value above echo. 0: there are none, or both are 0, which no connection has.
+#[inline(always)]
+pub fn scan_timestamps(packet: &(impl Packet + ?Sized), header: usize) -> u64 {
+    let Some(found) = Found::scan(packet, header) else { return 0 };
+    let Some(data) = found.data(TIMESTAMPS) else { return 0 };
+    (quad(packet, data) as u64) << 32 | quad(packet, data + 4) as u64
+}
+
+/// The sum of all words of options, or nothing where the packet ends before they do.
+#[inline(always)]
+pub fn scan_sum(packet: &(impl Packet + ?Sized), header: usize) -> Option<u64> {
+    let len = options_len(packet, header)?;
+    let mut sum = 0;
+    for index in 0..MAX_LEN / 4 {
+        if index * 4 >= len {
+            break;
+        }
+        let [word] = packet.words(header + HEADER_LEN + index * 4)?;
+        sum += word as u64;
+    }
+    Some(sum)
+}
+
+/// Four bytes of an option's data.
+#[inline(always)]
+fn quad(packet: &(impl Packet + ?Sized), at: usize) -> u32 {
+    match packet.words(at) {
+        Some([word]) => u32::from_be(word),
+        None => 0,
+    }
+}
+
+/// Option kinds below this are told apart; a power of two.
+const KINDS: usize = 32;
+/// Room for any place in the options and a power of two.
+const PLACES: usize = 64;
+/// The byte of the header that holds its length.
+const DATA_OFFSET: usize = 12;
+
+/// The options of a header, by where they are.
+///
+/// The eBPF verifier follows every way through the scan, so it is written for it to see few different states: it notes
+/// nothing but places, masks instead of checking, and reads the header's length anew rather than remembering it.
+struct Found {
+    /// Where the options begin.
+    at: usize,
+    /// For each kind, how far behind `at` the data of the last valid option of that kind begins; 0: there is none.
+    places: [u8; KINDS],
+}
+
+impl Found {
+    #[inline(always)]
+    fn scan(packet: &(impl Packet + ?Sized), header: usize) -> Option<Self> {
+        let len = options_len(packet, header)?;
+        let at = header + HEADER_LEN;
+        let mut found = Self { at, places: [0; KINDS] };
+        let mut place = 0;
+        // An option has at least one byte, so no list has more of them than this.
+        for _ in 0..MAX_LEN {
+            place = bounded(place);
+            if place >= len {
+                break;
+            }
+            let kind = packet.byte(at + place)?;
+            // Apart from `kind`, of which the verifier soon knows which it is: it would keep a state for each that was met.
+            let index = core::hint::black_box(kind as usize & (KINDS - 1));
+            if kind == END {
+                break;
+            }
+            if kind == NOP {
+                place += 1;
+                continue;
+            }
+            if place + 1 >= len {
+                break;
+            }
+            let size = packet.byte(at + place + 1)? as usize;
+            if size < 2 || place + size > len {
+                break;
+            }
+            if is_valid(kind, size) {
+                found.places[index & (KINDS - 1)] = place as u8 + 2;
+            }
+            place += size;
+        }
+        Some(found)
+    }
+
+    /// Where the data of an option is in the packet.
+    #[inline(always)]
+    fn data(&self, kind: u8) -> Option<usize> {
+        match self.places[kind as usize & (KINDS - 1)] {
+            0 => None,
+            place => Some(self.at + (place as usize & (PLACES - 1))),
+        }
+    }
+}
+
+/// Bytes of options of the header at `header`.
+#[inline(always)]
+fn options_len(packet: &(impl Packet + ?Sized), header: usize) -> Option<usize> {
+    let header_len = (packet.byte(header + DATA_OFFSET)? >> 2) as usize & 0x3c;
+    Some(if header_len < HEADER_LEN { 0 } else { bounded(header_len - HEADER_LEN) })
+}
+
+/// A number below [`PLACES`], in a way that the compiler cannot see through: it would make a second counter of it, whose
+/// bounds the verifier does not know.
+#[inline(always)]
+fn bounded(place: usize) -> usize {
+    core::hint::black_box(place) & (PLACES - 1)
+}
+
+/// Whether an option is one that anyone here cares about, with the length it must have.
+#[inline(always)]
+fn is_valid(kind: u8, size: usize) -> bool {
+    match kind {
+        MSS => size == 4,
+        WINDOW_SCALE => size == 3,
+        SACK_PERMITTED => size == 2,
+        TIMESTAMPS => size == 10,
+        MD5 | AUTHENTICATION => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A TCP header with options, as a packet of its own. Data follows, so that reads behind the options show.
+    struct Header(Vec<u8>);
+
+    impl Packet for Header {
+        fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+            self.0.words(offset)
+        }
+        fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+            self.0.halves(offset)
+        }
+        fn byte(&self, offset: usize) -> Option<u8> {
+            self.0.byte(offset)
+        }
+        fn reaches(&self, end: usize) -> bool {
+            self.0.reaches(end)
+        }
+    }
+
+    fn header(options: &[u8]) -> (Header, Options) {
+        let mut bytes = vec![0; 20];
+        bytes.extend(options);
+        bytes.resize(20 + options.len().next_multiple_of(4), END);
+        let len = bytes.len() - 20;
+        bytes[12] = ((bytes.len() / 4) << 4) as u8;
+        bytes.extend([TIMESTAMPS, 10, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
+        (Header(bytes), Options { header: 0, len })
+    }
+
+    fn read(options: &[u8]) -> Offer {
+        let (packet, options) = header(options);
+        options.syn(&packet).expect("complete").offer
+    }
+
+    fn scanned(options: &[u8]) -> Syn {
+        let (packet, options) = header(options);
+        let sum = scan_sum(&packet, options.header).expect("complete");
+        Syn { offer: Offer::unpack(scan_offer(&packet, options.header)), sum }
+    }
+
+    fn timestamps(options: &[u8]) -> Option<(u32, u32)> {
+        let (packet, options) = header(options);
+        options.timestamps(&packet)
+    }
+
+    #[test]
+    fn linux() {
+        let bytes = [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 10];
+        let expected = Offer {
+            mss: 1460,
+            window_scale: 10,
+            sack: true,
+            timestamps: true,
+            timestamp: 0x0102_0304,
+            signed: false,
+        };
+        assert_eq!(read(&bytes), expected);
+    }
+
+    #[test]
+    fn windows() {
+        let bytes = [2, 4, 5, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2];
+        assert_eq!(read(&bytes), Offer { mss: 1460, window_scale: 8, sack: true, ..Offer::NONE });
+    }
+
+    #[test]
+    fn macos() {
+        let bytes = [2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 4, 2, 0, 0];
+        let expected =
+            Offer { mss: 1460, window_scale: 6, sack: true, timestamps: true, timestamp: 9, signed: false };
+        assert_eq!(read(&bytes), expected);
+    }
+
+    #[test]
+    fn a_scale_of_15_counts_as_14() {
+        assert_eq!(read(&[3, 3, 15, 0]).window_scale, 14);
+        assert_eq!(read(&[3, 3, 255, 0]).window_scale, 14);
+        assert_eq!(read(&[2, 4, 5, 0xb4, 1, 3, 3, 15, 1, 1, 4, 2]).window_scale, 14);
+    }
+
+    #[test]
+    fn signatures_are_seen() {
+        let mut md5 = [0; 20];
+        md5[..4].copy_from_slice(&[1, 1, 19, 18]);
+        assert!(read(&md5).signed);
+        let mut authentication = [0; 16];
+        authentication[..2].copy_from_slice(&[29, 16]);
+        assert!(read(&authentication).signed);
+    }
+
+    #[test]
+    fn nothing_counts_after_a_broken_option_or_the_end() {
+        assert_eq!(read(&[3, 3, 7, 2, 0, 0, 0, 0]), Offer { window_scale: 7, ..Offer::NONE });
+        assert_eq!(read(&[0, 3, 3, 7]), Offer::NONE);
+        assert_eq!(read(&[1, 1, 1, 3]), Offer::NONE);
+        assert_eq!(read(&[1, 1, 3, 3]), Offer::NONE);
+        assert_eq!(read(&[2, 4, 0, 0]).mss, 0);
+        // Behind the options there is data that looks like timestamps.
+        assert_eq!(read(&[1, 1, 1, 1]), Offer::NONE);
+        assert_eq!(timestamps(&[1; 12]), None);
+    }
+
+    #[test]
+    fn timestamps_of_later_segments() {
+        assert_eq!(timestamps(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]), Some((1, 2)));
+        assert_eq!(timestamps(&[8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1]), Some((1, 2)));
+        let behind_sack = [1, 1, 5, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        assert_eq!(timestamps(&behind_sack), Some((1, 2)));
+        assert_eq!(timestamps(&[]), None);
+    }
+
+    #[test]
+    fn a_list_of_nops_is_read_to_its_end() {
+        let mut bytes = [NOP; MAX_LEN];
+        bytes[37..].copy_from_slice(&[3, 3, 5]);
+        assert_eq!(read(&bytes).window_scale, 5);
+    }
+
+    /// The scan as a list of options, written independently.
+    fn reference(bytes: &[u8]) -> Offer {
+        let mut offer = Offer::NONE;
+        let mut rest = bytes;
+        loop {
+            rest = match rest {
+                [] | [END, ..] => return offer,
+                [NOP, rest @ ..] => rest,
+                [kind, len, ..] if *len >= 2 && usize::from(*len) <= rest.len() => {
+                    let (option, behind) = rest.split_at(usize::from(*len));
+                    match (*kind, &option[2..]) {
+                        (2, [a, b]) => offer.mss = u16::from_be_bytes([*a, *b]),
+                        (3, [scale]) => offer.window_scale = (*scale).min(14),
+                        (4, []) => offer.sack = true,
+                        (8, [a, b, c, d, _, _, _, _]) => {
+                            offer.timestamps = true;
+                            offer.timestamp = u32::from_be_bytes([*a, *b, *c, *d]);
+                        }
+                        (19 | 29, _) => offer.signed = true,
+                        _ => {}
+                    }
+                    behind
+                }
+                _ => return offer,
+            }
+        }
+    }
+
+    fn options() -> impl Strategy<Value = Vec<u8>> {
+        let option = prop_oneof![
+            Just(vec![NOP]),
+            any::<[u8; 2]>().prop_map(|[a, b]| vec![2, 4, a, b]),
+            any::<u8>().prop_map(|scale| vec![3, 3, scale]),
+            Just(vec![4, 2]),
+            any::<[u8; 8]>().prop_map(|data| [&[8, 10], &data[..]].concat()),
+            any::<[u8; 16]>().prop_map(|data| [&[19, 18], &data[..]].concat()),
+            (0u8..40, 0u8..12).prop_map(|(kind, len)| vec![kind, len]),
+            any::<[u8; 3]>().prop_map(Vec::from),
+        ];
+        prop::collection::vec(option, 0..10).prop_map(|list| list.concat().into_iter().take(40).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn known_layouts_read_as_the_scan_does(mss: u16, scale: u8, value: [u8; 4], echo: [u8; 4], cut in 0usize..=5) {
+            let [m, n] = mss.to_be_bytes();
+            let mut linux = vec![2, 4, m, n, 4, 2, 8, 10];
+            linux.extend(value.iter().chain(&echo));
+            linux.extend([1, 3, 3, scale]);
+            let windows = [2, 4, m, n, 1, 3, 3, scale, 1, 1, 4, 2];
+            for bytes in [&linux[..], &windows[..], &linux[..linux.len() - cut * 4]] {
+                let (packet, options) = header(bytes);
+                prop_assert_eq!(options.syn(&packet), Some(scanned(bytes)));
+            }
+        }
+
+        #[test]
+        fn any_list_reads_as_the_reference_does(mut bytes in options()) {
+            bytes.resize(bytes.len().next_multiple_of(4), END);
+            prop_assert_eq!(read(&bytes), reference(&bytes));
+            let offer = reference(&bytes);
+            prop_assert_eq!(timestamps(&bytes).map(|(value, _)| value), offer.timestamps.then_some(offer.timestamp));
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Counting: every packet under one reason, proven connections by what became of them.
+
+use defender_common::{
+    abi::{Handoff, ServiceCounters},
+    verdict::Reason,
+};
+
+use crate::maps::{COUNTERS, SERVICE_COUNTERS};
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn verdict(reason: Reason) {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
+    let counters = unsafe { &mut *counters };
+    if let Some(count) = counters.verdicts.get_mut(checked(reason as usize)) {
+        *count += 1;
+    }
+}
+
+/// The compiler knows that an enumeration's values are in bounds and would leave out the check; the verifier does not.
+#[inline(always)]
+fn checked(index: usize) -> usize {
+    core::hint::black_box(index)
+}
+
+/// Counts the outcome of a hand-off.
+#[inline(always)]
+pub(crate) fn handoff(outcome: Handoff, service: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: as above.
+        let counters = unsafe { &mut *counters };
+        if let Some(count) = counters.handoff.get_mut(checked(outcome as usize)) {
+            *count += 1;
+        }
+    }
+    with_service(service, |counters| match outcome {
+        Handoff::Assigned => counters.handoff_assigned += 1,
+        outcome if outcome.is_failure() => counters.handoff_failed += 1,
+        _ => {}
+    });
+}
+
+/// Counts a packet to a service.
+#[inline(always)]
+pub(crate) fn service(id: u32, reason: Reason) {
+    with_service(id, |counters| {
+        if reason.is_syn() {
+            counters.syn_received += 1;
+        }
+        match reason {
+            Reason::SynChallenged => counters.syn_challenged += 1,
+            Reason::Cookie => counters.ack_accepted += 1,
+            Reason::AckBadCookie => counters.ack_rejected += 1,
+            _ => {}
+        }
+    });
+}
+
+#[inline(always)]
+fn with_service(id: u32, count: impl FnOnce(&mut ServiceCounters)) {
+    if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(id) {
+        // SAFETY: as above.
+        count(unsafe { &mut *counters });
+    }
+}

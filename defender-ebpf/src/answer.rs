@@ -1,0 +1,93 @@
+//! Turns a SYN into the SYN-ACK that challenges it, in place.
+
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail};
+use defender_common::{
+    cookie::{self, Host},
+    profile,
+    reply::{self, Own, Replies, SynAck},
+    verdict::Reason,
+    wire::{Packet, options::Offer},
+};
+
+use crate::{
+    clock, config,
+    packet::XdpPacket,
+    socket::Tupled,
+    surroundings::{self, Around},
+};
+
+/// Answers the SYN at hand.
+#[inline(always)]
+pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Around<'_, A>) -> Reason {
+    let slot = around.config.key_current & 1;
+    // The controller fills the keys before it attaches anything.
+    let Some(key) = config::key(slot) else { return Reason::SynSuspended };
+    let segment = around.segment;
+    let offer = around.offer();
+    let host = surroundings::host::<A>(around.interface, around.service, slot);
+    let ecn = offer.timestamps && around.ecn();
+    let index = profile_index(A::FAMILY, &offer, &host);
+    let cookie = cookie::make(&segment.flow, segment.sequence, &offer, index, ecn, host, slot, key);
+    let offset = cookie::timestamp_offset(&segment.flow, around.config.secret);
+    let learnt_mss = around.service.mss[A::FAMILY & 1];
+    let own = Own {
+        mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },
+        window: around.service.window[A::FAMILY & 1][offer.timestamps_index()],
+        ttl: if A::FAMILY == 0 { around.interface.ttl } else { around.interface.hop_limit },
+        timestamp: cookie::timestamp(clock::now(), offset as u32, cookie.timestamp_bits),
+        flow_label: (offset >> 32) as u32,
+    };
+    let reply = reply::syn_ack::<A, IP>(&segment.flow, segment.sequence, offer.timestamp, &cookie, &own);
+    match write(around.packet.context, around.network_offset, &reply) {
+        Some(()) => Reason::SynChallenged,
+        None => Reason::SynRewriteFailed,
+    }
+}
+
+#[inline(always)]
+fn profile_index(family: usize, offer: &Offer, host: &Host) -> u8 {
+    let offered = (offer.mss as u64) << 16
+        | (offer.window_scale as u64) << 8
+        | (offer.timestamps as u64) << 1
+        | offer.sack as u64;
+    choose_profile(family as u64, offered, host.mss as u64, host.window_scale as u64) as u8
+}
+
+/// [`profile::index`] as a global function (see packet.rs): the choice is many branches, and the verifier would follow the
+/// rest of the program from the end of each.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn choose_profile(family: u64, offered: u64, mss: u64, window_scale: u64) -> u64 {
+    let offer = Offer {
+        mss: (offered >> 16) as u16,
+        window_scale: (offered >> 8) as u8,
+        timestamps: offered & 2 != 0,
+        sack: offered & 1 != 0,
+        ..Offer::NONE
+    };
+    profile::index(family as usize, &offer, mss as u16, window_scale as u8) as u64
+}
+
+/// Cuts the frame to the reply's length and writes the reply over it.
+#[inline(always)]
+fn write<const IP: usize>(context: *mut xdp_md, network: usize, reply: &SynAck<IP>) -> Option<()> {
+    let before = XdpPacket::of_xdp(context);
+    let [a, b, c, d, e, f] = before.halves(0)?;
+    let delta = (network + reply.len()) as i32 - before.linear_len() as i32;
+    // SAFETY: the context is the program's own; pointers into the packet are not used after this.
+    if delta != 0 && unsafe { bpf_xdp_adjust_tail(context, delta) } != 0 {
+        return None;
+    }
+    let writer = XdpPacket::of_xdp(context);
+    writer.put(0, [d, e, f, a, b, c])?;
+    writer.put(network, reply.ip)?;
+    let tcp = network + IP * 4;
+    writer.put(tcp, reply.tcp)?;
+    let options = tcp + reply::TCP_WORDS * 4;
+    for (index, word) in reply.options.into_iter().enumerate() {
+        if index < reply.option_words {
+            writer.put(options + index * 4, [word])?;
+        }
+    }
+    Some(())
+}

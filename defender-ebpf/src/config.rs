@@ -1,0 +1,66 @@
+//! What the controller has set.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use defender_common::{
+    abi::{
+        Config, INTERFACE_LOCAL_COMPLETE, INTERFACE_NO_METADATA, INTERFACE_PROBES, Interface, KeySlot,
+        interface_slot,
+    },
+    verdict::Reason,
+    wire::address::Address,
+};
+
+use crate::maps::{CONFIG, INTERFACES, KEYS, LOCAL};
+
+/// The global settings.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// A cookie key, if it was ever filled.
+#[inline(always)]
+pub(crate) fn key(slot: u32) -> Option<&'static KeySlot> {
+    KEYS.get(slot & 1).filter(|key| key.filled != 0)
+}
+
+/// The settings of an interface.
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
+    for probe in 0..INTERFACE_PROBES {
+        let interface = INTERFACES.get(interface_slot(ifindex, probe))?;
+        if interface.ifindex == ifindex {
+            return Some(interface);
+        }
+    }
+    None
+}
+
+/// Notes that an interface's driver cannot carry metadata.
+#[inline(always)]
+pub(crate) fn set_no_metadata(ifindex: u32) {
+    for probe in 0..INTERFACE_PROBES {
+        let Some(interface) = INTERFACES.get_ptr_mut(interface_slot(ifindex, probe)) else { return };
+        // SAFETY: a map value; the controller rewrites the entry seldom, and a lost bit is set by the next packet.
+        let interface = unsafe { &mut *interface };
+        if interface.ifindex == ifindex {
+            interface.flags |= INTERFACE_NO_METADATA;
+            return;
+        }
+    }
+}
+
+/// Whether an address is this host's.
+#[inline(always)]
+pub(crate) fn is_local<A: Address>(interface: &Interface, address: A) -> bool {
+    if address.is_any_of(&interface.local4, &interface.local6) {
+        return true;
+    }
+    interface.flags & INTERFACE_LOCAL_COMPLETE == 0 && LOCAL.get(Key::new(128, address.octets())).is_some()
+}
+
+/// `reason` for packets to this host; others are not ours to judge.
+#[inline(always)]
+pub(crate) fn if_local<A: Address>(interface: &Interface, address: A, reason: Reason) -> Reason {
+    if is_local(interface, address) { reason } else { Reason::NotLocal }
+}

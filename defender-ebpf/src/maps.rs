@@ -1,0 +1,43 @@
+//! The maps; their layouts are those of `defender_common::abi`.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+};
+use defender_common::abi::{
+    BUDGET_CELLS, Config, Counters, INTERFACE_SLOTS, Interface, KeySlot, Learnt, Port, RECENT_BUCKETS,
+    RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey,
+};
+
+/// How many prefixes of local addresses there may be.
+const LOCAL_PREFIXES: u32 = 4096;
+/// Bytes of pending events: they are rare.
+const EVENT_BYTES: u32 = 64 * 1024;
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static KEYS: Array<KeySlot> = Array::with_max_entries(2, 0);
+#[map]
+pub(crate) static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, 0);
+#[map]
+pub(crate) static LOCAL: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(LOCAL_PREFIXES, 0);
+#[map]
+pub(crate) static PORTS: Array<Port> = Array::with_max_entries(65_536, 0);
+#[map]
+pub(crate) static ADDRESSES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(SERVICE_SLOTS, 0);
+#[map]
+pub(crate) static SERVICES: Array<Service> = Array::with_max_entries(SERVICE_SLOTS, 0);
+#[map]
+pub(crate) static LEARNT: Array<Learnt> = Array::with_max_entries(SERVICE_SLOTS, 0);
+#[map]
+pub(crate) static SERVICE_COUNTERS: PerCpuArray<ServiceCounters> =
+    PerCpuArray::with_max_entries(SERVICE_SLOTS, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_BUCKETS, 0);
+#[map]
+pub(crate) static BUDGET: Array<u32> = Array::with_max_entries(2 * BUDGET_CELLS, 0);
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

@@ -1,0 +1,301 @@
+//! Packet bytes, as `defender_common::wire` reads them.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::{bpf_csum_diff, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    macros::map,
+    maps::PerCpuArray,
+    programs::{TcContext, XdpContext},
+};
+use defender_common::wire::{Packet, ipv6, options};
+
+/// The linear part of a packet; headers are always in it.
+pub(crate) struct Linear<C> {
+    start: usize,
+    end: usize,
+    pub(crate) context: C,
+}
+
+/// What differs between packets at XDP and at tc.
+pub(crate) trait Context: Copy {
+    /// The whole length of the packet.
+    fn len(self) -> usize;
+    fn scan_offer(self, header: usize) -> u64;
+    fn scan_timestamps(self, header: usize) -> u64;
+    fn scan_sum(self, header: usize) -> u64;
+    fn scan_extensions(self, offset: usize, first: u8) -> u64;
+}
+
+/// A frame at XDP.
+pub(crate) type XdpPacket = Linear<*mut xdp_md>;
+/// A packet at tc.
+pub(crate) type SkbPacket = Linear<*mut __sk_buff>;
+
+impl XdpPacket {
+    /// The frame at an XDP program.
+    #[inline(always)]
+    pub(crate) fn of_xdp(context: *mut xdp_md) -> Self {
+        let ctx = XdpContext::new(context);
+        Self { start: ctx.data(), end: ctx.data_end(), context }
+    }
+
+    /// The interface it came in by.
+    #[inline(always)]
+    pub(crate) fn ingress(&self) -> u32 {
+        XdpContext::new(self.context).ingress_ifindex() as u32
+    }
+
+    /// Bytes of the linear part: for all but jumbo frames, the whole frame.
+    #[inline(always)]
+    pub(crate) fn linear_len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Writes words.
+    #[inline(always)]
+    pub(crate) fn put<T: Copy, const N: usize>(&self, offset: usize, words: [T; N]) -> Option<()> {
+        let at = self.start + offset;
+        if at + size_of::<[T; N]>() > self.end {
+            return None;
+        }
+        // SAFETY: the bytes are within the frame, which the verifier checks again; for alignment see `load`.
+        unsafe { *(at as *mut [T; N]) = words };
+        Some(())
+    }
+}
+
+impl SkbPacket {
+    /// The packet at a tc program.
+    #[inline(always)]
+    pub(crate) fn of_skb(context: *mut __sk_buff) -> Self {
+        let ctx = TcContext::new(context);
+        Self { start: ctx.data(), end: ctx.data_end(), context }
+    }
+}
+
+/// [`options::scan_sum`] of a packet that ends too early: no sum of ten words is that large.
+const NO_SUM: u64 = u64::MAX;
+/// No header begins further behind the beginning of its packet (the verifier wants to see a bound).
+const MAX_HEADER: usize = 0x3fff;
+
+/// Global functions: the verifier looks at each once and by itself, whatever the number of ways that lead to it.
+macro_rules! out_of_line {
+    ($context:ty, $new:path, $len:path, $offer:ident, $timestamps:ident, $sum:ident, $extensions:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $offer(context: $context, header: u64) -> u64 {
+            options::scan_offer(&InPlace($new(context)), header as usize & MAX_HEADER)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $timestamps(context: $context, header: u64) -> u64 {
+            options::scan_timestamps(&InPlace($new(context)), header as usize & MAX_HEADER)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $sum(context: $context, header: u64) -> u64 {
+            options::scan_sum(&InPlace($new(context)), header as usize & MAX_HEADER).unwrap_or(NO_SUM)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $extensions(context: $context, offset: u64, first: u64) -> u64 {
+            ipv6::scan_extensions(&InPlace($new(context)), offset as usize & MAX_HEADER, first as u8)
+        }
+
+        impl Context for $context {
+            #[inline(always)]
+            fn len(self) -> usize {
+                $len(self)
+            }
+            #[inline(always)]
+            fn scan_offer(self, header: usize) -> u64 {
+                $offer(self, header as u64)
+            }
+            #[inline(always)]
+            fn scan_timestamps(self, header: usize) -> u64 {
+                $timestamps(self, header as u64)
+            }
+            #[inline(always)]
+            fn scan_sum(self, header: usize) -> u64 {
+                $sum(self, header as u64)
+            }
+            #[inline(always)]
+            fn scan_extensions(self, offset: usize, first: u8) -> u64 {
+                $extensions(self, offset as u64, first as u64)
+            }
+        }
+    };
+}
+
+out_of_line!(
+    *mut xdp_md,
+    Linear::of_xdp,
+    frame_len,
+    xdp_scan_offer,
+    xdp_scan_timestamps,
+    xdp_scan_sum,
+    xdp_scan_extensions
+);
+out_of_line!(
+    *mut __sk_buff,
+    Linear::of_skb,
+    skb_len,
+    skb_scan_offer,
+    skb_scan_timestamps,
+    skb_scan_sum,
+    skb_scan_extensions
+);
+
+#[inline(always)]
+fn frame_len(context: *mut xdp_md) -> usize {
+    // SAFETY: the context is the program's own.
+    unsafe { bpf_xdp_get_buff_len(context) as usize }
+}
+
+#[inline(always)]
+fn skb_len(context: *mut __sk_buff) -> usize {
+    // SAFETY: a field of the program's own context.
+    unsafe { (*context).len as usize }
+}
+
+macro_rules! load {
+    ($packet:expr, $offset:expr, $type:ty) => {{
+        let at = $packet.start + $offset;
+        if at + size_of::<$type>() > $packet.end {
+            return None;
+        }
+        // SAFETY: the bytes are within the packet, which the verifier checks again. The kernel aligns the network
+        // header, not this address; eBPF loads of any alignment are efficient where the verifier lets them pass
+        // (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS), and byte-wise loads would cost four instructions a byte.
+        Some(unsafe { *(at as *const $type) })
+    }};
+}
+
+impl<C: Context> Packet for Linear<C> {
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        load!(self, offset, [u32; N])
+    }
+
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        load!(self, offset, [u16; N])
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: usize) -> Option<u8> {
+        let at = self.start + offset;
+        // Hidden from the compiler, which would compare `at` itself with the end: that tells the verifier nothing.
+        if core::hint::black_box(at + 1) > self.end {
+            return None;
+        }
+        // SAFETY: the byte is within the packet, which the verifier checks again.
+        Some(unsafe { *(at as *const u8) })
+    }
+
+    #[inline(always)]
+    fn reaches(&self, end: usize) -> bool {
+        self.start + end <= self.end || end <= self.context.len()
+    }
+
+    #[inline(always)]
+    fn scan_offer(&self, header: usize) -> u64 {
+        self.context.scan_offer(header)
+    }
+
+    #[inline(always)]
+    fn scan_timestamps(&self, header: usize) -> u64 {
+        self.context.scan_timestamps(header)
+    }
+
+    #[inline(always)]
+    fn scan_sum(&self, header: usize) -> Option<u64> {
+        match self.context.scan_sum(header) {
+            NO_SUM => None,
+            sum => Some(sum),
+        }
+    }
+
+    #[inline(always)]
+    fn scan_extensions(&self, offset: usize, first: u8) -> u64 {
+        self.context.scan_extensions(offset, first)
+    }
+}
+
+/// A packet within the functions that run out of line.
+struct InPlace<C>(Linear<C>);
+
+impl<C: Context> Packet for InPlace<C> {
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        self.0.words(offset)
+    }
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        self.0.halves(offset)
+    }
+    #[inline(always)]
+    fn byte(&self, offset: usize) -> Option<u8> {
+        self.0.byte(offset)
+    }
+    #[inline(always)]
+    fn reaches(&self, end: usize) -> bool {
+        self.0.reaches(end)
+    }
+}
+
+/// `bpf_csum_diff` takes no more at a time on kernels up to 6.12.
+const CHUNK: usize = 512;
+/// A jumbo frame's data (9,000 bytes) is shorter than this many chunks. A SYN with more has no acceptable checksum.
+const MAX_CHUNKS: usize = 18;
+
+/// Room for data to be summed: too much for the stack.
+#[map]
+static SCRATCH: PerCpuArray<[u32; CHUNK / 4]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The sum of `len` bytes of data from `offset`, for checksums. SYNs with data are rare, so this need not be fast.
+#[inline(always)]
+pub(crate) fn data_sum(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
+    match xdp_data_sum(context, offset as u64, len as u64) {
+        NO_SUM => None,
+        sum => Some(sum),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn xdp_data_sum(context: *mut xdp_md, offset: u64, len: u64) -> u64 {
+    sum_chunks(context, offset as usize & MAX_HEADER, len as usize).unwrap_or(NO_SUM)
+}
+
+#[inline(always)]
+fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let mut sum = 0u64;
+    let mut rest = len;
+    for chunk in 0..MAX_CHUNKS {
+        // Hidden from the compiler: so the verifier finds every round like the one before and need not follow each.
+        rest = core::hint::black_box(rest) & 0xffff;
+        if rest == 0 {
+            return Some(sum);
+        }
+        let size = if rest < CHUNK { rest } else { CHUNK };
+        // SAFETY: `scratch` is this CPU's map value, which nothing else uses while the program runs.
+        unsafe { *scratch = [0; CHUNK / 4] };
+        // SAFETY: `size` is at most the size of the map value.
+        let read = unsafe {
+            bpf_xdp_load_bytes(context, (offset + chunk * CHUNK) as u32, scratch.cast(), size as u32)
+        };
+        if read != 0 {
+            return None;
+        }
+        // SAFETY: the whole map value is read; what was not loaded is zero.
+        let part = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), CHUNK as u32, 0) };
+        sum += part as u32 as u64;
+        rest -= size;
+    }
+    None
+}

@@ -1,0 +1,88 @@
+//! Follows the states of this host's sockets: listeners that come and go, handed-over connections that are complete.
+
+use aya_ebpf::{helpers::bpf_probe_read_kernel, programs::BtfTracePointContext};
+use defender_common::{
+    abi::{EVENT_LISTEN_BEGAN, EVENT_LISTEN_ENDED, Event, Handoff},
+    recent::{self, ESTABLISH_MS, What},
+    wire::address::{Address, Flow, V4, V6},
+};
+
+use crate::{
+    account, clock, config,
+    maps::{EVENTS, RECENT},
+};
+
+const TCP_ESTABLISHED: i32 = 1;
+const TCP_LISTEN: i32 = 10;
+const AF_INET: u16 = 2;
+/// `::ffff:0:0/96` as the third word of an address lies in memory.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// The beginning of `struct sock_common` (include/net/sock.h), as kernels with IPv6 and network namespaces have it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SockCommon {
+    daddr: u32,
+    rcv_saddr: u32,
+    hash: u32,
+    dport: u16,
+    num: u16,
+    family: u16,
+    state: u8,
+    bits: u8,
+    bound_dev_if: i32,
+    bind_node: [u64; 2],
+    prot: u64,
+    net: u64,
+    v6_daddr: [u32; 4],
+    v6_rcv_saddr: [u32; 4],
+}
+
+/// `inet_sock_set_state(sk, oldstate, newstate)`.
+#[inline(always)]
+pub(crate) fn changed(ctx: &BtfTracePointContext) {
+    let socket: *const SockCommon = ctx.arg(0);
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    if new != TCP_ESTABLISHED && new != TCP_LISTEN && old != TCP_LISTEN {
+        return;
+    }
+    // SAFETY: the address is a socket's, and the helper checks it.
+    let Ok(socket) = (unsafe { bpf_probe_read_kernel(socket) }) else { return };
+    if new == TCP_LISTEN {
+        tell(EVENT_LISTEN_BEGAN, socket.num);
+    } else if old == TCP_LISTEN {
+        tell(EVENT_LISTEN_ENDED, socket.num);
+    } else {
+        established(&socket);
+    }
+}
+
+#[inline(always)]
+fn tell(kind: u32, port: u16) {
+    // If the buffer is full the controller has events to wake up for anyway, and it looks by itself every second.
+    let _ = EVENTS.output::<Event>(Event { kind, subject: port as u32, error: 0, reserved: 0 }, 0);
+}
+
+#[inline(always)]
+fn established(socket: &SockCommon) {
+    let ports = (u16::from_be(socket.dport), socket.num);
+    let [_, _, third, _] = socket.v6_daddr;
+    // A dual-stack socket's IPv4 connection has both; the wire had IPv4.
+    if socket.family == AF_INET || third == MAPPED {
+        count(V4(socket.daddr), V4(socket.rcv_saddr), ports);
+    } else {
+        count(V6(socket.v6_daddr), V6(socket.v6_rcv_saddr), ports);
+    }
+}
+
+#[inline(always)]
+fn count<A: Address>(source: A, destination: A, (source_port, destination_port): (u16, u16)) {
+    let Some(config) = config::config() else { return };
+    let flow = Flow { source, destination, source_port, destination_port };
+    let place = recent::place(&flow, config.secret);
+    let Some(bucket) = RECENT.get_ptr_mut(place.bucket) else { return };
+    // SAFETY: a map value, see handoff.rs.
+    if recent::take(unsafe { &mut *bucket }, place, What::Assigned, clock::now_for_tracing(), ESTABLISH_MS) {
+        account::handoff(Handoff::Established, 0);
+    }
+}

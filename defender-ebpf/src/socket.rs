@@ -1,0 +1,98 @@
+//! What the kernel's socket table has for a connection.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_tuple},
+    helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp},
+};
+use defender_common::{
+    decide::Socket,
+    wire::address::{Address, Flow, V4, V6},
+};
+
+/// The state of a listener (include/net/tcp_states.h).
+const TCP_LISTEN: u32 = 10;
+/// Look in the network namespace of the packet's device.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// The tuple of a look-up: addresses, then both ports in one word, in memory order (`struct bpf_sock_tuple`).
+#[repr(C)]
+struct Tuple<A> {
+    source: A,
+    destination: A,
+    ports: u32,
+}
+
+/// An address family that sockets can be looked up for: both have the tuple's layout.
+pub(crate) trait Tupled: Address {
+    type Words: Copy;
+    fn words(self) -> Self::Words;
+}
+
+impl Tupled for V4 {
+    type Words = u32;
+    #[inline(always)]
+    fn words(self) -> u32 {
+        self.0
+    }
+}
+
+impl Tupled for V6 {
+    type Words = [u32; 4];
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        self.0
+    }
+}
+
+/// A socket that is released when it goes.
+pub(crate) struct Held(*mut bpf_sock);
+
+impl Held {
+    /// The socket that would receive a packet of `flow`; `ctx` is the program's context.
+    #[inline(always)]
+    pub(crate) fn lookup<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>) -> Option<Self> {
+        let mut tuple = Tuple {
+            source: flow.source.words(),
+            destination: flow.destination.words(),
+            ports: flow.ports().to_be(),
+        };
+        let tuple_ptr: *mut bpf_sock_tuple = (&raw mut tuple).cast();
+        // SAFETY: the tuple has the layout and the size that name its family.
+        let socket = unsafe {
+            bpf_skc_lookup_tcp(ctx, tuple_ptr, size_of::<Tuple<A::Words>>() as u32, CURRENT_NETNS, 0)
+        };
+        if socket.is_null() { None } else { Some(Self(socket)) }
+    }
+
+    /// Whether it listens.
+    #[inline(always)]
+    pub(crate) fn listens(&self) -> bool {
+        // SAFETY: the socket is held, and `state` is a field that every kind of socket has.
+        unsafe { (*self.0).state == TCP_LISTEN }
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.0.cast()
+    }
+}
+
+impl Drop for Held {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: it was looked up with a reference and is released once.
+        unsafe { bpf_sk_release(self.as_ptr()) };
+    }
+}
+
+/// What the socket table says of a connection.
+#[inline(always)]
+pub(crate) fn state<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>) -> Socket {
+    match Held::lookup(ctx, flow) {
+        None => Socket::Nothing,
+        Some(socket) if socket.listens() => Socket::Listener,
+        Some(_) => Socket::Connection,
+    }
+}

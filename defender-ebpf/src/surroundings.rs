@@ -1,0 +1,192 @@
+//! The answers to what a decision asks.
+
+use defender_common::{
+    abi::{
+        CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
+        INTERFACE_PARTIAL_CHECKSUMS, Interface, Service,
+    },
+    budget, checksum, cookie,
+    cookie::{Host, Terms},
+    decide::{Socket, Surroundings},
+    recent::{self, PASS_MS, What},
+    wire::{
+        Packet,
+        address::Address,
+        ethernet,
+        options::{NO_WINDOW_SCALE, Offer},
+        tcp::{CWR, ECE, Segment},
+    },
+};
+
+use crate::{
+    clock, config,
+    maps::{BUDGET, RECENT},
+    packet::{self, XdpPacket},
+    socket::{self, Tupled},
+};
+
+/// A segment and all that is known around it.
+pub(crate) struct Around<'a, A> {
+    pub(crate) packet: &'a XdpPacket,
+    pub(crate) network_offset: usize,
+    pub(crate) segment: &'a Segment<A>,
+    pub(crate) interface: &'a Interface,
+    pub(crate) config: &'a Config,
+    pub(crate) service: &'a Service,
+    /// What a SYN offers and the sum of its options; read by `is_signed`.
+    offer: Offer,
+    options_sum: u64,
+    /// The proven terms, once `proves_cookie` said so, and the segment's timestamps.
+    pub(crate) proven: Option<(Terms, Option<(u32, u32)>)>,
+}
+
+impl<'a, A: Address> Around<'a, A> {
+    #[inline(always)]
+    pub(crate) fn new(
+        packet: &'a XdpPacket,
+        network_offset: usize,
+        segment: &'a Segment<A>,
+        interface: &'a Interface,
+        config: &'a Config,
+        service: &'a Service,
+    ) -> Self {
+        let (offer, options_sum) = (Offer::NONE, 0);
+        Self { packet, network_offset, segment, interface, config, service, offer, options_sum, proven: None }
+    }
+
+    /// The sum of the TCP header, its options and data.
+    #[inline(always)]
+    fn segment_sum(&self) -> Option<u64> {
+        let sum = self.segment.header_sum + self.options_sum;
+        let data = self.segment.data_len();
+        if data == 0 {
+            return Some(sum);
+        }
+        Some(sum + packet::data_sum(self.packet.context, self.segment.data(), data)?)
+    }
+
+    /// What the client offers and this host's settings allow. The options have been read.
+    #[inline(always)]
+    pub(crate) fn offer(&self) -> Offer {
+        let mut offer = self.offer;
+        let allowed = self.config.flags;
+        offer.timestamps &= allowed & CONFIG_TIMESTAMPS != 0;
+        offer.sack &= allowed & CONFIG_SACK != 0;
+        if allowed & CONFIG_WINDOW_SCALING == 0 {
+            offer.window_scale = NO_WINDOW_SCALE;
+        }
+        offer
+    }
+
+    /// Whether ECN was asked for and this host takes part (`tcp_ecn_create_request`, net/ipv4/tcp_input.c).
+    #[inline(always)]
+    pub(crate) fn ecn(&self) -> bool {
+        let asked = self.segment.flags & (ECE | CWR) == ECE | CWR;
+        asked && !self.segment.ect && self.config.flags & CONFIG_ECN != 0
+    }
+}
+
+impl<A: Tupled> Surroundings for Around<'_, A> {
+    #[inline(always)]
+    fn to_local(&mut self) -> bool {
+        config::is_local(self.interface, self.segment.flow.destination)
+    }
+
+    #[inline(always)]
+    fn from_answerable(&mut self) -> bool {
+        let source = self.segment.flow.source;
+        source.is_answerable() && !config::is_local(self.interface, source)
+    }
+
+    #[inline(always)]
+    fn is_fragment(&mut self) -> bool {
+        self.segment.first_fragment
+    }
+
+    #[inline(always)]
+    fn is_nested(&mut self) -> bool {
+        ethernet::tags_before(self.network_offset) > self.interface.max_vlan_tags as usize
+    }
+
+    #[inline(always)]
+    fn socket(&mut self) -> Socket {
+        socket::state(self.packet.context.cast(), &self.segment.flow)
+    }
+
+    #[inline(always)]
+    fn is_signed(&mut self) -> bool {
+        // The header was seen to be whole, so the options are there. Were they not, the checksum would not match.
+        let Some(syn) = self.segment.options().syn(self.packet) else { return false };
+        self.options_sum = syn.sum;
+        self.offer = syn.offer;
+        self.offer.signed
+    }
+
+    #[inline(always)]
+    fn checksum_is_acceptable(&mut self) -> bool {
+        let pseudo_header = checksum::pseudo_header(&self.segment.flow, self.segment.len);
+        let partial = self.interface.flags & INTERFACE_PARTIAL_CHECKSUMS != 0;
+        let Some(sum) = self.segment_sum() else { return false };
+        checksum::acceptable(pseudo_header, sum, self.segment.checksum, partial)
+    }
+
+    #[inline(always)]
+    fn charge_budget(&mut self) -> bool {
+        let limit = self.config.reply_budget;
+        if limit == 0 {
+            return true;
+        }
+        let now = clock::now();
+        let mut within = false;
+        for cell in budget::cells(self.segment.flow.source.budget_prefix(), self.config.secret) {
+            let Some(cell) = BUDGET.get_ptr_mut(cell) else { return true };
+            // SAFETY: a map value of one word. CPUs may count at the same time and lose one another's replies, which
+            // makes the budget a little larger, not smaller.
+            let cell = unsafe { &mut *cell };
+            let (next, count) = budget::charge(*cell, now);
+            *cell = next;
+            within |= count <= limit;
+        }
+        within
+    }
+
+    #[inline(always)]
+    fn proves_cookie(&mut self) -> bool {
+        self.proven = proven(self.packet, self.segment, self.interface, self.service);
+        self.proven.is_some()
+    }
+
+    #[inline(always)]
+    fn proved_recently(&mut self) -> bool {
+        let place = recent::place(&self.segment.flow, self.config.secret);
+        let Some(bucket) = RECENT.get(place.bucket) else { return false };
+        recent::seen(bucket, place, What::Proved, clock::now(), PASS_MS)
+    }
+}
+
+/// The terms and timestamps of a segment that acknowledges a valid cookie.
+#[inline(always)]
+pub(crate) fn proven<A: Address>(
+    packet: &impl Packet,
+    segment: &Segment<A>,
+    interface: &Interface,
+    service: &Service,
+) -> Option<(Terms, Option<(u32, u32)>)> {
+    let slot = cookie::slot_of(segment.acknowledgement);
+    let key = config::key(slot)?;
+    let stamps = segment.options().timestamps(packet);
+    let host = host::<A>(interface, service, slot);
+    let echo = stamps.map(|(_, echo)| echo);
+    let terms = cookie::check(&segment.flow, segment.sequence, segment.acknowledgement, echo, host, key)?;
+    Some((terms, stamps))
+}
+
+/// This host's part in the terms of a connection.
+#[inline(always)]
+pub(crate) fn host<A: Address>(interface: &Interface, service: &Service, slot: u32) -> Host {
+    let [first, second] = service.window_scale;
+    Host {
+        mss: if A::FAMILY == 0 { interface.mss4 } else { interface.mss6 },
+        window_scale: if slot & 1 == 0 { first } else { second },
+    }
+}
