@@ -26,6 +26,7 @@ pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
             Ok(())
         }
         Ended::Detached => {
+            session.finish()?;
             log::info!("someone has detached everything: nothing is left to do");
             Ok(())
         }

@@ -3,15 +3,15 @@
 use anyhow::Result;
 
 use super::DetachArguments;
-use crate::{control::session, dataplane::pins::PinRoot};
+use crate::{control::outside, dataplane::pins::PinRoot};
 
 pub(super) fn detach(root: &PinRoot, arguments: &DetachArguments) -> Result<()> {
     if arguments.iface.is_empty() {
-        session::detach_all(root)?;
+        outside::detach_all(root)?;
         log::info!("detached");
     }
     for interface in &arguments.iface {
-        session::detach_interface(root, interface)?;
+        outside::detach_interface(root, interface)?;
         log::info!("{interface}: detached");
     }
     Ok(())

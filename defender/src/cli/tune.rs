@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{GetArguments, SetArguments};
 use crate::{
     control::{
-        session,
+        outside,
         settings::{Key, Mode, Settings},
         state::StateDirectory,
     },
@@ -16,7 +16,7 @@ pub(super) fn set(root: &PinRoot, arguments: &SetArguments) -> Result<()> {
     let key: Key = arguments.key.parse()?;
     // A wrong value is wrong usage, whether or not anything is attached.
     Settings::default().set(key, &arguments.value)?;
-    let ports = session::apply_settings(root, |settings| settings.set(key, &arguments.value))?;
+    let ports = outside::apply_settings(root, |settings| settings.set(key, &arguments.value))?;
     if let Key::PortMode(port) = key
         && !ports.contains(&port)
     {

@@ -13,7 +13,7 @@ use crate::{control::state::StateDirectory, problem::Problem};
 
 /// Held by the process that controls a pin root, as long as it lives.
 #[derive(Debug)]
-pub struct ControllerLock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub struct ControllerLock(File);
 
 /// Held while maps or state files are written.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl ControllerLock {
                 }
             }
         }
+    }
+
+    /// Whether this lock still keeps others out: not after its file was removed.
+    pub fn is_current(&self, directory: &StateDirectory) -> bool {
+        is_still_at(&self.0, &directory.controller_lock())
     }
 
     /// The process that holds the lock, if one does.

@@ -6,6 +6,7 @@ pub mod controller;
 pub mod interfaces;
 pub mod keys;
 pub mod lock;
+pub mod outside;
 pub mod policy;
 pub mod refusals;
 pub mod services;

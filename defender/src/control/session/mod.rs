@@ -2,22 +2,24 @@
 //!
 //! [`controller`]: crate::control::controller
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use defender_common::abi;
 
 use crate::{
     control::{
         interfaces, keys,
         lock::{ControllerLock, WriteLock},
+        outside,
         policy::{self, Defaults},
         refusals::Refusals,
-        services::{self, Endpoint, Routes, Service, Table, Unprotectable},
+        services::{Routes, Table},
         settings::{Mode, Settings},
         state::{Findings, StateDirectory},
         sysctls,
@@ -30,17 +32,12 @@ use crate::{
     },
     host::{
         addresses::{self, LocalPrefix},
-        firewall::{Finding, Firewall, Problem as Obstacle},
+        firewall::Firewall,
         links::{self, Link},
-        sockets,
         sysctl::{self, Sysctls},
         window::Rules,
     },
-    problem::Problem,
 };
-
-/// How long clients that hold a SYN-ACK of ours are given to answer before the programs are detached.
-const FAREWELL: Duration = Duration::from_millis(300);
 
 /// What the caller wants.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +63,6 @@ pub enum Attached {
 pub struct Session {
     root: PinRoot,
     directory: StateDirectory,
-    #[expect(dead_code, reason = "held as long as the session lives")]
     lock: ControllerLock,
     programs: Programs,
     maps: Maps,
@@ -123,6 +119,7 @@ impl Session {
         for wanted in &wanted {
             link::require_free_or_ours(&root, wanted)?;
         }
+        let settings = settings(&root, &directory, options)?;
         let links = with_those_attached(&root, wanted)?;
         let programs = Programs::load(&root, rollback)?;
         let sysctls = Sysctls::read()?;
@@ -131,7 +128,7 @@ impl Session {
             maps: Maps::open(&root)?,
             interfaces: links.iter().map(|link| link.name.clone()).collect(),
             missing: BTreeSet::new(),
-            settings: settings(&directory, options)?,
+            settings,
             findings: Findings::read(&directory)?,
             root,
             directory,
@@ -229,10 +226,11 @@ impl Session {
         local: &[LocalPrefix],
         rollback: &mut Rollback,
     ) -> Result<()> {
+        let done = if link::is_attached(&self.root, link)? { "taken over" } else { "attached" };
         self.write_interface(link, local, rollback)?;
         link::attach_interface(&mut self.programs, &self.root, link, rollback)?;
         let mode = links::interface(&link.name)?.xdp.first().map_or("unknown", |program| program.mode.name());
-        log::info!("{}: attached ({mode} XDP)", link.name);
+        log::info!("{}: {done} ({mode} XDP)", link.name);
         if !link.up {
             log::warn!("{} is down: nothing arrives until `ip link set {} up`", link.name, link.name);
         }
@@ -256,6 +254,7 @@ impl Session {
     pub fn refresh(&mut self) -> Result<Attached> {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
         self.sysctls = Sysctls::read()?;
+        self.defaults.rules = Rules::from(&self.sysctls);
         if let Some(settings) = Settings::read(&self.directory)? {
             self.settings = settings;
         }
@@ -301,22 +300,36 @@ impl Session {
         self.firewall = firewall;
     }
 
-    /// Detaches and removes every trace.
+    /// Detaches and removes every trace, unless someone has done so.
     pub fn finish(self) -> Result<()> {
-        let Some(_write) = self.write_lock()? else { return self.directory.remove() };
-        take_leave(&self.root)?;
+        let Some(_write) = self.write_lock()? else {
+            // Someone may have attached anew meanwhile; then it is not ours to remove.
+            return if self.lock.is_current(&self.directory) { self.remove_all() } else { Ok(()) };
+        };
+        outside::take_leave(&self.root)?;
+        self.remove_all()
+    }
+
+    fn remove_all(&self) -> Result<()> {
         self.root.remove_all()?;
         self.directory.remove()
     }
 
     /// The lock, unless someone has detached everything.
     fn write_lock(&self) -> Result<Option<WriteLock>> {
-        let lock = WriteLock::take(&self.directory);
-        // Who detaches removes the directory as well, so look only now.
         if self.root.interfaces()?.is_empty() {
             return Ok(None);
         }
-        lock.map(Some)
+        let fresh = self.directory.create()?;
+        let lock = WriteLock::take(&self.directory)?;
+        // Who had the lock before may have detached.
+        if self.root.interfaces()?.is_empty() {
+            if fresh {
+                self.directory.remove()?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(lock))
     }
 
     fn refresh_interfaces(&mut self, local: &[LocalPrefix]) -> Result<()> {
@@ -333,6 +346,9 @@ impl Session {
             }
             let link = links::interface(&name)?;
             self.missing.remove(&name);
+            if indices.is_empty() {
+                self.defaults.mss = interfaces::mss_of(&link);
+            }
             indices.push(link.index);
             self.refresh_interface(&link, local)?;
         }
@@ -385,193 +401,6 @@ impl Session {
         self.unplaced = wanted.len() - self.local.len();
         Ok(())
     }
-
-    /// Finds the listeners and brings the maps up to date: a new service is there before a port leads to it, and an
-    /// ended one's port leads nowhere before it is.
-    fn write_services(&mut self) -> Result<()> {
-        let endpoints = services::endpoints(&sockets::listeners()?, &self.settings.ports);
-        let next = self.table.next(&endpoints, Instant::now());
-        let mut findings = Findings::default();
-        for (id, service) in &next.services {
-            let is_new = !self.table.services.contains_key(id);
-            let unprotectable = self.write_service(*id, service, is_new)?;
-            findings.unprotectable.extend(unprotectable.map(|reason| (*id, reason.to_string())));
-        }
-        let routes = next.routes();
-        self.write_routes(&routes)?;
-        for (id, service) in self.table.services.iter().filter(|(id, _)| !next.services.contains_key(id)) {
-            let slot = self.maps.services.get(*id)?;
-            self.maps.services.set(*id, policy::with_flag(&slot, abi::SERVICE_IN_USE, false))?;
-            log::debug!("{} has ended", service.endpoint);
-        }
-        self.refusals.retain(|id| next.services.contains_key(&id));
-        self.lingering.retain(|id, _| next.services.contains_key(id));
-        self.table = next;
-        findings.warnings = self.warnings();
-        self.publish(findings)
-    }
-
-    fn write_service(&mut self, id: u32, service: &Service, is_new: bool) -> Result<Option<Unprotectable>> {
-        let present = self.maps.services.get(id)?;
-        let unprotectable = self.unprotectable(id, service)?;
-        let slot = if is_new {
-            self.clear_history(id, &present, service)?;
-            policy::new_slot(service, &self.defaults)
-        } else {
-            policy::update_slot(&present, service, &self.maps.learnt.get(id)?, &self.defaults)
-        };
-        let slot = policy::with_mode(&slot, self.settings.mode_of(service.endpoint.port));
-        let slot = policy::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
-        let slot = self.end_lingering(id, &slot);
-        if slot != present {
-            self.maps.services.set(id, slot)?;
-        }
-        if is_new {
-            log::debug!("{} is service {id}", service.endpoint);
-        }
-        Ok(unprotectable)
-    }
-
-    /// What was counted and learnt of another service is not this one's.
-    fn clear_history(&mut self, id: u32, present: &abi::Service, service: &Service) -> Result<()> {
-        if present.port != 0 && Endpoint::from_abi(present) == service.endpoint {
-            return Ok(());
-        }
-        self.maps.learnt.set(id, abi::Learnt::default())?;
-        self.maps.service_counters.fill(id, abi::ServiceCounters::default())
-    }
-
-    fn unprotectable(&mut self, id: u32, service: &Service) -> Result<Option<Unprotectable>> {
-        if service.listening.mptcp {
-            return Ok(Some(Unprotectable::Mptcp));
-        }
-        if let Some(obstacle) = self.obstacle(service) {
-            return Ok(Some(obstacle));
-        }
-        let counters = self.maps.service_counters(id)?;
-        let all = self.maps.counters()?;
-        self.refusals.observe(id, &service.listening.inodes, &counters, &all);
-        Ok(self.refusals.reason(id).map(|error| Unprotectable::Refused(error.to_owned())))
-    }
-
-    /// A firewall rule that takes connections to the service away from it.
-    fn obstacle(&self, service: &Service) -> Option<Unprotectable> {
-        let Endpoint { address, port, .. } = service.endpoint;
-        let in_the_way = |finding: &&Finding| {
-            matches!(finding.problem, Obstacle::Redirected { .. } | Obstacle::Synproxy)
-                && !finding.vague
-                && self.interfaces.iter().any(|interface| finding.applies(interface, address, port))
-        };
-        let finding = self.firewall.findings.iter().find(in_the_way)?;
-        Some(match &finding.problem {
-            Obstacle::Redirected { to } => {
-                Unprotectable::Redirected { rule: finding.rule.clone(), to: to.clone() }
-            }
-            _ => Unprotectable::Synproxy { rule: finding.rule.clone() },
-        })
-    }
-
-    /// Cookies are accepted for their lifetime after the last was made.
-    fn end_lingering(&mut self, id: u32, slot: &abi::Service) -> abi::Service {
-        if slot.mode == abi::MODE_ALWAYS || slot.flags & abi::SERVICE_ACCEPTS_COOKIES == 0 {
-            self.lingering.remove(&id);
-            return *slot;
-        }
-        let now = Instant::now();
-        let until = *self.lingering.entry(id).or_insert(now + keys::COOKIE_LIFETIME);
-        policy::with_flag(slot, abi::SERVICE_ACCEPTS_COOKIES, now < until)
-    }
-
-    fn write_routes(&mut self, routes: &Routes) -> Result<()> {
-        for ((address, port), id) in &routes.addresses {
-            if self.routes.addresses.get(&(*address, *port)) != Some(id) {
-                self.maps.addresses.insert(key(*address, *port), *id)?;
-            }
-        }
-        let ports: BTreeSet<u16> = self.routes.ports.keys().chain(routes.ports.keys()).copied().collect();
-        for port in ports {
-            let wanted = routes.ports.get(&port).copied().unwrap_or_default();
-            if self.routes.ports.get(&port).copied().unwrap_or_default() != wanted {
-                self.maps.ports.set(port.into(), wanted)?;
-            }
-        }
-        for (address, port) in self.routes.addresses.keys().filter(|key| !routes.addresses.contains_key(key))
-        {
-            self.maps.addresses.remove(key(*address, *port))?;
-        }
-        self.routes = routes.clone();
-        Ok(())
-    }
-
-    /// What people should know besides what reports see for themselves.
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.unplaced != 0 {
-            warnings.push(format!(
-                "{} of this host's addresses find no place in the maps: SYNs to them pass",
-                self.unplaced
-            ));
-        }
-        if self.table.without_id != 0 {
-            warnings.push(format!(
-                "{} services find no place in the maps: SYNs to them pass. Choose with --port",
-                self.table.without_id
-            ));
-        }
-        let in_the_way = self.firewall.findings.iter().filter(|finding| self.is_in_the_way(finding));
-        warnings.extend(in_the_way.map(|finding| {
-            format!(
-                "a firewall rule may drop challenged connections, which begin with an ACK: {}. \
-                 `defender doctor` says what to do",
-                finding.rule
-            )
-        }));
-        warnings
-    }
-
-    /// Whether a rule drops connections whose SYN never passed the firewall, to a service that is challenged.
-    fn is_in_the_way(&self, finding: &Finding) -> bool {
-        let drops = match finding.problem {
-            Obstacle::SynsAccepted | Obstacle::OthersDropped => true,
-            Obstacle::InvalidDropped => self.sysctls.nf_conntrack_tcp_loose == Some(false),
-            Obstacle::SynsDropped | Obstacle::Redirected { .. } | Obstacle::Synproxy => false,
-        };
-        let challenged = self.table.services.values().map(|service| service.endpoint).filter(|endpoint| {
-            self.settings.mode_of(endpoint.port) == Mode::Always
-                && self
-                    .interfaces
-                    .iter()
-                    .any(|interface| finding.applies(interface, endpoint.address, endpoint.port))
-        });
-        drops && !finding.vague && challenged.count() != 0
-    }
-
-    fn publish(&mut self, findings: Findings) -> Result<()> {
-        for warning in findings.warnings.iter().filter(|warning| !self.findings.warnings.contains(warning)) {
-            log::warn!("{warning}");
-        }
-        for (id, reason) in &findings.unprotectable {
-            if self.findings.unprotectable.get(id) != Some(reason)
-                && let Some(service) = self.table.services.get(id)
-            {
-                log::warn!("{} cannot be protected: {reason}", service.endpoint);
-            }
-        }
-        for id in self.findings.unprotectable.keys().filter(|id| !findings.unprotectable.contains_key(id)) {
-            if let Some(service) = self.table.services.get(id) {
-                log::info!("{} can be protected again", service.endpoint);
-            }
-        }
-        if findings != self.findings {
-            findings.write(&self.directory)?;
-            self.findings = findings;
-        }
-        Ok(())
-    }
-}
-
-fn key(address: [u8; 16], port: u16) -> abi::ServiceKey {
-    abi::ServiceKey { address, port, reserved: 0 }
 }
 
 /// The interfaces that are wanted, and those that are attached already and still there.
@@ -591,8 +420,11 @@ fn with_those_attached(root: &PinRoot, mut wanted: Vec<Link>) -> Result<Vec<Link
     Ok(wanted)
 }
 
-fn settings(directory: &StateDirectory, options: &Options) -> Result<Settings> {
-    let mut settings = Settings::read(directory)?.unwrap_or_default();
+/// What is asked for, on top of what was in force.
+fn settings(root: &PinRoot, directory: &StateDirectory, options: &Options) -> Result<Settings> {
+    let attached = !root.interfaces()?.is_empty();
+    let before = if attached { Settings::read(directory)? } else { None };
+    let mut settings = before.unwrap_or_default();
     if let Some(mode) = options.mode {
         settings.mode = mode;
     }
@@ -605,81 +437,4 @@ fn settings(directory: &StateDirectory, options: &Options) -> Result<Settings> {
 fn defaults(sysctls: &Sysctls, links: &[Link]) -> Defaults {
     let mss = links.first().map_or([1460, 1440], interfaces::mss_of);
     Defaults { rules: Rules::from(sysctls), mss }
-}
-
-/// Changes settings, for a controller to come and in the maps at once. Returns the ports that have a service.
-pub fn apply_settings(
-    root: &PinRoot,
-    change: impl FnOnce(&mut Settings) -> Result<(), Problem>,
-) -> Result<BTreeSet<u16>> {
-    root.require_attached()?;
-    let directory = StateDirectory::of(root);
-    directory.create()?;
-    let _write = WriteLock::take(&directory)?;
-    let mut settings = Settings::read(&directory)?.unwrap_or_default();
-    change(&mut settings)?;
-    settings.write(&directory)?;
-    let mut maps = Maps::open(root).context("cannot change the running datapath")?;
-    let config = maps.config.get(0)?;
-    maps.config.set(0, abi::Config { reply_budget: settings.reply_budget, ..config })?;
-    let mut ports = BTreeSet::new();
-    for id in 1..maps.services.len() {
-        let slot = maps.services.get(id)?;
-        if slot.flags & abi::SERVICE_IN_USE == 0 {
-            continue;
-        }
-        ports.insert(slot.port);
-        let wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
-        if wanted != slot {
-            maps.services.set(id, wanted)?;
-        }
-    }
-    Ok(ports)
-}
-
-/// Detaches everything, from outside of the process in control, which notices. Any version can be detached.
-pub fn detach_all(root: &PinRoot) -> Result<()> {
-    root.require_attached()?;
-    let directory = StateDirectory::of(root);
-    directory.create()?;
-    let _write = WriteLock::take(&directory)?;
-    take_leave(root)?;
-    root.remove_all()?;
-    directory.remove()
-}
-
-/// Detaches one interface, likewise; with the last one, everything.
-pub fn detach_interface(root: &PinRoot, interface: &str) -> Result<()> {
-    root.require_attached()?;
-    let attached = root.interfaces()?;
-    if !attached.iter().any(|name| name == interface) {
-        bail!("{interface} is not attached; attached: {}", attached.join(", "));
-    }
-    if attached.len() == 1 {
-        return detach_all(root);
-    }
-    let directory = StateDirectory::of(root);
-    directory.create()?;
-    let _write = WriteLock::take(&directory)?;
-    root.remove_links(interface)
-}
-
-/// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours.
-fn take_leave(root: &PinRoot) -> Result<()> {
-    if Maps::pinned_version(root)? != Some(abi::ABI_VERSION) {
-        return Ok(());
-    }
-    let mut maps = Maps::open(root)?;
-    let mut challenged = false;
-    for id in 1..maps.services.len() {
-        let slot = maps.services.get(id)?;
-        if slot.mode == abi::MODE_ALWAYS {
-            challenged = true;
-            maps.services.set(id, policy::with_mode(&slot, Mode::Monitor))?;
-        }
-    }
-    if challenged {
-        thread::sleep(FAREWELL);
-    }
-    Ok(())
 }
