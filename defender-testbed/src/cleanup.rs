@@ -97,7 +97,7 @@ pub(crate) fn delete_netns(name: &str) {
 }
 
 /// Removes a directory of pinned BPF objects; that nothing is there is fine.
-pub fn remove_pins(path: &Path) {
+pub(crate) fn remove_pins(path: &Path) {
     if path.exists()
         && let Err(error) = fs::remove_dir_all(path)
     {

@@ -103,7 +103,11 @@ fn stay_awake() -> io::Result<File> {
 
 /// Where the scheduler shares processors among sessions first, the priority of a thread says nothing to other sessions.
 fn prefer_session() -> Option<Guard> {
-    let before = session_nice(&fs::read_to_string(AUTOGROUP).ok()?)?;
+    let before = match session_nice(&fs::read_to_string(AUTOGROUP).ok()?)? {
+        // Another one of us, at the same time or killed: leaving things as they are now would leave them for ever.
+        MOST_URGENT => 0,
+        other => other,
+    };
     fs::write(AUTOGROUP, MOST_URGENT.to_string()).ok()?;
     Some(Guard::new(move || {
         // It counts for nothing once the session is over.

@@ -24,6 +24,7 @@ pub mod capture;
 pub mod cleanup;
 pub mod client;
 pub mod command;
+pub mod controller;
 pub mod cpu;
 pub mod flood;
 pub mod frame;

@@ -5,11 +5,12 @@ use std::fmt;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use defender_testbed::{
+    controller::Controller,
     programs::{Attached, Program},
-    topology::Topology,
+    topology::{SERVER_INTERFACE, Topology},
 };
 
-use super::{Plan, defender::Defender};
+use super::Plan;
 
 /// A defence, or a ceiling to compare it with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,11 +39,11 @@ pub(crate) enum Level {
 }
 
 /// A defence that is in place; dropping it takes it away.
-pub(super) enum Standing {
+pub(super) enum Standing<'a> {
     /// One of the testbed's programs.
     Program { _attached: Attached },
     /// The controller.
-    Defender(Defender),
+    Defender(Controller<'a>),
 }
 
 impl Defence {
@@ -81,7 +82,7 @@ impl Defence {
     }
 
     /// Puts it in place.
-    pub(super) fn set_up(self, bed: &Topology, plan: &Plan) -> Result<Standing> {
+    pub(super) fn set_up<'a>(self, bed: &'a Topology, plan: &Plan) -> Result<Standing<'a>> {
         // The defender needs the sysctl at 1, its default.
         let cookies = u8::from(self != Self::Undefended);
         bed.server.set_sysctl("net.ipv4.tcp_syncookies", cookies)?;
@@ -91,7 +92,8 @@ impl Defence {
             }
             Self::Defender => {
                 let program = plan.defender.as_deref().context("no defender to start")?;
-                Standing::Defender(Defender::start(bed, program)?)
+                let always = ["--mode", "always"];
+                Standing::Defender(Controller::start(&bed.server, program, SERVER_INTERFACE, &always)?)
             }
             Self::Drop => Standing::Program { _attached: bed.attach_server_end(Program::DropRange)? },
             Self::Swap => Standing::Program { _attached: bed.attach_server_end(Program::SwapTx)? },

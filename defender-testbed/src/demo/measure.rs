@@ -58,11 +58,11 @@ impl Sample {
 
 impl Cell {
     /// Measures once, with a listener of its own: what a flood left in the last one's queues must not count.
-    pub(super) fn measure(self, bed: &Topology, plan: &Plan, standing: &Standing) -> Result<Sample> {
+    pub(super) fn measure(self, bed: &Topology, plan: &Plan, standing: &Standing<'_>) -> Result<Sample> {
         let options = server::Options { cpu: Some(SERVER_CPU), urgent: true, ..server::Options::default() };
         let server = Server::with(&bed.server, bed.server_v4(PORT), options)?;
-        if let Standing::Defender(defender) = standing {
-            defender.wait_for_listener(PORT)?;
+        if let Standing::Defender(controller) = standing {
+            controller.wait_for_listener(PORT)?;
         }
         let before = answers(bed)?;
         let flood = self.start_flood(bed, plan, server.address())?;
@@ -71,7 +71,7 @@ impl Cell {
         let flood = flood.map(FloodHandle::stop).transpose()?;
         let answered = answers(bed)?.spoofed() - before.spoofed();
         let defender = match standing {
-            Standing::Defender(defender) => Some(defender.statistics()?),
+            Standing::Defender(controller) => Some(controller.statistics()?),
             Standing::Program { .. } => None,
         };
         Ok(Sample {

@@ -1,7 +1,6 @@
 //! The demo: the same flood against each defence, and what clients see of it.
 
 mod defence;
-mod defender;
 mod measure;
 mod output;
 mod summary;

@@ -1,5 +1,6 @@
 //! What people and programs see of the demo.
 
+use defender_testbed::server::BACKLOG;
 use serde_json::{Value, json};
 
 use super::{
@@ -20,8 +21,8 @@ const COLUMNS: [&str; 10] = [
     "clients in 1 s",
     "p50",
     "p99",
-    "options kept",
-    "without stamps",
+    "kept",
+    "kept, no TS",
 ];
 
 /// One line about a measurement that was just made.
@@ -37,6 +38,7 @@ pub(crate) fn json(plan: &Plan, rows: &[Row]) -> Value {
         "rounds": plan.rounds,
         "rate": plan.rate,
         "clients_per_second": plan.clients,
+        "backlog": BACKLOG,
         "rows": rows.iter().map(row_json).collect::<Vec<_>>(),
     })
 }
@@ -75,13 +77,46 @@ fn kept_json(kept: Kept) -> Value {
     })
 }
 
+/// What the columns are.
+const LEGEND: &str = "offered, taken, answered: SYNs of the flood per second, as sent by the source, received by the \
+    server's interface, and answered. clients in 1 s: clients, each from an address of its own, that had the server's \
+    first byte within a second; half of them use timestamps as Linux does, half do not as Windows does. p50, p99: how \
+    long their handshakes took. kept: connections of clients with timestamps that kept these, SACK, MSS and both \
+    window scales; kept, no TS: the same of clients without.";
+
+/// Width of running text, in characters.
+const WIDTH: usize = 110;
+
 /// Prints the table and what it means.
 pub(crate) fn print(plan: &Plan, rows: &[Row]) {
     let mut lines = vec![COLUMNS.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(cells));
-    println!("{}", aligned(&lines));
-    println!();
-    println!("{}", words(plan, rows).join(" "));
+    println!("{}\n", aligned(&lines));
+    println!("{}", wrapped(&words(plan, rows).join(" ")));
+    println!("\n{}", wrapped(LEGEND));
+    println!(
+        "\n{} rounds; a row shows medians. Accept queue and tcp_max_syn_backlog {BACKLOG}, tcp_no_metrics_save 1.",
+        plan.rounds
+    );
+}
+
+/// Breaks text into lines between words.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > WIDTH {
+            out.push('\n');
+            column = 0;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -124,9 +159,9 @@ fn words(plan: &Plan, rows: &[Row]) -> Vec<String> {
     let mut sentences = Vec::new();
     let rate = thousands(plan.rate as f64);
     for (defence, start) in [
-        (Defence::Undefended, "Without a defence"),
-        (Defence::Cookies, "With the kernel's SYN cookies"),
-        (Defence::Defender, "With the defender"),
+        (Defence::Undefended, "Without a defence,"),
+        (Defence::Cookies, "With the kernel's SYN cookies,"),
+        (Defence::Defender, "With the defender,"),
         (Defence::Drop, "If the attacker's addresses were known beforehand,"),
     ] {
         if let (Some(paced), Some(full)) = (find(defence, Level::Paced), find(defence, Level::Full)) {
@@ -136,6 +171,16 @@ fn words(plan: &Plan, rows: &[Row]) -> Vec<String> {
                 percent(paced.pooled_success()),
                 percent(full.pooled_success()),
                 thousands(full.offered.median),
+            ));
+        }
+    }
+    for (defence, subject) in
+        [(Defence::Cookies, "The kernel's cookies keep"), (Defence::Defender, "The defender keeps")]
+    {
+        if let Some(kept) = find(defence, Level::Paced).and_then(|row| row.kept_windows) {
+            sentences.push(format!(
+                "{subject} the options of {} of the clients without timestamps.",
+                percent(kept.all)
             ));
         }
     }
@@ -185,7 +230,7 @@ fn duration(micros: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, percent, thousands};
+    use super::{duration, percent, thousands, wrapped};
 
     #[test]
     fn numbers_are_readable() {
@@ -196,5 +241,15 @@ mod tests {
         assert_eq!(percent(0.994), "99.4 %");
         assert_eq!(duration(85.4), "85 us");
         assert_eq!(duration(1234.0), "1.2 ms");
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        let text = wrapped(&"word ".repeat(50));
+        assert!(
+            text.lines()
+                .all(|line| line.len() <= super::WIDTH && line.starts_with("word") && line.ends_with("word"))
+        );
+        assert_eq!(text.split_whitespace().count(), 50);
     }
 }

@@ -1,0 +1,180 @@
+//! The controller of the defender as a child process inside a namespace.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{self, Child, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    cleanup::{self, BPF_DIR, Guard, PREFIX},
+    netns::Namespace,
+};
+
+/// How long the controller may take to answer for the first time, to find a listener, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A controller that was started; dropping it ends it and removes what it pinned.
+#[derive(Debug)]
+pub struct Controller<'a> {
+    namespace: &'a Namespace,
+    program: PathBuf,
+    pins: PathBuf,
+    child: Arc<Mutex<Child>>,
+    _end: Guard,
+}
+
+impl<'a> Controller<'a> {
+    /// Starts `PROGRAM run --iface INTERFACE --pin-root …` with more arguments, and waits until it answers.
+    pub fn start(
+        namespace: &'a Namespace,
+        program: &Path,
+        interface: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let controller = Self::start_at(namespace, program, interface, arguments, fresh_pin_root())?;
+        controller.wait_ready().context("the defender does not start")?;
+        Ok(controller)
+    }
+
+    /// Like [`start`](Self::start), with a pin root that may be in use, and without waiting for an answer.
+    pub fn start_at(
+        namespace: &'a Namespace,
+        program: &Path,
+        interface: &str,
+        arguments: &[&str],
+        pins: PathBuf,
+    ) -> Result<Self> {
+        let program = program.canonicalize().with_context(|| format!("there is no {}", program.display()))?;
+        let mut command = namespace.command(&program)?;
+        command.args(["run", "--iface", interface, "--pin-root"]).arg(&pins).args(arguments);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+        let child = child.with_context(|| format!("cannot start {}", program.display()))?;
+        let child = Arc::new(Mutex::new(child));
+        let end = {
+            let (child, pins) = (Arc::clone(&child), pins.clone());
+            Guard::new(move || {
+                end(&child);
+                cleanup::remove_pins(&pins);
+            })
+        };
+        Ok(Self { namespace, program, pins, child, _end: end })
+    }
+
+    /// Where it pins.
+    pub fn pin_root(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
+    /// Runs another command of the program with the same pin root, and returns what it printed.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.namespace.command(&self.program)?;
+        let output = command.args(arguments).arg("--pin-root").arg(&self.pins).output()?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} failed: {}", arguments.join(" "), complaint.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What `stats --json` shows.
+    pub fn statistics(&self) -> Result<Value> {
+        let text = self.ask(&["stats", "--json"])?;
+        serde_json::from_str(&text).context("the defender's statistics are not JSON")
+    }
+
+    /// One of the counters that `stats --json` shows.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        let value = self.statistics()?["counters"][name].as_u64();
+        value.with_context(|| format!("the defender has no counter {name}"))
+    }
+
+    /// Waits until it answers.
+    pub fn wait_ready(&self) -> Result<()> {
+        let ready = wait(|| {
+            if let Some(status) = lock(&self.child).try_wait()? {
+                bail!("it ended: {status}");
+            }
+            Ok(self.statistics().ok())
+        });
+        ready.map(drop)
+    }
+
+    /// Waits until it knows the listener on this port.
+    pub fn wait_for_listener(&self, port: u16) -> Result<()> {
+        wait(|| Ok(self.knows(port).then_some(()))).context("the defender does not find the listener")
+    }
+
+    /// Tells it to end as SIGTERM does, and waits.
+    pub fn stop(&self) -> Result<ExitStatus> {
+        end(&self.child);
+        Ok(lock(&self.child).wait()?)
+    }
+
+    /// Kills it with SIGKILL: it cannot tidy up. What it pinned stays until this is dropped.
+    pub fn kill(&self) -> Result<()> {
+        let mut child = lock(&self.child);
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    fn knows(&self, port: u16) -> bool {
+        let Ok(statistics) = self.statistics() else { return false };
+        let services = statistics.get("services").and_then(Value::as_array);
+        services.is_some_and(|services| services.iter().any(|service| service["port"] == port))
+    }
+}
+
+/// A directory on the BPF file system that no other controller uses, and that is swept up if this process dies.
+pub fn fresh_pin_root() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Path::new(BPF_DIR).join(format!("{PREFIX}{}-{number}", process::id()))
+}
+
+/// Tells it to end, waits, and does not wait for ever.
+fn end(child: &Mutex<Child>) {
+    let mut child = lock(child);
+    if matches!(child.try_wait(), Ok(None)) {
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn wait<T>(mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < deadline, "waited {} s", PATIENCE.as_secs());
+        thread::sleep(POLL);
+    }
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
