@@ -321,15 +321,15 @@ impl Session {
             return Ok(None);
         }
         let fresh = self.directory.create()?;
-        let lock = WriteLock::take(&self.directory)?;
-        // Who had the lock before may have detached.
+        let lock = WriteLock::take(&self.directory);
+        // Who had the lock before may have detached, and removed the directory.
         if self.root.interfaces()?.is_empty() {
             if fresh {
                 self.directory.remove()?;
             }
             return Ok(None);
         }
-        Ok(Some(lock))
+        lock.map(Some)
     }
 
     fn refresh_interfaces(&mut self, local: &[LocalPrefix]) -> Result<()> {
