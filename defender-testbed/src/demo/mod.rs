@@ -1,9 +1,11 @@
 //! The demo: the same flood against each defence, and what clients see of it.
 
 mod defence;
+mod format;
 mod measure;
 mod output;
 mod summary;
+mod words;
 
 use std::path::PathBuf;
 

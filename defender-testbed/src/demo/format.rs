@@ -1,0 +1,73 @@
+//! Numbers and text for people.
+
+/// Width of running text, in characters.
+pub(super) const WIDTH: usize = 110;
+
+/// A share, 0 to 1, in percent.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// A number with the thousands set apart, rounded to a thousand where it is that large.
+pub(super) fn thousands(number: f64) -> String {
+    let rounded = if number >= 100_000.0 { (number / 1000.0).round() * 1000.0 } else { number.round() };
+    let digits = format!("{rounded:.0}");
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A time given in microseconds.
+pub(super) fn duration(micros: f64) -> String {
+    if micros < 1000.0 { format!("{micros:.0} us") } else { format!("{:.1} ms", micros / 1000.0) }
+}
+
+/// Breaks text into lines between words.
+pub(super) fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > WIDTH {
+            out.push('\n');
+            column = 0;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, percent, thousands, wrapped};
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(thousands(0.0), "0");
+        assert_eq!(thousands(999.4), "999");
+        assert_eq!(thousands(12_345.0), "12,345");
+        assert_eq!(thousands(4_123_456.0), "4,123,000");
+        assert_eq!(percent(0.994), "99.4 %");
+        assert_eq!(duration(85.4), "85 us");
+        assert_eq!(duration(1234.0), "1.2 ms");
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        let text = wrapped(&"word ".repeat(50));
+        assert!(
+            text.lines()
+                .all(|line| line.len() <= super::WIDTH && line.starts_with("word") && line.ends_with("word"))
+        );
+        assert_eq!(text.split_whitespace().count(), 50);
+    }
+}
