@@ -1,0 +1,163 @@
+//! What the end-to-end tests share: the defender in a namespace, and its counters.
+//!
+//! These tests need root, and one thread (`--test-threads=1`): namespaces share two processors.
+
+#![allow(dead_code, reason = "every test program uses its part")]
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Sub,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use defender_testbed::{
+    controller::Controller,
+    topology::{SERVER_INTERFACE, Topology},
+};
+use serde_json::Value;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_defender");
+
+/// How long something may take that happens by itself.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client may take. Longer than the first retransmission of a SYN: where losses are not what a test is
+/// about, the counters tell them apart.
+pub(crate) const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Starts the defender at the server's interface and waits until it answers. What listens by now is known by then.
+pub(crate) fn start<'a>(bed: &'a Topology, arguments: &[&str]) -> Result<Controller<'a>> {
+    Controller::start(&bed.server, Path::new(PROGRAM), SERVER_INTERFACE, arguments)
+}
+
+/// Starts the defender in mode `always` and waits until SYNs to these ports are challenged.
+pub(crate) fn start_always<'a>(bed: &'a Topology, ports: &[u16]) -> Result<Controller<'a>> {
+    let defender = start(bed, &["--mode", "always"])?;
+    for port in ports {
+        wait_active(&defender, *port)?;
+    }
+    Ok(defender)
+}
+
+/// Waits until SYNs to every service on this port are challenged, and there is one at least.
+pub(crate) fn wait_active(defender: &Controller<'_>, port: u16) -> Result<()> {
+    eventually(&format!("port {port} is challenged"), || {
+        let services = services(defender, port)?;
+        Ok(!services.is_empty() && services.iter().all(|service| service["active"] == true))
+    })
+}
+
+/// The services on this port, as `status --json` shows them.
+pub(crate) fn services(defender: &Controller<'_>, port: u16) -> Result<Vec<Value>> {
+    let status = status(defender)?;
+    let services = status["services"].as_array().context("no services in the status")?;
+    Ok(services.iter().filter(|service| service["port"] == port).cloned().collect())
+}
+
+/// What `status --json` shows.
+pub(crate) fn status(defender: &Controller<'_>) -> Result<Value> {
+    serde_json::from_str(&defender.ask(&["status", "--json"])?).context("the status is not JSON")
+}
+
+/// Waits until `condition` holds; `what` says what was waited for in vain.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition()? {
+        ensure!(Instant::now() < deadline, "not after {} s: {what}", PATIENCE.as_secs());
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// All counters and verdicts at one moment, or what they grew by.
+///
+/// Verdicts go by their names (`drop.ack_bad_cookie`), counters too (`syn_challenged`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    /// What the defender counted so far.
+    pub(crate) fn of(defender: &Controller<'_>) -> Result<Self> {
+        let statistics = defender.statistics()?;
+        let mut counts = BTreeMap::new();
+        for part in ["verdicts", "counters"] {
+            let part = statistics[part].as_object().with_context(|| format!("no {part}"))?;
+            for (name, value) in part {
+                counts.insert(name.clone(), value.as_u64().with_context(|| format!("{name} is no count"))?);
+            }
+        }
+        Ok(Self(counts))
+    }
+
+    /// One of them; a name that does not exist is a failure of the test.
+    #[track_caller]
+    pub(crate) fn get(&self, name: &str) -> u64 {
+        *self.0.get(name).unwrap_or_else(|| panic!("there is no counter {name}"))
+    }
+
+    /// Asserts that these counters have these values.
+    #[track_caller]
+    pub(crate) fn assert(&self, expected: &[(&str, u64)]) {
+        for (name, value) in expected {
+            assert_eq!(self.get(name), *value, "{name}; all that counted:\n{self}");
+        }
+    }
+
+    /// Asserts that of all counters whose names begin so, none counted but those named.
+    #[track_caller]
+    pub(crate) fn assert_none_but(&self, prefix: &str, but: &[&str]) {
+        for name in but {
+            self.get(name);
+        }
+        for (name, value) in self.0.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            assert!(*value == 0 || but.contains(&name.as_str()), "{name} counted; all:\n{self}");
+        }
+    }
+
+    /// Asserts that nothing was dropped but for these reasons, that nothing was malformed, and that no hand-off failed.
+    #[track_caller]
+    pub(crate) fn assert_no_drops_but(&self, but: &[&str]) {
+        self.assert_none_but("drop.", but);
+        self.assert(&[("malformed", 0), ("handoff_failed", 0)]);
+    }
+
+    /// Asserts that so many connections were made with cookies, each challenged once and handed over once, and that
+    /// nothing was dropped on the way.
+    #[track_caller]
+    pub(crate) fn assert_connections(&self, number: u64) {
+        self.assert(&[
+            ("syn_received", number),
+            ("syn_challenged", number),
+            ("syn_passed", 0),
+            ("ack_accepted", number),
+            ("handoff_assigned", number),
+            ("handoff_established", number),
+        ]);
+        self.assert_no_drops_but(&[]);
+    }
+}
+
+impl Sub for &Counts {
+    type Output = Counts;
+
+    /// What was counted since `before`.
+    fn sub(self, before: &Counts) -> Counts {
+        Counts(self.0.iter().map(|(name, value)| (name.clone(), value - before.get(name))).collect())
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .filter(|(_, value)| **value != 0)
+            .try_for_each(|(name, value)| writeln!(formatter, "  {name} {value}"))
+    }
+}
