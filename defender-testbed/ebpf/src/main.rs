@@ -6,6 +6,7 @@
 //! * `drop_range`, `swap_tx`: at the server end, the ceilings a defence is measured against ([`ends`]).
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "that is how programs get their context")]
 
 #[path = "../../src/abi.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the other half of it is used by the host side")]
