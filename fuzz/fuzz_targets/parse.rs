@@ -1,0 +1,8 @@
+#![no_main]
+
+#[path = "../src/frame.rs"]
+mod frame;
+#[path = "../src/parse.rs"]
+mod parse;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| parse::run(data));

@@ -1,0 +1,122 @@
+//! Cookies: what was made checks and gives the terms back; what was changed does not check.
+
+use std::fmt::Debug;
+
+use defender_common::{
+    abi::KeySlot,
+    cookie::{self, Host, Terms},
+    profile,
+    wire::{
+        address::{Address, Flow, V4, V6},
+        options::{NO_WINDOW_SCALE, Offer},
+    },
+};
+
+use crate::bytes::Bytes;
+
+pub(crate) fn run(data: &[u8]) {
+    let mut input = Bytes(data);
+    if input.bool() {
+        let flow = input.flow_v6();
+        let other = |by: u32| {
+            let V6([a, b, c, d]) = flow.source;
+            Flow { source: V6([a, b ^ by, c, d ^ by.rotate_left(9)]), ..flow }
+        };
+        round_trip(flow, other, &mut input);
+    } else {
+        let flow = input.flow_v4();
+        let V4(source) = flow.source;
+        round_trip(flow, |by| Flow { source: V4(source ^ by), ..flow }, &mut input);
+    }
+}
+
+/// An acknowledgement.
+#[derive(Clone, Copy, Debug)]
+struct Answer<A> {
+    flow: Flow<A>,
+    sequence: u32,
+    acknowledgement: u32,
+    echo: Option<u32>,
+    host: Host,
+    key: KeySlot,
+}
+
+impl<A: Address> Answer<A> {
+    fn check(&self) -> Option<Terms> {
+        let Self { flow, sequence, acknowledgement, echo, host, key } = self;
+        cookie::check(flow, *sequence, *acknowledgement, *echo, *host, key)
+    }
+}
+
+fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>, input: &mut Bytes<'_>) {
+    let (offer, isn, clock) = (input.offer(), input.u32(), input.u32());
+    let ecn = input.bool() && offer.timestamps;
+    let host = Host { mss: input.u16(), window_scale: input.u8() % NO_WINDOW_SCALE };
+    let key = KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 };
+    let slot = u32::from(input.bool());
+    let secret = [input.u64(), input.u64()];
+
+    let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
+    let made = cookie::make(&flow, isn, &offer, index, ecn, host, slot, &key);
+    let offset = cookie::timestamp_offset(&flow, secret) as u32;
+    let stamp = cookie::timestamp(clock, offset, made.timestamp_bits);
+    assert!(clock.wrapping_add(offset).wrapping_sub(stamp) <= 63, "the timestamp is ahead of the clock");
+    let answer = Answer {
+        flow,
+        sequence: isn.wrapping_add(1),
+        acknowledgement: made.isn.wrapping_add(1),
+        echo: offer.timestamps.then_some(stamp),
+        host,
+        key,
+    };
+    assert_eq!(cookie::slot_of(answer.acknowledgement), slot);
+    assert_eq!(answer.check(), Some(made.terms));
+    never_more_than_offered::<A>(&made.terms, &offer, &host, ecn);
+    changed(answer, other, input);
+}
+
+fn never_more_than_offered<A: Address>(terms: &Terms, offer: &Offer, host: &Host, ecn: bool) {
+    assert!(terms.mss <= offer.mss.min(host.mss).max(A::MIN_MSS));
+    assert!(!terms.sack || offer.sack);
+    assert_eq!((terms.timestamps, terms.ecn), (offer.timestamps, ecn));
+    assert!(
+        !terms.scales() || offer.window_scale != NO_WINDOW_SCALE && terms.window_scale <= offer.window_scale
+    );
+    if offer.timestamps {
+        assert_eq!((terms.sack, terms.window_scale), (offer.sack, offer.window_scale));
+    }
+}
+
+/// Changes one thing. Another input to the hash may hit the same 27 bits by chance, which a fuzzer's many runs would
+/// see: two changes that both hit are taken for the mistake they would be.
+fn changed<A: Address + Debug>(answer: Answer<A>, other: impl Fn(u32) -> Flow<A>, input: &mut Bytes<'_>) {
+    let what = input.u8();
+    let by = input.u32() | 1;
+    let change = |by: u32| {
+        let mut changed = answer;
+        match what % 9 {
+            0 => changed.flow = other(by),
+            1 => changed.flow.source_port ^= by as u16 | 1,
+            2 => changed.flow.destination_port ^= by as u16 | 1,
+            3 => changed.sequence ^= by,
+            4 => changed.host.window_scale ^= by as u8 & 7 | 1,
+            5 => changed.key.epoch ^= by,
+            6 => changed.key.key[0] ^= u64::from(by),
+            7 => {
+                // Bits 6 and up are the clock's and mean nothing.
+                let Some(echo) = &mut changed.echo else { return None };
+                *echo ^= by & 0x3f;
+            }
+            _ => changed.echo = if changed.echo.is_some() { None } else { Some(by) },
+        }
+        changed.check().map(|terms| (changed, terms))
+    };
+    let (one, two) = (change(by), change(by ^ 2));
+    assert!(one.is_none() || two.is_none(), "{answer:?}: {one:?} {two:?}");
+
+    // For an index and an epoch, one value of the hash checks and no other.
+    let hash_bits = if answer.echo.is_some() { (1 << 28) - 1 } else { (1 << 27) - 1 };
+    let isn = answer.acknowledgement.wrapping_sub(1) ^ (by & hash_bits);
+    assert_eq!(Answer { acknowledgement: isn.wrapping_add(1), ..answer }.check(), None);
+    assert_eq!(Answer { key: KeySlot { filled: 0, ..answer.key }, ..answer }.check(), None);
+}

@@ -1,0 +1,161 @@
+//! Any bytes as a frame: Ethernet, IP, TCP. Nothing panics, no offset lies outside, and what is read is what etherparse
+//! reads there.
+
+use defender_common::{
+    classify::classify,
+    verdict::Reason,
+    wire::{
+        Ip,
+        address::{Address, V4, V6},
+        ethernet::{self, Network},
+        ipv4, ipv6, tcp,
+    },
+};
+use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+
+use crate::frame::Frame;
+
+/// The first byte says what is put right in the rest, so that more inputs get as far as TCP.
+pub(crate) fn run(data: &[u8]) {
+    let [hints, rest @ ..] = data else { return };
+    let mut bytes = rest.to_vec();
+    put_right(&mut bytes, *hints);
+    let frame = Frame(&bytes);
+    match ethernet::parse(&frame) {
+        Ok(found) => {
+            assert!([14, 18, 22].contains(&found.network_offset) && found.network_offset <= bytes.len());
+            assert_eq!(ethernet::tags_before(found.network_offset), (found.network_offset - 14) / 4);
+            match found.network {
+                Network::V4 => v4(&bytes, found.network_offset),
+                Network::V6 => v6(&bytes, found.network_offset),
+                Network::Other => {}
+            }
+        }
+        Err(reason) => assert_eq!(reason, Reason::MalformedIp),
+    }
+}
+
+/// Bits of `hints`: 1 IPv4, 2 IPv6, 4 a VLAN tag, 8 a length that fits, 16 TCP follows, 32 no fragment, 64 options of
+/// half the room.
+fn put_right(bytes: &mut [u8], hints: u8) {
+    let has = |bit: u8| hints & bit != 0;
+    let network = if has(4) { 18 } else { 14 };
+    if bytes.len() < network + 40 {
+        return;
+    }
+    if has(4) {
+        bytes[12..14].copy_from_slice(&[0x81, 0]);
+    }
+    let len = bytes.len() - network;
+    let (frame, ip) = bytes.split_at_mut(network);
+    if has(1) {
+        frame[network - 2..].copy_from_slice(&[0x08, 0]);
+        ip[0] = if has(64) { 0x4a } else { 0x45 };
+        if has(8) {
+            ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        }
+        if has(16) {
+            ip[9] = 6;
+        }
+        if has(32) {
+            ip[6..8].fill(0);
+        }
+        return;
+    }
+    if has(2) {
+        frame[network - 2..].copy_from_slice(&[0x86, 0xdd]);
+        ip[0] = 0x60 | ip[0] & 0xf;
+        if has(8) {
+            ip[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        }
+        if has(16) {
+            // TCP, or the extension headers on the way to it.
+            ip[6] = [6, 0, 43, 44, 60, 6, 6, 6][(ip[6] & 7) as usize];
+        }
+    }
+}
+
+fn v4(bytes: &[u8], at: usize) {
+    let ours = ipv4::parse(&Frame(bytes), at);
+    let theirs = Ipv4HeaderSlice::from_slice(&bytes[at..]).ok().filter(|header| {
+        let len = usize::from(header.total_len());
+        len >= header.slice().len() && len <= bytes.len() - at && header.protocol() == IpNumber::TCP
+    });
+    let Some(header) = theirs else {
+        assert!(ours.is_err());
+        return;
+    };
+    if header.fragments_offset().value() != 0 {
+        assert_eq!(ours, Err(Reason::LaterFragment));
+        return;
+    }
+    let ip = ours.expect("etherparse reads it");
+    assert_eq!(ip.source, V4(u32::from_ne_bytes(header.source())));
+    assert_eq!(ip.destination, V4(u32::from_ne_bytes(header.destination())));
+    assert_eq!(ip.transport, at + header.slice().len());
+    assert_eq!(ip.transport + ip.transport_len, at + usize::from(header.total_len()));
+    assert_eq!(ip.first_fragment, header.more_fragments());
+    assert_eq!(ip.ect, header.ecn().value() != 0);
+    segment(bytes, &ip);
+}
+
+fn v6(bytes: &[u8], at: usize) {
+    let ip = match ipv6::parse(&Frame(bytes), at) {
+        Ok(ip) => ip,
+        Err(reason) => {
+            let reasons = [Reason::MalformedIp, Reason::NotTcp, Reason::LaterFragment];
+            assert!(reasons.contains(&reason), "{reason:?}");
+            return;
+        }
+    };
+    let header = Ipv6HeaderSlice::from_slice(&bytes[at..]).expect("was read");
+    let words = |octets: [u8; 16]| {
+        let [a, b, c, d] =
+            [0, 4, 8, 12].map(|at| [octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+        V6([a, b, c, d].map(u32::from_ne_bytes))
+    };
+    assert_eq!(ip.source, words(header.source()));
+    assert_eq!(ip.destination, words(header.destination()));
+    let end = at + 40 + usize::from(header.payload_length());
+    assert_eq!(ip.transport + ip.transport_len, end);
+    assert!(end <= bytes.len());
+    // etherparse is stricter about the order of extension headers; where it follows them too, it comes out there.
+    let chain = Ipv6ExtensionsSlice::from_slice(header.next_header(), &bytes[at + 40..end]);
+    if let Ok((extensions, IpNumber::TCP, rest)) = chain {
+        assert_eq!(rest.len(), ip.transport_len);
+        assert_eq!(extensions.is_fragmenting_payload(), ip.first_fragment);
+    }
+    segment(bytes, &ip);
+}
+
+fn segment<A: Address + std::fmt::Debug>(bytes: &[u8], ip: &Ip<A>) {
+    assert!(ip.transport + ip.transport_len <= bytes.len());
+    let payload = &bytes[ip.transport..ip.transport + ip.transport_len];
+    let theirs = TcpHeaderSlice::from_slice(payload);
+    let found = match tcp::parse(&Frame(bytes), ip) {
+        Ok(found) => found,
+        Err(reason) => {
+            assert!(theirs.is_err());
+            let cut_short = if ip.first_fragment { Reason::FragmentHeader } else { Reason::MalformedTcp };
+            assert!(reason == cut_short || reason == Reason::MalformedTcp);
+            return;
+        }
+    };
+    let header = theirs.expect("was read");
+    assert_eq!((found.header, found.len), (ip.transport, ip.transport_len));
+    assert_eq!(found.data(), ip.transport + header.slice().len());
+    assert!(found.options_len <= 40 && found.data() + found.data_len() == ip.transport + ip.transport_len);
+    assert_eq!(found.flow.source_port, header.source_port());
+    assert_eq!(found.flow.destination_port, header.destination_port());
+    assert_eq!(found.sequence, header.sequence_number());
+    assert_eq!(found.acknowledgement, header.acknowledgment_number());
+    assert_eq!(found.window, header.window_size());
+    assert_eq!(found.flags & tcp::SYN != 0, header.syn());
+    assert_eq!(found.flags & tcp::ACK != 0, header.ack());
+    assert_eq!(found.flags & tcp::RST != 0, header.rst());
+    assert_eq!(found.flags & tcp::FIN != 0, header.fin());
+    assert_eq!(u16::from_be(found.checksum), header.checksum());
+    // The header was whole, so its options are there.
+    assert!(found.options().syn(&Frame(bytes)).is_some());
+    let _ = (found.options().timestamps(&Frame(bytes)), classify(found.flags), found.flow.reversed());
+}

@@ -1,0 +1,123 @@
+//! The SYN-ACK: etherparse reads from it what was agreed, its checksums are right, and our own parser reads it too.
+
+use std::fmt::Debug;
+
+use defender_common::{
+    abi::KeySlot,
+    checksum,
+    cookie::{self, Cookie, Host},
+    profile,
+    reply::{self, Own, Replies, SynAck},
+    wire::{
+        Ip,
+        address::{Address, Flow},
+        ethernet, ipv4, ipv6,
+        options::{NO_WINDOW_SCALE, Offer},
+        tcp,
+    },
+};
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, TcpOptionElement};
+
+use crate::{bytes::Bytes, frame::Frame};
+
+pub(crate) fn run(data: &[u8]) {
+    let mut input = Bytes(data);
+    if input.bool() {
+        let flow = input.flow_v6();
+        let (bytes, made) = written::<_, 10>(&flow, &mut input, [0x86, 0xdd]);
+        let ip = Ipv6HeaderSlice::from_slice(&bytes[14..]).expect("an IPv6 header");
+        assert_eq!(usize::from(ip.payload_length()), bytes.len() - 54);
+        assert_eq!((ip.hop_limit(), ip.flow_label().value()), (made.own.ttl, made.own.flow_label & 0xf_ffff));
+        let header = TcpHeaderSlice::from_slice(&bytes[54..]).expect("a TCP header");
+        assert_eq!(header.checksum(), header.calc_checksum_ipv6(&ip, &[]).expect("short"));
+        agreed(&header, &flow, &made);
+        read_back(&bytes, ipv6::parse(&Frame(&bytes), 14).expect("IPv6"), &flow, &mut input);
+    } else {
+        let flow = input.flow_v4();
+        let (bytes, made) = written::<_, 5>(&flow, &mut input, [0x08, 0]);
+        let ip = Ipv4HeaderSlice::from_slice(&bytes[14..]).expect("an IPv4 header");
+        assert_eq!(usize::from(ip.total_len()), bytes.len() - 14);
+        assert_eq!((ip.ttl(), ip.identification(), ip.dont_fragment()), (made.own.ttl, 0, true));
+        assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+        let header = TcpHeaderSlice::from_slice(&bytes[34..]).expect("a TCP header");
+        assert_eq!(header.checksum(), header.calc_checksum_ipv4(&ip, &[]).expect("short"));
+        agreed(&header, &flow, &made);
+        read_back(&bytes, ipv4::parse(&Frame(&bytes), 14).expect("IPv4"), &flow, &mut input);
+    }
+}
+
+/// What went into a reply.
+struct Made {
+    offer: Offer,
+    isn: u32,
+    cookie: Cookie,
+    own: Own,
+}
+
+fn written<A: Replies<IP>, const IP: usize>(
+    flow: &Flow<A>,
+    input: &mut Bytes<'_>,
+    ethertype: [u8; 2],
+) -> (Vec<u8>, Made) {
+    let (offer, isn, ecn) = (input.offer(), input.u32(), input.bool());
+    let host = Host { mss: input.u16(), window_scale: input.u8() % NO_WINDOW_SCALE };
+    let key = KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 };
+    let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
+    let cookie = cookie::make(flow, isn, &offer, index, ecn && offer.timestamps, host, 0, &key);
+    let own = Own {
+        mss: input.u16(),
+        window: input.u16(),
+        ttl: input.u8(),
+        timestamp: input.u32(),
+        flow_label: input.u32(),
+    };
+    let reply: SynAck<IP> = reply::syn_ack(flow, isn, offer.timestamp, &cookie, &own);
+    let words = reply.ip.iter().chain(&reply.tcp).chain(&reply.options[..reply.option_words]);
+    let mut bytes = [[0; 12].as_slice(), &ethertype].concat();
+    bytes.extend(words.flat_map(|word| word.to_ne_bytes()));
+    assert_eq!(bytes.len(), 14 + reply.len());
+    assert!(reply.options[reply.option_words..].iter().all(|word| *word == 0));
+    (bytes, Made { offer, isn, cookie, own })
+}
+
+fn agreed<A: Address>(header: &TcpHeaderSlice<'_>, flow: &Flow<A>, made: &Made) {
+    let terms = &made.cookie.terms;
+    assert_eq!((header.source_port(), header.destination_port()), (flow.destination_port, flow.source_port));
+    assert_eq!(header.sequence_number(), made.cookie.isn);
+    assert_eq!(header.acknowledgment_number(), made.isn.wrapping_add(1));
+    assert_eq!(header.window_size(), made.own.window);
+    assert!(header.syn() && header.ack() && !header.rst() && !header.fin() && !header.psh() && !header.cwr());
+    assert_eq!(header.ece(), terms.ecn);
+    let mut expected = vec![TcpOptionElement::MaximumSegmentSize(made.own.mss)];
+    if terms.sack {
+        expected.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
+    }
+    if terms.timestamps {
+        expected.push(TcpOptionElement::Timestamp(made.own.timestamp, made.offer.timestamp));
+    }
+    if terms.scales() {
+        expected.push(TcpOptionElement::WindowScale(terms.our_window_scale));
+    }
+    let options = header.options_iterator().map(|option| option.expect("a well-formed option"));
+    let options: Vec<_> = options.filter(|option| *option != TcpOptionElement::Noop).collect();
+    assert_eq!(options, expected);
+}
+
+fn read_back<A: Address + Debug>(bytes: &[u8], ip: Ip<A>, flow: &Flow<A>, input: &mut Bytes<'_>) {
+    let frame = Frame(bytes);
+    assert_eq!(ethernet::parse(&frame).map(|frame| frame.network_offset), Ok(14));
+    let segment = tcp::parse(&frame, &ip).expect("TCP");
+    assert_eq!(segment.flow, flow.reversed());
+    let pseudo_header = checksum::pseudo_header(&segment.flow, segment.len);
+    let sum = |bytes: &[u8]| {
+        let words = bytes[ip.transport..].as_chunks().0.iter();
+        words.map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>()
+    };
+    assert!(checksum::acceptable(pseudo_header, sum(bytes), segment.checksum, false));
+    assert_eq!(sum(bytes), segment.header_sum + segment.options().syn(&frame).expect("whole").sum);
+    let mut broken = bytes.to_vec();
+    let bit = usize::from(input.u16()) % ((bytes.len() - ip.transport) * 8);
+    broken[ip.transport + bit / 8] ^= 1 << (bit % 8);
+    let field = u16::from_ne_bytes([broken[ip.transport + 16], broken[ip.transport + 17]]);
+    assert!(!checksum::acceptable(pseudo_header, sum(&broken), field, false));
+}
