@@ -1,0 +1,331 @@
+//! A TCP client driven by hand: it sends what a test tells it to, and nothing else. It never retransmits, so what the
+//! server has got, it got the first time.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use defender_testbed::{
+    capture::Capture,
+    frame::{Seen, TcpFrame, flag, linux_options, timestamp_options, windows_options},
+    inject::Injector,
+    topology::{CLIENT_INTERFACE, Topology},
+};
+
+use crate::support::PATIENCE;
+
+/// How long nothing must come before it is taken for nothing. The server's kernel repeats a SYN-ACK after a second.
+pub(crate) const QUIET: Duration = Duration::from_millis(150);
+
+const SYN_ACK: u8 = flag::SYN | flag::ACK;
+/// TSval of the client's first segment.
+const FIRST_STAMP: u32 = 0x1234_5678;
+
+/// Both ways to tell a cookie's terms: with timestamps, and without.
+pub(crate) const KINDS: [Kind; 2] = [Kind::Linux, Kind::Windows];
+
+/// What the client offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Timestamps, SACK, window scale.
+    Linux,
+    /// SACK and window scale, no timestamps.
+    Windows,
+}
+
+/// The client's end of the link. Clients have addresses of the spoofed ranges, which no kernel answers for.
+pub(crate) struct Wire<'a> {
+    bed: &'a Topology,
+    injector: RefCell<Injector<'a>>,
+    next: Cell<u16>,
+}
+
+impl<'a> Wire<'a> {
+    pub(crate) fn new(bed: &'a Topology) -> Result<Self> {
+        let injector = RefCell::new(Injector::new(&bed.client, CLIENT_INTERFACE)?);
+        Ok(Self { bed, injector, next: Cell::new(1) })
+    }
+
+    /// Sends frames so that the server's NAPI finds all of them in one poll.
+    pub(crate) fn send(&self, frames: &[TcpFrame]) -> Result<()> {
+        let frames: Vec<_> = frames.iter().map(TcpFrame::build).collect();
+        self.injector.borrow_mut().send(&frames)
+    }
+
+    /// An address that no client had before.
+    pub(crate) fn address(&self, like: SocketAddr) -> SocketAddr {
+        let number = self.next.replace(self.next.get() + 1);
+        let [high, low] = number.to_be_bytes();
+        let address: IpAddr = match like {
+            SocketAddr::V4(_) => Ipv4Addr::new(198, 19, high, low).into(),
+            SocketAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 1, number).into(),
+        };
+        SocketAddr::new(address, 20_000 + number)
+    }
+
+    /// A client that has sent nothing yet.
+    pub(crate) fn client(&self, to: SocketAddr, kind: Kind) -> Result<Hand<'_, 'a>> {
+        self.client_at(self.address(to), to, kind)
+    }
+
+    /// The same, at a given address.
+    pub(crate) fn client_at(&self, from: SocketAddr, to: SocketAddr, kind: Kind) -> Result<Hand<'_, 'a>> {
+        let capture = Capture::incoming(&self.bed.client, CLIENT_INTERFACE)?;
+        let isn = 0x1000_0000 + u32::from(from.port()) * 0x1001;
+        Ok(Hand {
+            wire: self,
+            capture,
+            from,
+            to,
+            kind,
+            isn,
+            peer: None,
+            clock: Cell::new(1),
+            got: Got::default(),
+        })
+    }
+
+    /// A client whose handshake is done except for its ACK.
+    pub(crate) fn greeted(&self, to: SocketAddr, kind: Kind) -> Result<Hand<'_, 'a>> {
+        let mut client = self.client(to, kind)?;
+        client.greet()?;
+        Ok(client)
+    }
+
+    /// A client that is connected, and has read the server's greeting.
+    pub(crate) fn connected(&self, to: SocketAddr, kind: Kind) -> Result<Hand<'_, 'a>> {
+        let mut client = self.greeted(to, kind)?;
+        client.finish_handshake()?;
+        Ok(client)
+    }
+}
+
+/// What came from the server since the SYN-ACK.
+#[derive(Default)]
+pub(crate) struct Got {
+    /// Bytes of ours that are acknowledged, a FIN included.
+    pub(crate) acknowledged: u32,
+    /// What the server sent, as far as it is without a hole.
+    pub(crate) data: Vec<u8>,
+    /// The server has ended its side.
+    pub(crate) end: bool,
+    /// The server has reset the connection.
+    pub(crate) reset: bool,
+    /// What lies behind a hole, and where the server's data ends.
+    pieces: BTreeMap<u32, Vec<u8>>,
+    end_at: Option<u32>,
+}
+
+/// The client.
+pub(crate) struct Hand<'w, 'a> {
+    wire: &'w Wire<'a>,
+    capture: Capture,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) kind: Kind,
+    /// Its initial sequence number.
+    pub(crate) isn: u32,
+    /// The SYN-ACK it got.
+    peer: Option<Seen>,
+    clock: Cell<u32>,
+    pub(crate) got: Got,
+}
+
+impl Hand<'_, '_> {
+    /// Its SYN.
+    pub(crate) fn syn(&self) -> TcpFrame {
+        let mss = if self.to.is_ipv4() { 1460 } else { 1440 };
+        let options = match self.kind {
+            Kind::Linux => linux_options(mss, self.tick(), 7),
+            Kind::Windows => windows_options(mss, 8),
+        };
+        TcpFrame::new(self.from, self.to).flags(flag::SYN).seq(self.isn).options(&options)
+    }
+
+    /// The SYN-ACK it got.
+    pub(crate) fn syn_ack(&self) -> &Seen {
+        self.peer.as_ref().expect("a SYN-ACK came")
+    }
+
+    /// A segment `offset` bytes into the connection, with ACK.
+    pub(crate) fn segment(&self, offset: u32) -> TcpFrame {
+        let got = self.got.data.len() as u32 + u32::from(self.got.end);
+        let peer = self.syn_ack();
+        let frame = TcpFrame::new(self.from, self.to)
+            .seq(self.isn.wrapping_add(1).wrapping_add(offset))
+            .ack(peer.seq.wrapping_add(1).wrapping_add(got));
+        match peer.options.timestamps {
+            Some((stamp, _)) => frame.options(&timestamp_options(self.tick(), stamp)),
+            None => frame,
+        }
+    }
+
+    /// The ACK that ends the handshake, or acknowledges what came.
+    pub(crate) fn ack(&self) -> TcpFrame {
+        self.segment(self.got.acknowledged)
+    }
+
+    /// Data, `offset` bytes into the connection.
+    pub(crate) fn data(&self, offset: u32, bytes: &[u8]) -> TcpFrame {
+        self.segment(offset).payload(bytes)
+    }
+
+    /// The end of the client's side.
+    pub(crate) fn fin(&self, offset: u32) -> TcpFrame {
+        self.segment(offset).flags(flag::ACK | flag::FIN)
+    }
+
+    /// A RST as the client's kernel would send it now.
+    pub(crate) fn rst(&self) -> TcpFrame {
+        TcpFrame::new(self.from, self.to)
+            .flags(flag::RST)
+            .seq(self.isn.wrapping_add(1).wrapping_add(self.got.acknowledged))
+    }
+
+    /// Sends frames, all in one NAPI poll of the server.
+    pub(crate) fn send(&self, frames: &[TcpFrame]) -> Result<()> {
+        self.wire.send(frames)
+    }
+
+    /// Sends its SYN and takes the SYN-ACK.
+    pub(crate) fn greet(&mut self) -> Result<()> {
+        self.send(&[self.syn()])?;
+        self.take_syn_ack()
+    }
+
+    /// Takes the SYN-ACK that is on its way.
+    pub(crate) fn take_syn_ack(&mut self) -> Result<()> {
+        let seen = self.expect("a SYN-ACK")?;
+        ensure!(seen.is(SYN_ACK) && seen.ack == self.isn.wrapping_add(1), "no SYN-ACK to this SYN: {seen:?}");
+        self.peer = Some(seen);
+        self.got = Got::default();
+        Ok(())
+    }
+
+    /// Sends its ACK and waits for the server's greeting.
+    pub(crate) fn finish_handshake(&mut self) -> Result<()> {
+        self.send(&[self.ack()])?;
+        self.until("the greeting", |got| got.data == b"+")?;
+        self.send(&[self.ack()])
+    }
+
+    /// The next segment that comes, whatever it is.
+    pub(crate) fn expect(&self, what: &str) -> Result<Seen> {
+        self.next(PATIENCE)?.with_context(|| format!("{} waited for {what}", self.from))
+    }
+
+    /// Asserts that nothing comes.
+    pub(crate) fn expect_silence(&self) -> Result<()> {
+        match self.next(QUIET)? {
+            None => Ok(()),
+            Some(seen) => bail!("{} got what nobody expected: {seen:?}", self.from),
+        }
+    }
+
+    /// Takes in what the server sends until `enough`.
+    pub(crate) fn until(&mut self, what: &str, enough: impl Fn(&Got) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(&self.got) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.next(left)? {
+                Some(seen) => self.take(&seen),
+                None => bail!("{} waited for {what}, and got {:?}", self.from, self.got),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends data in pieces of 1000 bytes, all in one poll, behind `first`; waits until the server has all and has
+    /// echoed it.
+    pub(crate) fn burst(&mut self, first: &[TcpFrame], pieces: u32) -> Result<()> {
+        let begin = self.got.acknowledged;
+        let echoed = self.got.data.len();
+        let bytes: Vec<u8> = (0..pieces * 1000).map(|at| (at % 251) as u8).collect();
+        let mut frames = first.to_vec();
+        for (at, piece) in bytes.chunks(1000).enumerate() {
+            frames.push(self.data(begin + at as u32 * 1000, piece));
+        }
+        // As TCP sends it: the last piece says that there is no more for now.
+        if let Some(last) = frames.pop() {
+            frames.push(last.flags(flag::ACK | flag::PSH));
+        }
+        self.send(&frames)?;
+        self.until_echoed(&bytes, begin, echoed)
+    }
+
+    /// Waits until `bytes`, which began at `begin`, are acknowledged and have come back.
+    pub(crate) fn until_echoed(&mut self, bytes: &[u8], begin: u32, echoed: usize) -> Result<()> {
+        let all = begin + bytes.len() as u32;
+        // A greeting may come before the echo.
+        let greeting = usize::from(echoed == 0);
+        self.until("its bytes to be acknowledged", |got| got.acknowledged >= all)?;
+        self.until("its bytes to come back", |got| got.data.len() >= echoed + greeting + bytes.len())?;
+        ensure!(self.got.data.ends_with(bytes), "what came back is not what was sent");
+        ensure!(self.got.acknowledged == all, "more was acknowledged than sent");
+        self.send(&[self.ack()])
+    }
+
+    /// Shows that the connection lives: data goes there and comes back.
+    pub(crate) fn talk(&mut self) -> Result<()> {
+        self.burst(&[], 1)
+    }
+
+    /// Ends the connection from this side.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let all = self.got.acknowledged;
+        self.send(&[self.fin(all)])?;
+        self.until("the end", |got| got.end && got.acknowledged == all + 1)?;
+        self.send(&[self.ack()])
+    }
+
+    fn next(&self, timeout: Duration) -> Result<Option<Seen>> {
+        self.capture.next_tcp(timeout, |seen| seen.destination == self.from && seen.source == self.to)
+    }
+
+    fn take(&mut self, seen: &Seen) {
+        self.got.reset |= seen.flags & flag::RST != 0;
+        if seen.flags & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
+            return;
+        }
+        let acknowledged = seen.ack.wrapping_sub(self.isn.wrapping_add(1));
+        self.got.acknowledged = self.got.acknowledged.max(acknowledged);
+        let offset = seen.seq.wrapping_sub(self.syn_ack().seq.wrapping_add(1));
+        self.got.take(offset, &seen.payload, seen.flags & flag::FIN != 0);
+    }
+
+    /// The client's clock: a millisecond for each segment it makes.
+    fn tick(&self) -> u32 {
+        self.clock.set(self.clock.get() + 1);
+        FIRST_STAMP + self.clock.get()
+    }
+}
+
+impl fmt::Debug for Got {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { acknowledged, data, end, reset, .. } = self;
+        write!(formatter, "{acknowledged} acknowledged, {} bytes, end {end}, reset {reset}", data.len())
+    }
+}
+
+impl Got {
+    fn take(&mut self, offset: u32, piece: &[u8], last: bool) {
+        if last {
+            self.end_at = Some(offset + piece.len() as u32);
+        }
+        self.pieces.insert(offset, piece.to_vec());
+        while let Some((at, piece)) = self.pieces.pop_first() {
+            let have = self.data.len() as u32;
+            if at > have {
+                self.pieces.insert(at, piece);
+                break;
+            }
+            self.data.extend(piece.iter().skip((have - at) as usize));
+        }
+        self.end = self.end_at == Some(self.data.len() as u32);
+    }
+}
