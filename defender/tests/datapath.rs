@@ -1,0 +1,25 @@
+//! The XDP program, packet by packet: each row is a frame, the state of the world it meets, and what becomes of it, byte
+//! for byte. Frames are built by etherparse and cookies by the standard library's SipHash, not by the code under test.
+//!
+//! The program runs by `BPF_PROG_TEST_RUN` inside a network namespace of its own, with real sockets. Needs root.
+
+mod datapath {
+    mod bed;
+    mod expected;
+    mod frames;
+    mod row;
+    mod world;
+
+    mod checksums;
+    mod cookies;
+    mod link;
+    mod malformed;
+    mod network;
+    mod options;
+    mod random;
+    mod reasons;
+    mod services;
+    mod sockets;
+    mod sources;
+    mod verifier;
+}

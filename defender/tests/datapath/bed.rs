@@ -1,0 +1,209 @@
+//! Where frames meet the program: two namespaces, real listeners, the maps, `BPF_PROG_TEST_RUN`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    path::Path,
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{TestRun as _, TestRunOptions};
+use defender::dataplane::{
+    features,
+    loader::Programs,
+    maps::Maps,
+    pins::{PinRoot, Rollback},
+};
+use defender_common::{
+    abi::{Counters, Interface, Port, Service, ServiceCounters, interface_slot},
+    verdict::Reason,
+};
+use defender_testbed::{
+    cleanup::{BPF_DIR, PREFIX},
+    interface, server,
+    topology::{SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
+};
+
+use super::world::{BOUND_V4, BOUND_V6, DUAL, ONLY_V4, ONLY_V6, SERVICE_IDS, World};
+
+/// The most bytes that a reply or metadata may add to a frame.
+const ROOM: usize = 256;
+
+/// The program on one interface of a server with listeners.
+pub(super) struct Bed {
+    pub(super) topology: Topology,
+    pub(super) listeners: Listeners,
+    programs: Programs,
+    maps: Maps,
+    ifindex: u32,
+    world: Option<World>,
+    /// Removes the pinned maps at the end.
+    _pins: Rollback,
+}
+
+/// The listeners that every world's services are.
+pub(super) struct Listeners {
+    pub(super) dual: TcpListener,
+    _others: Vec<TcpListener>,
+}
+
+/// What became of a frame.
+pub(super) struct Ran {
+    /// What the program returned.
+    pub(super) action: u32,
+    /// Metadata, then the frame.
+    pub(super) out: Vec<u8>,
+    /// Every counter that moved, and by how much.
+    pub(super) counted: Vec<(Reason, u64)>,
+    /// The counters of all services together.
+    pub(super) services: ServiceCounters,
+}
+
+impl Bed {
+    /// Loads the program and makes the listeners.
+    pub(super) fn new() -> Result<Self> {
+        features::require_privilege().context("the datapath's tests load eBPF programs")?;
+        let topology = Topology::new()?;
+        let ifindex = interface::index(&topology.server, SERVER_INTERFACE)?;
+        let mut pins = Rollback::default();
+        let root = pin_root()?;
+        let programs = Programs::load(&root, &mut pins)?;
+        let maps = Maps::open(&root)?;
+        let listeners = Listeners::new(&topology)?;
+        Ok(Self { topology, listeners, programs, maps, ifindex, world: None, _pins: pins })
+    }
+
+    /// How many instructions the verifier walked for each program.
+    pub(super) fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
+        self.programs.verified_instructions()
+    }
+
+    /// Fills the maps, and empties what the world before had filled.
+    pub(super) fn enter(&mut self, world: &World) -> Result<()> {
+        self.leave()?;
+        let maps = &mut self.maps;
+        maps.config.set(0, world.config)?;
+        for (slot, key) in (0..).zip(world.keys) {
+            maps.keys.set(slot, key)?;
+        }
+        let mut interface = world.interface;
+        if interface.ifindex == 0 {
+            interface.ifindex = self.ifindex;
+        }
+        maps.interfaces.set(interface_slot(self.ifindex, world.probe), interface)?;
+        for prefix in &world.local {
+            maps.local.insert(*prefix)?;
+        }
+        for (port, entry) in &world.ports {
+            maps.ports.set(u32::from(*port), *entry)?;
+        }
+        for (key, id) in &world.addresses {
+            maps.addresses.insert(*key, *id)?;
+        }
+        for (id, service) in &world.services {
+            maps.services.set(*id, *service)?;
+        }
+        self.world = Some(world.clone());
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let Some(world) = self.world.take() else { return Ok(()) };
+        let maps = &mut self.maps;
+        maps.interfaces.set(interface_slot(self.ifindex, world.probe), Interface::default())?;
+        for prefix in world.local {
+            maps.local.remove(prefix)?;
+        }
+        for (port, _) in world.ports {
+            maps.ports.set(u32::from(port), Port::default())?;
+        }
+        for (key, _) in world.addresses {
+            maps.addresses.remove(key)?;
+        }
+        for (id, _) in world.services {
+            maps.services.set(id, Service::default())?;
+        }
+        Ok(())
+    }
+
+    /// Runs the program on a frame.
+    pub(super) fn run(&mut self, frame: &[u8]) -> Result<Ran> {
+        self.run_split(frame, frame.len())
+    }
+
+    /// Runs the program on a frame of which the first `linear` bytes are in one piece; the rest is in fragments, as
+    /// drivers deliver jumbo frames.
+    pub(super) fn run_split(&mut self, frame: &[u8], linear: usize) -> Result<Ran> {
+        self.maps.counters.fill(0, Counters::default())?;
+        for id in SERVICE_IDS {
+            self.maps.service_counters.fill(id, ServiceCounters::default())?;
+        }
+        let context = context(linear, self.ifindex);
+        let mut out = vec![0; frame.len() + ROOM];
+        let xdp = self.programs.xdp()?;
+        let result = self.topology.server.run(|| {
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            };
+            xdp.test_run(options).with_context(|| format!("cannot run a frame of {} bytes", frame.len()))
+        })?;
+        let length = result.data_size_out as usize;
+        ensure!(length <= out.len(), "{length} bytes came out of {}", frame.len());
+        out.truncate(length);
+        Ok(Ran { action: result.return_value, out, counted: self.counted()?, services: self.services()? })
+    }
+
+    fn counted(&self) -> Result<Vec<(Reason, u64)>> {
+        let cpus = self.maps.counters.get(0)?;
+        let sum = |reason: Reason| cpus.iter().map(|cpu| cpu.verdicts[reason as usize]).sum();
+        let all = Reason::ALL.into_iter().map(|reason| (reason, sum(reason)));
+        Ok(all.filter(|(_, count)| *count != 0).collect())
+    }
+
+    fn services(&self) -> Result<ServiceCounters> {
+        let mut sum = ServiceCounters::default();
+        for id in SERVICE_IDS {
+            let counters = self.maps.service_counters(id)?;
+            sum.syn_received += counters.syn_received;
+            sum.syn_challenged += counters.syn_challenged;
+            sum.ack_accepted += counters.ack_accepted;
+            sum.ack_rejected += counters.ack_rejected;
+        }
+        Ok(sum)
+    }
+}
+
+impl Listeners {
+    fn new(topology: &Topology) -> Result<Self> {
+        let listen = |address: IpAddr, port, v6_only| {
+            let options = server::Options { v6_only, ..server::Options::default() };
+            let address = SocketAddr::new(address, port);
+            topology
+                .server
+                .run(|| server::listen(address, options))
+                .with_context(|| format!("cannot listen on {address}"))
+        };
+        let others = vec![
+            listen(Ipv4Addr::UNSPECIFIED.into(), ONLY_V4, false)?,
+            listen(Ipv6Addr::UNSPECIFIED.into(), ONLY_V6, true)?,
+            listen(SERVER_V4.into(), BOUND_V4, false)?,
+            listen(SERVER_V6.into(), BOUND_V6, false)?,
+        ];
+        Ok(Self { dual: listen(Ipv6Addr::UNSPECIFIED.into(), DUAL, false)?, _others: others })
+    }
+}
+
+/// `struct xdp_md` (include/uapi/linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+fn context(linear: usize, ifindex: u32) -> Vec<u8> {
+    [0, linear as u32, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+fn pin_root() -> Result<PinRoot> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    PinRoot::new(&Path::new(BPF_DIR).join(format!("{PREFIX}{}-datapath-{number}", process::id())))
+}

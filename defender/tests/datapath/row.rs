@@ -1,0 +1,316 @@
+//! Rows, and how they are checked.
+
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+use defender_common::{
+    abi::{Service, ServiceCounters},
+    clock,
+    verdict::Reason,
+};
+use defender_testbed::frame::{Seen, TcpFrame, flag, timestamp_options};
+
+use super::{
+    bed::{Bed, Ran},
+    expected::{Terms, offset, syn_ack, ticket, timestamp_bits},
+    world::World,
+};
+
+/// How long the test may take from the reply to reading the clock.
+const SLOW_MACHINE_MS: u32 = 2_000;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// One frame and what becomes of it.
+pub(super) struct Row {
+    what: String,
+    world: World,
+    before: Vec<Vec<u8>>,
+    frame: Vec<u8>,
+    linear: Option<usize>,
+    pub(super) expected: Expected,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expected {
+    /// It passes unchanged.
+    Pass(Reason),
+    /// It is dropped.
+    Drop(Reason),
+    /// It becomes the SYN-ACK with these terms; the acknowledgement of that is then accepted.
+    Challenge(Terms),
+    /// It passes with a ticket for these terms in its metadata.
+    Cookie(Terms),
+}
+
+impl Expected {
+    /// The counter that moves.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Pass(reason) | Self::Drop(reason) => reason,
+            Self::Challenge(_) => Reason::SynChallenged,
+            Self::Cookie(_) => Reason::Cookie,
+        }
+    }
+
+    fn action(self) -> u32 {
+        match self {
+            Self::Pass(_) | Self::Cookie(_) => XDP_PASS,
+            Self::Drop(_) => XDP_DROP,
+            Self::Challenge(_) => XDP_TX,
+        }
+    }
+}
+
+/// What can be a row's frame.
+pub(super) trait Frame {
+    fn bytes(self) -> Vec<u8>;
+}
+
+impl Frame for TcpFrame {
+    fn bytes(self) -> Vec<u8> {
+        self.build()
+    }
+}
+
+impl Frame for Vec<u8> {
+    fn bytes(self) -> Vec<u8> {
+        self
+    }
+}
+
+/// Begins a row: its description and its frame. In the end says what is expected.
+pub(super) fn row(what: impl Into<String>, frame: impl Frame) -> Row {
+    Row {
+        what: what.into(),
+        world: World::default(),
+        before: Vec::new(),
+        frame: frame.bytes(),
+        linear: None,
+        expected: Expected::Pass(Reason::NotIp),
+    }
+}
+
+impl Row {
+    /// Changes the world.
+    pub(super) fn world(mut self, change: impl FnOnce(&mut World)) -> Self {
+        change(&mut self.world);
+        self
+    }
+
+    /// A frame that comes first.
+    pub(super) fn after(mut self, frame: impl Frame) -> Self {
+        self.before.push(frame.bytes());
+        self
+    }
+
+    /// Only so many bytes of the frame are in one piece.
+    pub(super) fn linear(mut self, bytes: usize) -> Self {
+        self.linear = Some(bytes);
+        self
+    }
+
+    pub(super) fn passes(mut self, reason: Reason) -> Self {
+        self.expected = Expected::Pass(reason);
+        self
+    }
+
+    pub(super) fn is_dropped(mut self, reason: Reason) -> Self {
+        self.expected = Expected::Drop(reason);
+        self
+    }
+
+    pub(super) fn is_challenged(mut self, terms: Terms) -> Self {
+        self.expected = Expected::Challenge(terms);
+        self
+    }
+
+    pub(super) fn proves(mut self, terms: Terms) -> Self {
+        self.expected = Expected::Cookie(terms);
+        self
+    }
+}
+
+/// Checks rows on a bed of their own.
+pub(super) fn check(rows: &[Row]) -> Result<()> {
+    check_on(&mut Bed::new()?, rows)
+}
+
+/// Checks all rows, and says which failed and how.
+pub(super) fn check_on(bed: &mut Bed, rows: &[Row]) -> Result<()> {
+    let mut failures = Vec::new();
+    for row in rows {
+        let complaints = check_row(bed, row)?;
+        if !complaints.is_empty() {
+            failures.push(format!("* {}\n    {}", row.what, complaints.join("\n    ")));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} rows:\n{}", failures.len(), rows.len(), failures.join("\n"));
+    Ok(())
+}
+
+fn check_row(bed: &mut Bed, row: &Row) -> Result<Vec<String>> {
+    bed.enter(&row.world)?;
+    if row.world.config.reply_budget != 0 {
+        wait_for_a_fresh_second();
+    }
+    for frame in &row.before {
+        bed.run(frame)?;
+    }
+    let ran = bed.run_split(&row.frame, row.linear.unwrap_or(row.frame.len()))?;
+    let mut complaints = verdict_complaints(row, &ran);
+    match row.expected {
+        Expected::Pass(_) | Expected::Drop(_) => {
+            // What could not be rewritten is thrown away, in whatever state it is.
+            if row.expected.reason() != Reason::SynRewriteFailed {
+                complaints.extend(difference("the frame", &row.frame, &ran.out));
+            }
+        }
+        Expected::Cookie(terms) => complaints.extend(ticket_complaint(row, &row.frame, &terms, &ran.out)),
+        Expected::Challenge(terms) => complaints.extend(challenge_complaints(bed, row, &terms, &ran.out)?),
+    }
+    Ok(complaints)
+}
+
+/// Action, reason, and the counters of the service.
+fn verdict_complaints(row: &Row, ran: &Ran) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let reason = row.expected.reason();
+    if ran.action != row.expected.action() {
+        complaints.push(format!("action {}, expected {}", ran.action, row.expected.action()));
+    }
+    if ran.counted != [(reason, 1)] {
+        let counted: Vec<_> =
+            ran.counted.iter().map(|(reason, count)| format!("{count} {}", reason.name())).collect();
+        complaints.push(format!("counted {}, expected {}", counted.join(" and "), reason.name()));
+    }
+    let services = ServiceCounters {
+        syn_received: u64::from(reason.is_syn()),
+        syn_challenged: u64::from(reason == Reason::SynChallenged),
+        ack_accepted: u64::from(reason == Reason::Cookie),
+        ack_rejected: u64::from(reason == Reason::AckBadCookie),
+        ..ServiceCounters::default()
+    };
+    if ran.services != services {
+        complaints.push(format!("{:?}, expected {services:?}", ran.services));
+    }
+    complaints
+}
+
+/// A proven segment: its ticket, then the segment itself.
+fn ticket_complaint(row: &Row, segment: &[u8], terms: &Terms, out: &[u8]) -> Option<String> {
+    let seen = Seen::parse(segment).expect("the segment can be read");
+    let (id, service) = service_of(&row.world, &seen);
+    let slot = (seen.ack.wrapping_sub(1) >> 31) as usize;
+    let stamps = terms.stamp.and(seen.options.timestamps);
+    let ticket = ticket(terms, stamps, id, service.window_scale[slot]);
+    difference("ticket and segment", &[&ticket, segment].concat(), out)
+}
+
+/// The reply byte for byte, our timestamp against the clock; then the acknowledgement of it.
+fn challenge_complaints(bed: &mut Bed, row: &Row, terms: &Terms, out: &[u8]) -> Result<Vec<String>> {
+    let Some(reply) = Seen::parse(out) else {
+        return Ok(vec![format!("the reply cannot be read: {}", hex(out))]);
+    };
+    let syn = Seen::parse(&row.frame).expect("the SYN can be read");
+    let stamp = reply.options.timestamps.map_or(0, |(stamp, _)| stamp);
+    let (_, service) = service_of(&row.world, &syn);
+    let expected = syn_ack(&row.frame, terms, &row.world, &service, stamp);
+    let mut complaints: Vec<_> = difference("the reply", &expected, out).into_iter().collect();
+    if terms.stamp.is_some() {
+        complaints.extend(stamp_complaint(&syn, terms, stamp));
+    }
+
+    let proof = acknowledgement(&syn, &reply);
+    let ran = bed.run(&proof)?;
+    if ran.counted != [(Reason::Cookie, 1)] {
+        complaints.push(format!("its acknowledgement counted {:?}", ran.counted));
+    } else {
+        complaints.extend(ticket_complaint(row, &proof, terms, &ran.out));
+    }
+    Ok(complaints)
+}
+
+/// What the client answers to a SYN-ACK.
+pub(super) fn acknowledgement(syn: &Seen, reply: &Seen) -> Vec<u8> {
+    let frame = TcpFrame::new(syn.source, syn.destination)
+        .macs(syn.source_mac, syn.destination_mac)
+        .flags(flag::ACK)
+        .seq(reply.ack)
+        .ack(reply.seq.wrapping_add(1));
+    match reply.options.timestamps {
+        Some((stamp, echo)) => frame.options(&timestamp_options(echo.wrapping_add(3), stamp)).build(),
+        None => frame.build(),
+    }
+}
+
+/// Our timestamp is the clock, moved by the connection's offset, at most 63 ms behind for the sake of its low bits; and the
+/// datapath's clock has the grain of a tick and runs a little slow.
+fn stamp_complaint(syn: &Seen, terms: &Terms, stamp: u32) -> Option<String> {
+    let now = (monotonic_ns() / 1_000_000) as u32;
+    let behind = now.wrapping_add(offset(syn.source, syn.destination) as u32).wrapping_sub(stamp);
+    let most = 63 + 12 + SLOW_MACHINE_MS + now / 100_000;
+    let bits = stamp & 0x3f;
+    let right = timestamp_bits(terms);
+    (behind > most || bits != right)
+        .then(|| format!("timestamp {behind} ms behind, low bits {bits:#x}, expected {right:#x}"))
+}
+
+/// The service that a segment is to, and its id.
+fn service_of(world: &World, seen: &Seen) -> (u32, Service) {
+    let port = seen.destination.port();
+    let destination = match seen.destination.ip() {
+        std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        std::net::IpAddr::V6(address) => address.octets(),
+    };
+    let bound = world.addresses.iter().find(|(key, _)| key.port == port && key.address == destination);
+    let ports = world.ports.iter().find(|(number, _)| *number == port).map(|(_, ports)| ports);
+    let wildcard = |ports: &defender_common::abi::Port| {
+        if seen.destination.is_ipv4() { ports.wildcard4 } else { ports.wildcard6 }
+    };
+    let id = bound.map(|(_, id)| *id).or(ports.map(|ports| wildcard(ports).into())).unwrap_or(0);
+    let service = world.services.iter().find(|(number, _)| *number == id).map(|(_, service)| *service);
+    (id, service.unwrap_or_default())
+}
+
+fn difference(what: &str, expected: &[u8], got: &[u8]) -> Option<String> {
+    if expected == got {
+        return None;
+    }
+    let at = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
+    Some(format!(
+        "{what} differs from byte {at} on ({} bytes, expected {}):\n      expected {}\n      got      {}",
+        got.len(),
+        expected.len(),
+        hex(expected),
+        hex(got)
+    ))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let shown = bytes.iter().take(160).map(|byte| format!("{byte:02x}"));
+    let mut text: String = shown.collect();
+    if bytes.len() > 160 {
+        text += "…";
+    }
+    text
+}
+
+/// Budgets count by the second: what is to be in one second must not begin at the end of one.
+fn wait_for_a_fresh_second() {
+    let into = || clock::milliseconds(monotonic_ns()) & 1023;
+    while !(20..600).contains(&into()) {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills in the structure it is given.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    assert_eq!(status, 0, "every Linux has this clock");
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,179 @@
+//! Which service a segment is to, and what its mode and state make of it.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use defender_common::{
+    abi::{
+        CONFIG_SUSPENDED, KeySlot, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SERVICE_ACCEPTS_COOKIES,
+        SERVICE_UNPROTECTABLE,
+    },
+    verdict::Reason,
+};
+use defender_testbed::frame::{TcpFrame, flag};
+
+use super::{
+    frames::{
+        ISN, LINUX4, LINUX6, address, at, client4, client6, proof, server_of, stray, syn_to, syn4, syn6,
+    },
+    row::{Row, check, row},
+    world::{BOUND_V4, BOUND_V6, DEAD, DUAL, ONLY_V4, ONLY_V6, UNKNOWN, World, challenged},
+};
+
+fn listeners() -> Vec<Row> {
+    let ack_to = |client: SocketAddr, port| {
+        TcpFrame::new(client, server_of(client, port)).flags(flag::ACK).seq(9).ack(9)
+    };
+    // A port with a wildcard listener that the map does not have, but one of the other family that it has.
+    vec![
+        row("0.0.0.0", syn_to(client4(), ONLY_V4)).is_challenged(LINUX4),
+        row("0.0.0.0, IPv6", syn_to(client6(), ONLY_V4)).passes(Reason::Unprotected),
+        row("[::] for IPv6 only", syn_to(client6(), ONLY_V6)).is_challenged(LINUX6),
+        row("[::] for IPv6 only, IPv4", syn_to(client4(), ONLY_V6)).passes(Reason::Unprotected),
+        row("[::] for both", syn_to(client4(), DUAL)).is_challenged(LINUX4),
+        row("[::] for both, IPv6", syn_to(client6(), DUAL)).is_challenged(LINUX6),
+        row("bound to its address", syn_to(client4(), BOUND_V4)).is_challenged(LINUX4),
+        row("bound to its address, IPv6", syn_to(client6(), BOUND_V6)).is_challenged(LINUX6),
+        row("bound to an address, packet to another of this host", {
+            TcpFrame::linux_syn(client4(), at(address("203.0.113.5"), BOUND_V4), ISN)
+        })
+        .world(|world| world.add_local4([203, 0, 113, 0], 24))
+        .passes(Reason::Unprotected),
+        row("bound to an address, packet of the other family", syn_to(client6(), BOUND_V4))
+            .passes(Reason::Unprotected),
+        row("bound to an address, with a wildcard beside it whose mode is off", syn_to(client4(), BOUND_V4))
+            .world(wildcard_off)
+            .is_challenged(LINUX4),
+        row("the wildcard, with a bound one beside it", {
+            TcpFrame::linux_syn(client4(), at(address("203.0.113.5"), BOUND_V4), ISN)
+        })
+        .world(wildcard_off)
+        .world(|world| world.add_local4([203, 0, 113, 0], 24))
+        .passes(Reason::ServiceOff),
+        row("an entry for an address is not asked for where none is said to be", syn_to(client4(), BOUND_V4))
+            .world(|world| world.ports.retain(|(port, _)| *port != BOUND_V4))
+            .passes(Reason::Unprotected),
+        row("no service", syn_to(client4(), UNKNOWN)).passes(Reason::Unprotected),
+        row("no service, IPv6", syn_to(client6(), UNKNOWN)).passes(Reason::Unprotected),
+        row("no service: an acknowledgement", ack_to(client4(), UNKNOWN)).passes(Reason::Unprotected),
+        row("no service: a reset", stray_to(client4(), UNKNOWN, flag::RST)).passes(Reason::Unprotected),
+        row("no service: a SYN-ACK, as to this host's own clients", {
+            stray_to(client4(), 45_678, flag::SYN | flag::ACK)
+        })
+        .passes(Reason::Unprotected),
+        row("port 0", syn_to(client4(), 0)).passes(Reason::Unprotected),
+        row("port 65535", syn_to(client4(), 65_535)).passes(Reason::Unprotected),
+        row("port 65535 with a service that has no listener", syn_to(client4(), 65_535))
+            .world(|world| world.ports.push((65_535, Port { wildcard4: 6, ..Port::default() })))
+            .passes(Reason::SynNoListener),
+        row("a listener that has gone", syn_to(client4(), DEAD)).passes(Reason::SynNoListener),
+        row("a listener that has gone, IPv6", syn_to(client6(), DEAD)).passes(Reason::SynNoListener),
+        row("a listener that has gone: an acknowledgement", ack_to(client4(), DEAD))
+            .passes(Reason::NoListener),
+        row("a listener that has gone: a reset", stray_to(client6(), DEAD, flag::RST))
+            .passes(Reason::NoListener),
+    ]
+}
+
+/// Service 8, off, is a wildcard at the port of the bound one.
+fn wildcard_off(world: &mut World) {
+    let mut off = challenged();
+    off.mode = MODE_OFF;
+    world.services.push((8, off));
+    let entry = Port { wildcard4: 8, wildcard6: 8, bound: 1, reserved: 0 };
+    world.ports.retain(|(port, _)| *port != BOUND_V4);
+    world.ports.push((BOUND_V4, entry));
+}
+
+fn stray_to(client: SocketAddr, port: u16, flags: u8) -> TcpFrame {
+    TcpFrame::new(client, server_of(client, port)).flags(flags).seq(ISN)
+}
+
+fn modes() -> Vec<Row> {
+    let off = |row: Row| row.world(|world| world.service().mode = MODE_OFF);
+    let monitor = |row: Row| row.world(|world| world.service().mode = MODE_MONITOR);
+    let auto = |row: Row| row.world(|world| world.service().mode = MODE_AUTO);
+    let ack = || stray(client4(), flag::ACK).ack(1);
+    vec![
+        off(row("off", syn4())).passes(Reason::ServiceOff),
+        off(row("off, IPv6", syn6())).passes(Reason::ServiceOff),
+        off(row("off: an acknowledgement", ack())).passes(Reason::ServiceOff),
+        off(row("off: flags no TCP sends", stray(client4(), 0))).passes(Reason::ServiceOff),
+        off(row("off comes before whose address it is", {
+            TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN)
+        }))
+        .passes(Reason::ServiceOff),
+        monitor(row("monitor", syn4())).passes(Reason::SynMonitored),
+        monitor(row("monitor, IPv6", syn6())).passes(Reason::SynMonitored),
+        monitor(row("monitor: an acknowledgement", ack())).passes(Reason::Monitored),
+        monitor(row("monitor: a reset", stray(client4(), flag::RST))).passes(Reason::Monitored),
+        monitor(row("monitor: a SYN-ACK", stray(client4(), flag::SYN | flag::ACK))).passes(Reason::Monitored),
+        monitor(row("monitor: flags no TCP sends", stray(client4(), 0))).passes(Reason::Monitored),
+        monitor(row("monitor: a SYN with a wrong checksum", {
+            syn4().checksum(defender_testbed::frame::Checksum::Wrong)
+        }))
+        .passes(Reason::SynMonitored),
+        monitor(row("monitor: a SYN in a fragment", syn4().fragment(0, true))).passes(Reason::SynMonitored),
+        monitor(row("monitor: for another host", {
+            TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN)
+        }))
+        .passes(Reason::NotLocal),
+        auto(row("auto, not under attack", syn4())).passes(Reason::SynMonitored),
+        auto(row("auto: an acknowledgement", ack())).passes(Reason::Monitored),
+    ]
+}
+
+fn states() -> Vec<Row> {
+    let world = World::default();
+    let flagged = |row: Row, flags| row.world(|world| world.service().flags |= flags);
+    let left = |row: Row, mode| {
+        row.world(|world| {
+            world.service().mode = mode;
+            world.service().flags |= SERVICE_ACCEPTS_COOKIES;
+        })
+    };
+    let suspended = |row: Row| row.world(|world| world.configure(CONFIG_SUSPENDED, true));
+    let ack = || stray(client4(), flag::ACK).ack(1);
+    let cookie = || proof(&world, client4(), 0, &LINUX4);
+    let cookie6 = || proof(&world, client6(), 1, &LINUX6);
+    vec![
+        flagged(row("unprotectable", syn4()), SERVICE_UNPROTECTABLE).passes(Reason::SynUnprotectable),
+        flagged(row("unprotectable: an acknowledgement", ack()), SERVICE_UNPROTECTABLE)
+            .passes(Reason::Monitored),
+        flagged(row("unprotectable: a cookie no longer counts", cookie()), SERVICE_UNPROTECTABLE)
+            .passes(Reason::Monitored),
+        flagged(
+            row("unprotectable since a moment: a cookie", cookie()),
+            SERVICE_UNPROTECTABLE | SERVICE_ACCEPTS_COOKIES,
+        )
+        .proves(LINUX4),
+        suspended(row("suspended", syn4())).passes(Reason::SynSuspended),
+        suspended(row("suspended: an acknowledgement", ack())).passes(Reason::Monitored),
+        suspended(flagged(row("suspended since a moment: a cookie", cookie()), SERVICE_ACCEPTS_COOKIES))
+            .proves(LINUX4),
+        row("before there is a key", syn4())
+            .world(|world| world.keys = [KeySlot::default(); 2])
+            .passes(Reason::SynSuspended),
+        row("before the other key is there", syn4())
+            .world(|world| world.keys[1] = KeySlot::default())
+            .is_challenged(LINUX4),
+        left(row("monitor since a moment: a SYN", syn4()), MODE_MONITOR).passes(Reason::SynMonitored),
+        left(row("monitor since a moment: a cookie", cookie()), MODE_MONITOR).proves(LINUX4),
+        left(row("monitor since a moment: a cookie, IPv6", cookie6()), MODE_MONITOR).proves(LINUX6),
+        left(row("monitor since a moment: no cookie", ack()), MODE_MONITOR).passes(Reason::Monitored),
+        left(row("monitor since a moment: a reset", stray(client4(), flag::RST)), MODE_MONITOR)
+            .passes(Reason::Monitored),
+        left(row("off since a moment: a SYN", syn4()), MODE_OFF).passes(Reason::SynMonitored),
+        left(row("off since a moment: a cookie", cookie()), MODE_OFF).proves(LINUX4),
+        left(row("off since a moment: no cookie", ack()), MODE_OFF).passes(Reason::Monitored),
+    ]
+}
+
+pub(super) fn rows() -> Vec<Row> {
+    [listeners(), modes(), states()].into_iter().flatten().collect()
+}
+
+#[test]
+fn services() -> Result<()> {
+    check(&rows())
+}

@@ -1,0 +1,123 @@
+//! What a frame meets: settings, keys, the interface, services.
+
+use defender_common::abi::{
+    self, CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config, Interface, KeySlot,
+    MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
+};
+use defender_testbed::topology::{SERVER_MAC, SERVER_V4, SERVER_V6};
+
+/// Both families, by one dual-stack listener.
+pub(super) const DUAL: u16 = 80;
+/// `0.0.0.0`.
+pub(super) const ONLY_V4: u16 = 81;
+/// `[::]`, IPv6 only.
+pub(super) const ONLY_V6: u16 = 82;
+/// Bound to the server's IPv4 address.
+pub(super) const BOUND_V4: u16 = 83;
+/// Bound to the server's IPv6 address.
+pub(super) const BOUND_V6: u16 = 84;
+/// A service that the maps hold, but whose listener has gone.
+pub(super) const DEAD: u16 = 85;
+/// No service and no listener.
+pub(super) const UNKNOWN: u16 = 86;
+
+/// Id of the service at [`DUAL`].
+pub(super) const SERVICE: u32 = 1;
+/// Ids that services of a world may have.
+pub(super) const SERVICE_IDS: std::ops::RangeInclusive<u32> = 1..=8;
+
+/// The key that cookies of an epoch before both slots were made with.
+pub(super) const OLD_KEY: KeySlot = KeySlot { key: [0x0d, 0x1e], epoch: 5, filled: 1 };
+
+/// The contents of the maps.
+#[derive(Clone)]
+pub(super) struct World {
+    pub(super) config: Config,
+    pub(super) keys: [KeySlot; 2],
+    /// An index of 0 stands for the interface that frames come in by.
+    pub(super) interface: Interface,
+    /// How many slots behind its own the interface is.
+    pub(super) probe: u32,
+    pub(super) local: Vec<([u8; 16], u32)>,
+    pub(super) ports: Vec<(u16, Port)>,
+    pub(super) addresses: Vec<(ServiceKey, u32)>,
+    pub(super) services: Vec<(u32, Service)>,
+}
+
+impl World {
+    /// The service at [`DUAL`].
+    pub(super) fn service(&mut self) -> &mut Service {
+        &mut self.services[0].1
+    }
+
+    /// Sets or clears bits of the global settings.
+    pub(super) fn configure(&mut self, bits: u32, on: bool) {
+        if on {
+            self.config.flags |= bits;
+        } else {
+            self.config.flags &= !bits;
+        }
+    }
+
+    /// Makes IPv4 addresses this host's, as a local route does.
+    pub(super) fn add_local4(&mut self, network: [u8; 4], bits: u32) {
+        self.local.push((abi::mapped(network), 96 + bits));
+    }
+}
+
+impl Default for World {
+    /// Every listener is challenged. Windows, scales, TTL and hop limit all differ, so that the right one must be taken.
+    fn default() -> Self {
+        Self {
+            config: Config {
+                abi_version: abi::ABI_VERSION,
+                key_current: 0,
+                flags: CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING | CONFIG_ECN,
+                reply_budget: 0,
+                // See `expected::offset`.
+                secret: [0; 2],
+            },
+            keys: [
+                KeySlot { key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], epoch: 6, filled: 1 },
+                KeySlot { key: [0x0f1e_2d3c_4b5a_6978, 0x1122_3344_5566_7788], epoch: 7, filled: 1 },
+            ],
+            interface: Interface {
+                mac: SERVER_MAC,
+                mss4: 1460,
+                mss6: 1440,
+                ttl: 61,
+                hop_limit: 59,
+                max_vlan_tags: 1,
+                local4: [SERVER_V4.octets(), [0; 4], [0; 4], [0; 4]],
+                local6: [SERVER_V6.octets(), [0; 16]],
+                ..Interface::default()
+            },
+            probe: 0,
+            local: Vec::new(),
+            ports: vec![
+                (DUAL, Port { wildcard4: 1, wildcard6: 1, ..Port::default() }),
+                (ONLY_V4, Port { wildcard4: 2, ..Port::default() }),
+                (ONLY_V6, Port { wildcard6: 3, ..Port::default() }),
+                (BOUND_V4, Port { bound: 1, ..Port::default() }),
+                (BOUND_V6, Port { bound: 1, ..Port::default() }),
+                (DEAD, Port { wildcard4: 6, wildcard6: 6, ..Port::default() }),
+            ],
+            addresses: vec![
+                (ServiceKey { address: abi::mapped(SERVER_V4.octets()), port: BOUND_V4, reserved: 0 }, 4),
+                (ServiceKey { address: SERVER_V6.octets(), port: BOUND_V6, reserved: 0 }, 5),
+            ],
+            services: (1..=6).map(|id| (id, challenged())).collect(),
+        }
+    }
+}
+
+/// A service in mode `always`.
+pub(super) fn challenged() -> Service {
+    Service {
+        mode: MODE_ALWAYS,
+        flags: SERVICE_IN_USE,
+        window: [[64_240, 65_160], [64_800, 64_260]],
+        window_scale: [10, 9],
+        ..Service::default()
+    }
+}
