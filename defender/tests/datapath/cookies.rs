@@ -77,6 +77,7 @@ fn valid() -> Vec<Row> {
             linux().options(&options)
         })
         .proves(LINUX4),
+        row("jumbo data in fragments", linux().payload(&[7; 8_000])).linear(2_000).proves(LINUX4),
         row("the same once more", linux_twice(&world)).after(linux_twice(&world)).proves(LINUX4),
         row("client ISN 2³² - 1", wrapped(&world)).proves(WINDOWS4),
     ]);
@@ -279,7 +280,7 @@ fn bursts() -> Vec<Row> {
         row("a segment of another connection", stray(client4(), flag::ACK).ack(5))
             .after(proof(&world, client4(), 0, &LINUX4))
             .is_dropped(Reason::AckBadCookie),
-        row("after a cookie that was none", { stray(at(client.ip(), 9), flag::ACK).seq(ISN + 9).ack(5) })
+        row("after a cookie that was none", stray(at(client.ip(), 9), flag::ACK).seq(ISN + 9).ack(5))
             .after(stray(at(client.ip(), 9), flag::ACK).ack(5))
             .is_dropped(Reason::AckBadCookie),
     ]

@@ -10,6 +10,8 @@ use defender_testbed::{
     topology::{SERVER_V4, SERVER_V6},
 };
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
 use super::{
     expected::{self, Terms},
     world::{DUAL, World},
@@ -115,4 +117,24 @@ pub(super) fn options(mss: Option<u16>, stamp: Option<u32>, sack: bool, scale: O
         options.extend([TcpOption::Noop, TcpOption::WindowScale(scale)]);
     }
     options
+}
+
+/// Sets the TCP checksum to what it should be, where there is one.
+pub(super) fn repair(frame: &mut [u8]) {
+    if let Some((at, checksum)) = right_checksum(frame) {
+        frame[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
+/// Where a frame's TCP checksum is, and what it should be.
+fn right_checksum(frame: &[u8]) -> Option<(usize, u16)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
+    let checksum = match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()),
+        NetSlice::Ipv6(ip) => tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()),
+        NetSlice::Arp(_) => return None,
+    };
+    let at = tcp.slice().as_ptr() as usize - frame.as_ptr() as usize + 16;
+    Some((at, checksum.ok()?))
 }

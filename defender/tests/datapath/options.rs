@@ -10,7 +10,8 @@ use defender_testbed::frame::{TcpFrame, flag};
 use super::{
     expected::Terms,
     frames::{
-        LINUX4, LINUX6, STAMP, WINDOWS4, WINDOWS6, client4, client6, options, server_of, syn_to, syn4, syn6,
+        LINUX4, LINUX6, STAMP, WINDOWS4, WINDOWS6, client4, client6, options, repair, server_of, syn_to,
+        syn4, syn6,
     },
     row::{Row, check, row},
     world::DUAL,
@@ -292,12 +293,22 @@ fn ecn() -> Vec<Row> {
         row("ECN set-up in a packet that is CE", set_up(syn4()).tos(3)).is_challenged(LINUX4),
         row("ECN set-up in a packet that is ECT(0), IPv6", set_up(syn6()).tos(2)).is_challenged(LINUX6),
         row("ECN set-up with a DSCP", set_up(syn4()).tos(0xb8)).is_challenged(with_ecn),
+        row("ECN set-up that would rather be accurate (AE too)", accurate(set_up(syn4())))
+            .is_challenged(with_ecn),
         row("ECE alone", syn4().flags(flag::SYN | flag::ECE)).is_challenged(LINUX4),
         row("CWR alone", syn4().flags(flag::SYN | flag::CWR)).is_challenged(LINUX4),
         row("ECN set-up without SACK or scale", set_up(offering4(Some(1460), Some(STAMP), false, None)))
             .is_challenged(Terms { sack: false, scale: None, ..with_ecn }),
         row("a SYN with PSH and URG", syn4().flags(flag::SYN | flag::PSH | flag::URG)).is_challenged(LINUX4),
     ]
+}
+
+/// With the flag that Accurate ECN has beside CWR and ECE (RFC 9768, section 3.1.1).
+fn accurate(frame: TcpFrame) -> Vec<u8> {
+    let mut frame = frame.build();
+    frame[46] |= 1;
+    repair(&mut frame);
+    frame
 }
 
 /// The reply has none of it.

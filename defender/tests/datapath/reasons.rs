@@ -1,1 +1,23 @@
+//! The rows together.
 
+use defender_common::verdict::Reason;
+
+use super::{checksums, cookies, link, malformed, network, options, services, sockets, sources};
+
+#[test]
+fn every_reason_has_a_row() {
+    let rows = [
+        checksums::rows(),
+        cookies::rows(),
+        link::rows(),
+        malformed::rows(),
+        network::rows(),
+        options::rows(),
+        services::rows(),
+        sockets::rows(),
+        sources::rows(),
+    ];
+    let expected: Vec<Reason> = rows.iter().flatten().map(|row| row.expected.reason()).collect();
+    let missing: Vec<_> = Reason::ALL.into_iter().filter(|reason| !expected.contains(reason)).collect();
+    assert!(missing.is_empty(), "{} rows, none for {missing:?}", expected.len());
+}

@@ -107,7 +107,7 @@ impl Row {
         self
     }
 
-    /// Only so many bytes of the frame are in one piece.
+    /// Only so many bytes of the frame are in one piece. Needs kernel 6.18.
     pub(super) fn linear(mut self, bytes: usize) -> Self {
         self.linear = Some(bytes);
         self

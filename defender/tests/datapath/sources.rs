@@ -5,7 +5,7 @@ use defender_common::verdict::Reason;
 use defender_testbed::frame::{TcpFrame, flag};
 
 use super::{
-    frames::{ISN, LINUX4, LINUX6, address, at, client4, server_of, syn_to, syn4},
+    frames::{ISN, LINUX4, LINUX6, address, at, client4, server_of, syn_to},
     row::{Row, check, row},
     world::DUAL,
 };

@@ -21,8 +21,6 @@ pub(super) const DEAD: u16 = 85;
 /// No service and no listener.
 pub(super) const UNKNOWN: u16 = 86;
 
-/// Id of the service at [`DUAL`].
-pub(super) const SERVICE: u32 = 1;
 /// Ids that services of a world may have.
 pub(super) const SERVICE_IDS: std::ops::RangeInclusive<u32> = 1..=8;
 
