@@ -23,41 +23,38 @@ pub(super) fn rows() -> Vec<Row> {
         frame
     };
     vec![
-        row("off by one", syn4().checksum(Wrong)).is_dropped(Reason::SynBadChecksum),
-        row("off by one, IPv6", syn6().checksum(Wrong)).is_dropped(Reason::SynBadChecksum),
-        row("off by one, Windows", windows().checksum(Wrong)).is_dropped(Reason::SynBadChecksum),
+        row("off by one", syn4().checksum(Wrong)).dropped(Reason::SynBadChecksum),
+        row("off by one, IPv6", syn6().checksum(Wrong)).dropped(Reason::SynBadChecksum),
+        row("off by one, Windows", windows().checksum(Wrong)).dropped(Reason::SynBadChecksum),
         row("off by one, a layout nobody knows", syn4().raw_options(&[1; 16]).checksum(Wrong))
-            .is_dropped(Reason::SynBadChecksum),
-        row("off by one, with data", syn4().payload(b"data").checksum(Wrong))
-            .is_dropped(Reason::SynBadChecksum),
-        row("zero, which UDP has for none", syn4().checksum(Exactly(0))).is_dropped(Reason::SynBadChecksum),
-        row("all ones", syn4().checksum(Exactly(0xffff))).is_dropped(Reason::SynBadChecksum),
-        row("a port changed on the way", corrupt(34)).is_dropped(Reason::SynBadChecksum),
-        row("the sequence number changed on the way", corrupt(40)).is_dropped(Reason::SynBadChecksum),
-        row("the window changed on the way", corrupt(49)).is_dropped(Reason::SynBadChecksum),
-        row("the urgent pointer changed on the way", corrupt(52)).is_dropped(Reason::SynBadChecksum),
-        row("an option changed on the way", corrupt(73)).is_dropped(Reason::SynBadChecksum),
-        row("the source changed on the way", corrupt(28)).is_dropped(Reason::SynBadChecksum),
-        row("partial where none is to be expected", syn4().checksum(Partial))
-            .is_dropped(Reason::SynBadChecksum),
+            .dropped(Reason::SynBadChecksum),
+        row("off by one, with data", syn4().payload(b"data").checksum(Wrong)).dropped(Reason::SynBadChecksum),
+        row("zero, which UDP has for none", syn4().checksum(Exactly(0))).dropped(Reason::SynBadChecksum),
+        row("all ones", syn4().checksum(Exactly(0xffff))).dropped(Reason::SynBadChecksum),
+        row("a port changed on the way", corrupt(34)).dropped(Reason::SynBadChecksum),
+        row("the sequence number changed on the way", corrupt(40)).dropped(Reason::SynBadChecksum),
+        row("the window changed on the way", corrupt(49)).dropped(Reason::SynBadChecksum),
+        row("the urgent pointer changed on the way", corrupt(52)).dropped(Reason::SynBadChecksum),
+        row("an option changed on the way", corrupt(73)).dropped(Reason::SynBadChecksum),
+        row("the source changed on the way", corrupt(28)).dropped(Reason::SynBadChecksum),
+        row("partial where none is to be expected", syn4().checksum(Partial)).dropped(Reason::SynBadChecksum),
         row("partial where none is to be expected, IPv6", syn6().checksum(Partial))
-            .is_dropped(Reason::SynBadChecksum),
-        partial(row("partial", syn4().checksum(Partial))).is_challenged(LINUX4),
-        partial(row("partial, IPv6", syn6().checksum(Partial))).is_challenged(LINUX6),
-        partial(row("partial, Windows", windows().checksum(Partial))).is_challenged(WINDOWS4),
-        partial(row("partial, with data", syn4().payload(b"odd").checksum(Partial))).is_challenged(LINUX4),
-        partial(row("partial, below a tag", syn4().vlan(5).checksum(Partial))).is_challenged(LINUX4),
-        partial(row("right where partial ones come too", syn4())).is_challenged(LINUX4),
+            .dropped(Reason::SynBadChecksum),
+        partial(row("partial", syn4().checksum(Partial))).challenged(LINUX4),
+        partial(row("partial, IPv6", syn6().checksum(Partial))).challenged(LINUX6),
+        partial(row("partial, Windows", windows().checksum(Partial))).challenged(WINDOWS4),
+        partial(row("partial, with data", syn4().payload(b"odd").checksum(Partial))).challenged(LINUX4),
+        partial(row("partial, below a tag", syn4().vlan(5).checksum(Partial))).challenged(LINUX4),
+        partial(row("right where partial ones come too", syn4())).challenged(LINUX4),
         partial(row("off by one where partial ones come", syn4().checksum(Wrong)))
-            .is_dropped(Reason::SynBadChecksum),
+            .dropped(Reason::SynBadChecksum),
         partial(row("zero where partial ones come", syn4().checksum(Exactly(0))))
-            .is_dropped(Reason::SynBadChecksum),
-        partial(row("a port changed, where partial ones come", corrupt(34)))
-            .is_dropped(Reason::SynBadChecksum),
+            .dropped(Reason::SynBadChecksum),
+        partial(row("a port changed, where partial ones come", corrupt(34))).dropped(Reason::SynBadChecksum),
         row("an acknowledgement's is the kernel's to check", {
             stray(client4(), flag::ACK).ack(1).checksum(Wrong)
         })
-        .is_dropped(Reason::AckBadCookie),
+        .dropped(Reason::AckBadCookie),
     ]
 }
 

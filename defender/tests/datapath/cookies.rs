@@ -127,37 +127,37 @@ fn rotation() -> Vec<Row> {
     wrong_scale.service().window_scale = [7, 7];
     let current = |row: Row| row.world(|world| world.config.key_current = 1);
     vec![
-        current(row("challenged with the other slot: its key, its scale", syn4())).is_challenged(LINUX4),
-        current(row("challenged with the other slot, IPv6", syn6())).is_challenged(LINUX6),
+        current(row("challenged with the other slot: its key, its scale", syn4())).challenged(LINUX4),
+        current(row("challenged with the other slot, IPv6", syn6())).challenged(LINUX6),
         current(row("a cookie of the slot before", proof(&world, client4(), 0, &LINUX4))).proves(LINUX4),
         row("a cookie of an epoch that is over", proof(&before, client4(), 0, &LINUX4))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
         row("a cookie of an epoch that is over, no timestamps", proof(&before, client4(), 0, &WINDOWS4))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
         row("the right key, another epoch", {
             let mut other = World::default();
             other.keys[0].epoch += 2;
             proof(&other, client4(), 0, &LINUX4)
         })
-        .is_dropped(Reason::AckBadCookie),
+        .dropped(Reason::AckBadCookie),
         row("a cookie of a slot never filled", proof(&world, client4(), 1, &LINUX4))
             .world(|world| world.keys[1].filled = 0)
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
         row("a cookie of a key of zeroes, slot never filled", {
             let mut zero = World::default();
             zero.keys[1] = KeySlot::default();
             proof(&zero, client4(), 1, &LINUX4)
         })
         .world(|world| world.keys[1] = KeySlot::default())
-        .is_dropped(Reason::AckBadCookie),
+        .dropped(Reason::AckBadCookie),
         row("made when this host's scale was another", proof(&wrong_scale, client4(), 0, &LINUX4))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
     ]
 }
 
 fn forged() -> Vec<Row> {
     let world = World::default();
-    let bad = |what: String, frame: TcpFrame| row(what, frame).is_dropped(Reason::AckBadCookie);
+    let bad = |what: String, frame: TcpFrame| row(what, frame).dropped(Reason::AckBadCookie);
     let mut rows = Vec::new();
     for (what, frame) in [
         ("an acknowledgement of nothing", stray(client4(), flag::ACK).ack(0)),
@@ -226,14 +226,14 @@ fn not_acknowledgements() -> Vec<Row> {
     let world = World::default();
     let linux = |flags| proof(&world, client4(), 0, &LINUX4).flags(flags);
     let mut rows = vec![
-        row("a RST", linux(flag::RST)).is_dropped(Reason::RstUnknown),
-        row("a RST with ACK", linux(flag::RST | flag::ACK)).is_dropped(Reason::RstUnknown),
+        row("a RST", linux(flag::RST)).dropped(Reason::RstUnknown),
+        row("a RST with ACK", linux(flag::RST | flag::ACK)).dropped(Reason::RstUnknown),
         row("a RST without anything, as from a spoofed host", stray(client4(), flag::RST))
-            .is_dropped(Reason::RstUnknown),
-        row("a RST without anything, IPv6", stray(client6(), flag::RST)).is_dropped(Reason::RstUnknown),
-        row("a SYN-ACK", linux(flag::SYN | flag::ACK)).is_dropped(Reason::SynAckUnknown),
-        row("a SYN-ACK, IPv6", stray(client6(), flag::SYN | flag::ACK)).is_dropped(Reason::SynAckUnknown),
-        row("a SYN-ACK with ECE", linux(flag::SYN | flag::ACK | flag::ECE)).is_dropped(Reason::SynAckUnknown),
+            .dropped(Reason::RstUnknown),
+        row("a RST without anything, IPv6", stray(client6(), flag::RST)).dropped(Reason::RstUnknown),
+        row("a SYN-ACK", linux(flag::SYN | flag::ACK)).dropped(Reason::SynAckUnknown),
+        row("a SYN-ACK, IPv6", stray(client6(), flag::SYN | flag::ACK)).dropped(Reason::SynAckUnknown),
+        row("a SYN-ACK with ECE", linux(flag::SYN | flag::ACK | flag::ECE)).dropped(Reason::SynAckUnknown),
     ];
     for (what, flags) in [
         ("no flags (null scan)", 0),
@@ -246,8 +246,8 @@ fn not_acknowledgements() -> Vec<Row> {
         ("RST and FIN", flag::RST | flag::FIN),
         ("all flags", 0xff),
     ] {
-        rows.push(row(what, linux(flags)).is_dropped(Reason::BadFlags));
-        rows.push(row(format!("{what}, IPv6"), stray(client6(), flags)).is_dropped(Reason::BadFlags));
+        rows.push(row(what, linux(flags)).dropped(Reason::BadFlags));
+        rows.push(row(format!("{what}, IPv6"), stray(client6(), flags)).dropped(Reason::BadFlags));
     }
     rows
 }
@@ -273,16 +273,16 @@ fn bursts() -> Vec<Row> {
         after("a SYN of the same tuple", |frame| {
             frame.flags(flag::SYN).options(&super::frames::options(Some(1460), Some(STAMP), true, Some(7)))
         })
-        .is_challenged(Terms { ..LINUX4 }),
+        .challenged(Terms { ..LINUX4 }),
         row("the second segment, IPv6", proof(&world, client, 0, &LINUX6).seq(ISN + 500))
             .after(proof(&world, client, 0, &LINUX6))
             .passes(Reason::CookieRecent),
         row("a segment of another connection", stray(client4(), flag::ACK).ack(5))
             .after(proof(&world, client4(), 0, &LINUX4))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
         row("after a cookie that was none", stray(at(client.ip(), 9), flag::ACK).seq(ISN + 9).ack(5))
             .after(stray(at(client.ip(), 9), flag::ACK).ack(5))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
     ]
 }
 

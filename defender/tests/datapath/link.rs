@@ -22,29 +22,28 @@ fn tags() -> Vec<Row> {
     let two = |row: Row| row.world(|world| world.interface.max_vlan_tags = 2);
     let none = |row: Row| row.world(|world| world.interface.max_vlan_tags = 0);
     vec![
-        row("no tag", syn4()).is_challenged(LINUX4),
-        row("no tag, IPv6", syn6()).is_challenged(LINUX6),
-        none(row("no tag where none may be", syn4())).is_challenged(LINUX4),
-        row("802.1Q", syn4().vlan(100)).is_challenged(LINUX4),
-        row("802.1Q, IPv6", syn6().vlan(100)).is_challenged(LINUX6),
+        row("no tag", syn4()).challenged(LINUX4),
+        row("no tag, IPv6", syn6()).challenged(LINUX6),
+        none(row("no tag where none may be", syn4())).challenged(LINUX4),
+        row("802.1Q", syn4().vlan(100)).challenged(LINUX4),
+        row("802.1Q, IPv6", syn6().vlan(100)).challenged(LINUX6),
         row("802.1Q with priority and drop-eligible bits", syn4().vlan_tag(CUSTOMER, 0xf064))
-            .is_challenged(LINUX4),
-        row("802.1Q, id 0: priority only", syn4().vlan_tag(CUSTOMER, 0xa000)).is_challenged(LINUX4),
-        row("802.1ad alone", syn4().vlan_tag(PROVIDER, 7)).is_challenged(LINUX4),
+            .challenged(LINUX4),
+        row("802.1Q, id 0: priority only", syn4().vlan_tag(CUSTOMER, 0xa000)).challenged(LINUX4),
+        row("802.1ad alone", syn4().vlan_tag(PROVIDER, 7)).challenged(LINUX4),
         none(row("802.1Q where none may be", syn4().vlan(100))).passes(Reason::SynNestedVlan),
-        two(row("802.1ad and 802.1Q", syn4().vlan_tag(PROVIDER, 0x2064).vlan(200))).is_challenged(LINUX4),
-        two(row("802.1ad and 802.1Q, IPv6", syn6().vlan_tag(PROVIDER, 0x2064).vlan(200)))
-            .is_challenged(LINUX6),
-        two(row("802.1Q twice", syn4().vlan(1).vlan(2))).is_challenged(LINUX4),
+        two(row("802.1ad and 802.1Q", syn4().vlan_tag(PROVIDER, 0x2064).vlan(200))).challenged(LINUX4),
+        two(row("802.1ad and 802.1Q, IPv6", syn6().vlan_tag(PROVIDER, 0x2064).vlan(200))).challenged(LINUX6),
+        two(row("802.1Q twice", syn4().vlan(1).vlan(2))).challenged(LINUX4),
         row("two tags where one may be", syn4().vlan_tag(PROVIDER, 100).vlan(200))
             .passes(Reason::SynNestedVlan),
         row("two tags where one may be, IPv6", syn6().vlan(100).vlan(200)).passes(Reason::SynNestedVlan),
         row("no cookie below two tags where one may be", stray(client4(), flag::ACK).ack(1).vlan(1).vlan(2))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
         two(row("three tags are not followed", syn4().vlan(1).vlan(2).vlan(3))).passes(Reason::NotIp),
-        row("a tag cut short", syn4().vlan(100).build()[..16].to_vec()).is_dropped(Reason::MalformedIp),
+        row("a tag cut short", syn4().vlan(100).build()[..16].to_vec()).dropped(Reason::MalformedIp),
         row("a second tag cut short", syn4().vlan(1).vlan(2).build()[..20].to_vec())
-            .is_dropped(Reason::MalformedIp),
+            .dropped(Reason::MalformedIp),
     ]
 }
 
@@ -72,13 +71,13 @@ fn addresses() -> Vec<Row> {
         .passes(Reason::OtherMac),
         row("an interface whose MAC is all zero", to([0; 6]))
             .world(|world| world.interface.mac = [0; 6])
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row("an interface that is not defended", syn4())
             .world(|world| world.interface = Interface { ifindex: 9999, ..world.interface })
             .passes(Reason::OtherMac),
         row("an interface in the last of its slots", syn4())
             .world(|world| world.probe = 3)
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row("an interface beyond its slots", syn4()).world(|world| world.probe = 4).passes(Reason::OtherMac),
     ]
 }
@@ -93,23 +92,23 @@ const BARE: Terms = Terms { index: 15, mss: 536, scale: None, sack: false, stamp
 
 fn lengths() -> Vec<Row> {
     vec![
-        row("54 bytes: the reply is longer than the SYN", bare_syn()).is_challenged(BARE),
-        row("54 bytes, padded to 60", bare_syn().trailer(6)).is_challenged(BARE),
+        row("54 bytes: the reply is longer than the SYN", bare_syn()).challenged(BARE),
+        row("54 bytes, padded to 60", bare_syn().trailer(6)).challenged(BARE),
         row("54 bytes, padded with rubbish", {
             let mut frame = bare_syn().trailer(6).build();
             frame[54..].fill(0xa5);
             frame
         })
-        .is_challenged(BARE),
-        row("an odd number of bytes behind the packet", bare_syn().trailer(5)).is_challenged(BARE),
-        row("a long trailer", syn4().trailer(1000)).is_challenged(LINUX4),
+        .challenged(BARE),
+        row("an odd number of bytes behind the packet", bare_syn().trailer(5)).challenged(BARE),
+        row("a long trailer", syn4().trailer(1000)).challenged(LINUX4),
         row("a Windows SYN with a trailer", {
             let client = client4();
             TcpFrame::windows_syn(client, server_of(client, DUAL), ISN).trailer(4)
         })
-        .is_challenged(WINDOWS4),
+        .challenged(WINDOWS4),
         row("a padded ACK keeps its padding", stray(client4(), flag::ACK).ack(7).trailer(6))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
     ]
 }
 
@@ -143,8 +142,8 @@ fn others() -> Vec<Row> {
         row("MPLS", of_type(0x8847)).passes(Reason::NotIp),
         row("IEEE 802.3 length instead of a type", of_type(46)).passes(Reason::NotIp),
         row("nothing but an Ethernet header", of_type(0x88cc)[..14].to_vec()).passes(Reason::NotIp),
-        row("IPv4 without any", of_type(0x0800)[..14].to_vec()).is_dropped(Reason::MalformedIp),
-        row("IPv6 without any", of_type(0x86dd)[..14].to_vec()).is_dropped(Reason::MalformedIp),
+        row("IPv4 without any", of_type(0x0800)[..14].to_vec()).dropped(Reason::MalformedIp),
+        row("IPv6 without any", of_type(0x86dd)[..14].to_vec()).dropped(Reason::MalformedIp),
     ]
 }
 

@@ -23,7 +23,7 @@ fn patched(frame: impl Frame, at: usize, bytes: &[u8]) -> Vec<u8> {
 const IP: usize = 14;
 
 fn ipv4() -> Vec<Row> {
-    let bad = |what: &str, frame: Vec<u8>| row(what, frame).is_dropped(Reason::MalformedIp);
+    let bad = |what: &str, frame: Vec<u8>| row(what, frame).dropped(Reason::MalformedIp);
     let total = |length: u16| patched(syn4(), IP + 2, &length.to_be_bytes());
     vec![
         bad("version 5", patched(syn4(), IP, &[0x55])),
@@ -46,7 +46,7 @@ fn ipv4() -> Vec<Row> {
             let elsewhere = TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN);
             patched(elsewhere, IP, &[0x44])
         }),
-        row("a header as long as the packet", patched(syn4(), IP, &[0x4f])).is_dropped(Reason::MalformedTcp),
+        row("a header as long as the packet", patched(syn4(), IP, &[0x4f])).dropped(Reason::MalformedTcp),
         row("UDP, a byte missing, is not ours to judge", {
             let frame = patched(syn4(), IP + 9, &[17]);
             frame[..frame.len() - 1].to_vec()
@@ -56,7 +56,7 @@ fn ipv4() -> Vec<Row> {
 }
 
 fn ipv6() -> Vec<Row> {
-    let bad = |what: &str, frame: Vec<u8>| row(what, frame).is_dropped(Reason::MalformedIp);
+    let bad = |what: &str, frame: Vec<u8>| row(what, frame).dropped(Reason::MalformedIp);
     let payload = |length: u16| patched(syn6(), IP + 4, &length.to_be_bytes());
     let hop_by_hop = || syn6().extension(Extension::HopByHop(4));
     vec![
@@ -72,14 +72,14 @@ fn ipv6() -> Vec<Row> {
             let frame = hop_by_hop().build()[..IP + 46].to_vec();
             patched(frame, IP + 4, &[0, 6])
         }),
-        row("no payload at all, IPv6", payload(0)).is_dropped(Reason::MalformedTcp),
+        row("no payload at all, IPv6", payload(0)).dropped(Reason::MalformedTcp),
         row("a payload of extension headers only", patched(hop_by_hop(), IP + 4, &[0, 8]))
-            .is_dropped(Reason::MalformedTcp),
+            .dropped(Reason::MalformedTcp),
     ]
 }
 
 fn tcp() -> Vec<Row> {
-    let bad = |what: &str, frame: Vec<u8>| row(what, frame).is_dropped(Reason::MalformedTcp);
+    let bad = |what: &str, frame: Vec<u8>| row(what, frame).dropped(Reason::MalformedTcp);
     let elsewhere = TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN);
     vec![
         bad("a data offset of 4", syn4().data_offset(4).build()),
@@ -103,7 +103,7 @@ fn tcp() -> Vec<Row> {
         row("a data offset of 4, to another host", elsewhere.clone().data_offset(4)).passes(Reason::NotLocal),
         row("a header cut short, to another host", cut4(elsewhere, 19)).passes(Reason::NotLocal),
         row("a data offset of 4, to a port without a service", syn_to(client4(), UNKNOWN).data_offset(4))
-            .is_dropped(Reason::MalformedTcp),
+            .dropped(Reason::MalformedTcp),
     ]
 }
 

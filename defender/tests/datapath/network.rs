@@ -6,7 +6,7 @@ use defender_testbed::frame::{Extension, TcpFrame, flag};
 
 use super::{
     frames::{ISN, LINUX4, LINUX6, address, at, client4, client6, stray, syn4, syn6},
-    row::{Row, check, row},
+    row::{Frame, Row, check, row},
     world::DUAL,
 };
 
@@ -18,27 +18,27 @@ const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
 fn ipv4() -> Vec<Row> {
     let options = |bytes: &[u8]| syn4().ip_options(bytes);
     vec![
-        row("one word of options", options(&[NOP; 4])).is_challenged(LINUX4),
-        row("router alert", options(&ROUTER_ALERT)).is_challenged(LINUX4),
-        row("record route", options(&RECORD_ROUTE)).is_challenged(LINUX4),
-        row("as many options as there can be", options(&[NOP; 40])).is_challenged(LINUX4),
-        row("options below a tag", options(&[NOP; 12]).vlan(5)).is_challenged(LINUX4),
-        row("options and data", options(&[NOP; 12]).payload(b"GET")).is_challenged(LINUX4),
+        row("one word of options", options(&[NOP; 4])).challenged(LINUX4),
+        row("router alert", options(&ROUTER_ALERT)).challenged(LINUX4),
+        row("record route", options(&RECORD_ROUTE)).challenged(LINUX4),
+        row("as many options as there can be", options(&[NOP; 40])).challenged(LINUX4),
+        row("options below a tag", options(&[NOP; 12]).vlan(5)).challenged(LINUX4),
+        row("options and data", options(&[NOP; 12]).payload(b"GET")).challenged(LINUX4),
         row("an acknowledgement with options", stray(client4(), flag::ACK).ack(1).ip_options(&[NOP; 8]))
-            .is_dropped(Reason::AckBadCookie),
-        row("no DF", syn4().dont_fragment(false)).is_challenged(LINUX4),
+            .dropped(Reason::AckBadCookie),
+        row("no DF", syn4().dont_fragment(false)).challenged(LINUX4),
         row("no DF, an identification", syn4().dont_fragment(false).identification(0xbeef))
-            .is_challenged(LINUX4),
-        row("TTL 1", syn4().ttl(1)).is_challenged(LINUX4),
-        row("TTL 255", syn4().ttl(255)).is_challenged(LINUX4),
-        row("a DSCP", syn4().tos(0xb8)).is_challenged(LINUX4),
+            .challenged(LINUX4),
+        row("TTL 1", syn4().ttl(1)).challenged(LINUX4),
+        row("TTL 255", syn4().ttl(255)).challenged(LINUX4),
+        row("a DSCP", syn4().tos(0xb8)).challenged(LINUX4),
     ]
 }
 
 fn ipv6() -> Vec<Row> {
     use Extension::{AtomicFragment, DestinationOptions, HopByHop, Routing};
     let with = |extensions: &[Extension]| extend(syn6(), extensions);
-    let row6 = |what: &str, extensions: &[Extension]| row(what, with(extensions)).is_challenged(LINUX6);
+    let row6 = |what: &str, extensions: &[Extension]| row(what, with(extensions)).challenged(LINUX6);
     vec![
         row6("hop-by-hop options", &[HopByHop(4)]),
         row6("hop-by-hop options of 64 bytes", &[HopByHop(60)]),
@@ -51,7 +51,7 @@ fn ipv6() -> Vec<Row> {
             &[HopByHop(4), DestinationOptions(4), Routing, AtomicFragment, DestinationOptions(4)],
         ),
         row("each kind below a tag, with data", with(&[HopByHop(4), Routing]).vlan(3).payload(b"x"))
-            .is_challenged(LINUX6),
+            .challenged(LINUX6),
         row(
             "one more extension header than are followed",
             with(&[
@@ -67,9 +67,9 @@ fn ipv6() -> Vec<Row> {
         row("an acknowledgement behind destination options", {
             stray(client6(), flag::ACK).ack(1).extension(DestinationOptions(4))
         })
-        .is_dropped(Reason::AckBadCookie),
-        row("a traffic class", syn6().tos(0xb8)).is_challenged(LINUX6),
-        row("hop limit 1", syn6().ttl(1)).is_challenged(LINUX6),
+        .dropped(Reason::AckBadCookie),
+        row("a traffic class", syn6().tos(0xb8)).challenged(LINUX6),
+        row("hop limit 1", syn6().ttl(1)).challenged(LINUX6),
         row("no next header", next_header(59)).passes(Reason::NotTcp),
         row("an authentication header", next_header(51)).passes(Reason::NotTcp),
         row("ESP", next_header(50)).passes(Reason::NotTcp),
@@ -133,26 +133,25 @@ fn fragments() -> Vec<Row> {
     use Extension::Fragment;
     let elsewhere = at(address("10.203.0.9"), DUAL);
     vec![
-        row("a SYN in a first fragment", syn4().fragment(0, true)).is_dropped(Reason::SynFragment),
+        row("a SYN in a first fragment", syn4().fragment(0, true)).dropped(Reason::SynFragment),
         row("a SYN in a first fragment, IPv6", syn6().extension(Fragment(0, true)))
-            .is_dropped(Reason::SynFragment),
+            .dropped(Reason::SynFragment),
         row("an acknowledgement in a first fragment", stray(client4(), flag::ACK).ack(5).fragment(0, true))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
         row("a first fragment that ends within the options", cut4(syn4().fragment(0, true), 32))
-            .is_dropped(Reason::FragmentHeader),
+            .dropped(Reason::FragmentHeader),
         row("a first fragment that ends within the TCP header", cut4(syn4().fragment(0, true), 16))
-            .is_dropped(Reason::FragmentHeader),
+            .dropped(Reason::FragmentHeader),
         row("a first fragment of eight bytes", cut4(syn4().fragment(0, true), 8))
-            .is_dropped(Reason::FragmentHeader),
-        row("a first fragment of nothing", cut4(syn4().fragment(0, true), 0))
-            .is_dropped(Reason::FragmentHeader),
+            .dropped(Reason::FragmentHeader),
+        row("a first fragment of nothing", cut4(syn4().fragment(0, true), 0)).dropped(Reason::FragmentHeader),
         row("a first fragment of eight bytes, IPv6", cut6(syn6().extension(Fragment(0, true)), 8))
-            .is_dropped(Reason::FragmentHeader),
+            .dropped(Reason::FragmentHeader),
         row(
             "a first fragment that ends within the options, IPv6",
             cut6(syn6().extension(Fragment(0, true)), 24),
         )
-        .is_dropped(Reason::FragmentHeader),
+        .dropped(Reason::FragmentHeader),
         row(
             "a short first fragment for another host",
             cut4(TcpFrame::linux_syn(client4(), elsewhere, ISN).fragment(0, true), 8),
@@ -174,16 +173,16 @@ fn fragments() -> Vec<Row> {
 }
 
 /// The frame of an IPv4 packet with so many bytes behind the IP header.
-pub(super) fn cut4(frame: TcpFrame, bytes: usize) -> Vec<u8> {
-    let mut frame = frame.build();
+pub(super) fn cut4(frame: impl Frame, bytes: usize) -> Vec<u8> {
+    let mut frame = frame.bytes();
     frame.truncate(34 + bytes);
     frame[16..18].copy_from_slice(&(20 + bytes as u16).to_be_bytes());
     frame
 }
 
 /// The frame of an IPv6 packet with so many bytes behind a fragment header.
-fn cut6(frame: TcpFrame, bytes: usize) -> Vec<u8> {
-    let mut frame = frame.build();
+fn cut6(frame: impl Frame, bytes: usize) -> Vec<u8> {
+    let mut frame = frame.bytes();
     frame.truncate(62 + bytes);
     frame[18..20].copy_from_slice(&(8 + bytes as u16).to_be_bytes());
     frame
@@ -215,15 +214,15 @@ fn destinations() -> Vec<Row> {
         .passes(Reason::NotLocal),
         row("the interface's fourth address", to("198.51.100.4"))
             .world(|world| world.interface.local4[3] = [198, 51, 100, 4])
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row("the interface's second address, IPv6", to("2001:db8:a::4"))
             .world(|world| {
                 world.interface.local6[1] = [0x20, 1, 0xd, 0xb8, 0, 0xa, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
             })
-            .is_challenged(LINUX6),
-        any_ip(row("a local prefix: AnyIP", to("203.0.113.77"))).is_challenged(LINUX4),
+            .challenged(LINUX6),
+        any_ip(row("a local prefix: AnyIP", to("203.0.113.77"))).challenged(LINUX4),
         any_ip(row("beside a local prefix", to("203.0.114.77"))).passes(Reason::NotLocal),
-        any_ip6(row("a local prefix: AnyIP, IPv6", to("2001:db8:a:5::77"))).is_challenged(LINUX6),
+        any_ip6(row("a local prefix: AnyIP, IPv6", to("2001:db8:a:5::77"))).challenged(LINUX6),
         any_ip6(row("beside a local prefix, IPv6", to("2001:db8:b::77"))).passes(Reason::NotLocal),
         any_ip(row("a local prefix where the interface holds all addresses", to("203.0.113.77")))
             .world(|world| world.interface.flags |= INTERFACE_LOCAL_COMPLETE)

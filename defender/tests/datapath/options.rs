@@ -13,7 +13,7 @@ use super::{
         LINUX4, LINUX6, STAMP, WINDOWS4, WINDOWS6, client4, client6, options, repair, server_of, syn_to,
         syn4, syn6,
     },
-    row::{Row, check, row},
+    row::{Frame, Row, check, row},
     world::DUAL,
 };
 
@@ -41,34 +41,34 @@ fn layouts() -> Vec<Row> {
     let freebsd = [&MSS_1460[..], &[1, 3, 3, 6, 4, 2], &STAMP_OPTION].concat();
     let windows = |client| TcpFrame::windows_syn(client, server_of(client, DUAL), 1);
     vec![
-        row("Linux", syn4()).is_challenged(LINUX4),
-        row("Linux, IPv6", syn6()).is_challenged(LINUX6),
-        row("Windows", windows(client4())).is_challenged(WINDOWS4),
-        row("Windows, IPv6", windows(client6())).is_challenged(WINDOWS6),
-        row("macOS", raw(&[&macos])).is_challenged(Terms { scale: Some(6), ..LINUX4 }),
-        row("FreeBSD", raw(&[&freebsd])).is_challenged(Terms { scale: Some(6), ..LINUX4 }),
-        row("nothing but the MSS", raw(&[&MSS_1460])).is_challenged(Terms { index: 3, mss: 1460, ..NOTHING }),
-        row("nothing but the MSS, IPv6", offering6(Some(1440), None, false, None)).is_challenged(Terms {
+        row("Linux", syn4()).challenged(LINUX4),
+        row("Linux, IPv6", syn6()).challenged(LINUX6),
+        row("Windows", windows(client4())).challenged(WINDOWS4),
+        row("Windows, IPv6", windows(client6())).challenged(WINDOWS6),
+        row("macOS", raw(&[&macos])).challenged(Terms { scale: Some(6), ..LINUX4 }),
+        row("FreeBSD", raw(&[&freebsd])).challenged(Terms { scale: Some(6), ..LINUX4 }),
+        row("nothing but the MSS", raw(&[&MSS_1460])).challenged(Terms { index: 3, mss: 1460, ..NOTHING }),
+        row("nothing but the MSS, IPv6", offering6(Some(1440), None, false, None)).challenged(Terms {
             index: 3,
             mss: 1440,
             ..NOTHING
         }),
-        row("no options at all", raw(&[])).is_challenged(NOTHING),
-        row("no options at all, IPv6", syn6().raw_options(&[])).is_challenged(Terms { mss: 1220, ..NOTHING }),
-        row("an end of options and padding only", raw(&[&[0, 0, 0, 0]])).is_challenged(NOTHING),
-        row("forty bytes of NOP", raw(&[&[1; 40]])).is_challenged(NOTHING),
+        row("no options at all", raw(&[])).challenged(NOTHING),
+        row("no options at all, IPv6", syn6().raw_options(&[])).challenged(Terms { mss: 1220, ..NOTHING }),
+        row("an end of options and padding only", raw(&[&[0, 0, 0, 0]])).challenged(NOTHING),
+        row("forty bytes of NOP", raw(&[&[1; 40]])).challenged(NOTHING),
         row("Linux's options the other way round, with NOPs", {
             raw(&[&[1, 1, 3, 3, 7], &STAMP_OPTION, &[1, 4, 2, 1, 1], &MSS_1460])
         })
-        .is_challenged(LINUX4),
-        row("a first SYN and one that is sent again, ISN 0", syn4().seq(0)).is_challenged(LINUX4),
-        row("ISN 2³² - 1", syn4().seq(u32::MAX)).is_challenged(LINUX4),
+        .challenged(LINUX4),
+        row("a first SYN and one that is sent again, ISN 0", syn4().seq(0)).challenged(LINUX4),
+        row("ISN 2³² - 1", syn4().seq(u32::MAX)).challenged(LINUX4),
         row("an acknowledgement number that does not count", {
             let mut frame = syn4().build();
             frame[42..46].fill(0);
             frame
         })
-        .is_challenged(LINUX4),
+        .challenged(LINUX4),
     ]
 }
 
@@ -96,10 +96,10 @@ fn combinations() -> Vec<Row> {
                 };
                 let terms = Terms { index, mss: 1460, scale: kept, sack, stamp, ecn: false };
                 let what = format!("timestamp {stamp:?}, SACK {sack}, scale {scale:?}");
-                rows.push(row(&what, offering4(Some(1460), stamp, sack, scale)).is_challenged(terms));
+                rows.push(row(&what, offering4(Some(1460), stamp, sack, scale)).challenged(terms));
                 rows.push(
                     row(format!("{what}, IPv6"), offering6(Some(1440), stamp, sack, scale))
-                        .is_challenged(Terms { mss: 1440, ..terms }),
+                        .challenged(Terms { mss: 1440, ..terms }),
                 );
             }
         }
@@ -129,7 +129,7 @@ fn sizes() -> Vec<Row> {
         (Some(65_535), 7, 1460),
     ] {
         let frame = offering4(offered, Some(STAMP), true, Some(7));
-        rows.push(row(format!("MSS {offered:?}"), frame).is_challenged(Terms { index, mss, ..LINUX4 }));
+        rows.push(row(format!("MSS {offered:?}"), frame).challenged(Terms { index, mss, ..LINUX4 }));
     }
     for (offered, index, mss) in [
         (None, 0, 1220),
@@ -143,7 +143,7 @@ fn sizes() -> Vec<Row> {
         (Some(8940), 7, 1440),
     ] {
         let frame = offering6(offered, Some(STAMP), true, Some(7));
-        rows.push(row(format!("MSS {offered:?}, IPv6"), frame).is_challenged(Terms { index, mss, ..LINUX6 }));
+        rows.push(row(format!("MSS {offered:?}, IPv6"), frame).challenged(Terms { index, mss, ..LINUX6 }));
     }
     // Without timestamps: the profile that takes least.
     for (offered, scale, terms) in [
@@ -158,24 +158,24 @@ fn sizes() -> Vec<Row> {
         (1460, 5, Terms { index: 1, scale: None, ..WINDOWS4 }),
     ] {
         let frame = offering4(Some(offered), None, true, Some(scale));
-        rows.push(row(format!("MSS {offered}, scale {scale}, no timestamps"), frame).is_challenged(terms));
+        rows.push(row(format!("MSS {offered}, scale {scale}, no timestamps"), frame).challenged(terms));
     }
     rows.extend([
         row("an interface of a larger MTU", offering4(Some(8960), Some(STAMP), true, Some(7)))
             .world(|world| world.interface.mss4 = 8960)
-            .is_challenged(Terms { mss: 8960, ..LINUX4 }),
+            .challenged(Terms { mss: 8960, ..LINUX4 }),
         row("a client of the usual MTU there", syn4())
             .world(|world| world.interface.mss4 = 8960)
-            .is_challenged(Terms { index: 6, ..LINUX4 }),
+            .challenged(Terms { index: 6, ..LINUX4 }),
         row("an interface of a smaller MTU", syn4())
             .world(|world| world.interface.mss4 = 1360)
-            .is_challenged(Terms { mss: 1360, ..LINUX4 }),
+            .challenged(Terms { mss: 1360, ..LINUX4 }),
         row("an MSS learnt from the kernel, smaller than the interface's", syn4())
             .world(|world| world.service().mss = [1400, 0])
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row("an MSS learnt from the kernel, greater than the interface's", syn6())
             .world(|world| world.service().mss = [0, 9000])
-            .is_challenged(LINUX6),
+            .challenged(LINUX6),
     ]);
     rows
 }
@@ -186,26 +186,24 @@ fn odd() -> Vec<Row> {
     let mss_only = Terms { index: 3, mss: 1460, ..NOTHING };
     vec![
         row("a scale of 15 counts as 14", offering4(Some(1460), Some(STAMP), true, Some(15)))
-            .is_challenged(stamped(Some(14))),
+            .challenged(stamped(Some(14))),
         row("a scale of 255 counts as 14", offering4(Some(1460), Some(STAMP), true, Some(255)))
-            .is_challenged(stamped(Some(14))),
+            .challenged(stamped(Some(14))),
         row("a scale of 15 without timestamps", offering4(Some(1460), None, true, Some(15)))
-            .is_challenged(Terms { index: 1, scale: None, ..WINDOWS4 }),
-        row("Fast Open: a request for a cookie", raw(&[&linux, &[34, 2]])).is_challenged(LINUX4),
+            .challenged(Terms { index: 1, scale: None, ..WINDOWS4 }),
+        row("Fast Open: a request for a cookie", raw(&[&linux, &[34, 2]])).challenged(LINUX4),
         row("Fast Open: a cookie and data", {
             raw(&[&linux, &[34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1]]).payload(b"GET / HTTP/1.1\r\n\r\n")
         })
-        .is_challenged(LINUX4),
-        row("Fast Open: the experimental option", raw(&[&linux, &[254, 4, 0xf9, 0x89]]))
-            .is_challenged(LINUX4),
-        row("Multipath TCP", raw(&[&linux, &[30, 12, 1, 0x81, 1, 2, 3, 4, 5, 6, 7, 8]]))
-            .is_challenged(LINUX4),
-        row("an option nobody knows", raw(&[&linux, &[253, 6, 1, 2, 3, 4, 1, 1]])).is_challenged(LINUX4),
-        row("an unknown option in front", raw(&[&[200, 3, 9, 1], &linux])).is_challenged(LINUX4),
+        .challenged(LINUX4),
+        row("Fast Open: the experimental option", raw(&[&linux, &[254, 4, 0xf9, 0x89]])).challenged(LINUX4),
+        row("Multipath TCP", raw(&[&linux, &[30, 12, 1, 0x81, 1, 2, 3, 4, 5, 6, 7, 8]])).challenged(LINUX4),
+        row("an option nobody knows", raw(&[&linux, &[253, 6, 1, 2, 3, 4, 1, 1]])).challenged(LINUX4),
+        row("an unknown option in front", raw(&[&[200, 3, 9, 1], &linux])).challenged(LINUX4),
         row("an unknown option whose data looks like others", {
             raw(&[&MSS_1460, &[253, 12, 3, 3, 9, 4, 2, 19, 18, 29, 4, 1]])
         })
-        .is_challenged(mss_only),
+        .challenged(mss_only),
         row("TCP-MD5", raw(&[&MSS_1460, &[19, 18], &[7; 16], &[1, 1]])).passes(Reason::SynSigned),
         row("TCP-MD5, IPv6", syn6().raw_options(&[&[19, 18][..], &[7; 16], &[1, 1]].concat()))
             .passes(Reason::SynSigned),
@@ -216,37 +214,36 @@ fn odd() -> Vec<Row> {
             raw(&[&[19, 18], &[7; 16], &[1, 1]]).checksum(defender_testbed::frame::Checksum::Wrong)
         })
         .passes(Reason::SynSigned),
-        row("of an option given twice the last counts", raw(&[&[2, 4, 2, 0x18], &linux]))
-            .is_challenged(LINUX4),
+        row("of an option given twice the last counts", raw(&[&[2, 4, 2, 0x18], &linux])).challenged(LINUX4),
         row("an option of length 0 ends the list", raw(&[&MSS_1460, &[3, 0, 7, 1], &[4, 2, 1, 1]]))
-            .is_challenged(mss_only),
-        row("an option of length 1 ends the list", raw(&[&MSS_1460, &[99, 1, 4, 2]])).is_challenged(mss_only),
+            .challenged(mss_only),
+        row("an option of length 1 ends the list", raw(&[&MSS_1460, &[99, 1, 4, 2]])).challenged(mss_only),
         row("an option that reaches beyond the header", raw(&[&MSS_1460, &[1, 1, 4, 9]]))
-            .is_challenged(mss_only),
-        row("a kind without a length at the end", raw(&[&MSS_1460, &[1, 1, 1, 4]])).is_challenged(mss_only),
+            .challenged(mss_only),
+        row("a kind without a length at the end", raw(&[&MSS_1460, &[1, 1, 1, 4]])).challenged(mss_only),
         row("options behind the end of the list do not count", raw(&[&MSS_1460, &[0, 4, 2, 1]]))
-            .is_challenged(mss_only),
+            .challenged(mss_only),
         row("options behind the header do not count", {
             raw(&[&MSS_1460]).payload(&[4, 2, 1, 3, 3, 7, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0])
         })
-        .is_challenged(mss_only),
-        row("an MSS option of a wrong length", raw(&[&[2, 3, 5, 4, 2, 1, 1, 1]])).is_challenged(NOTHING),
-        row("an MSS at the very end of the packet", raw(&[&[1, 1, 4, 2], &MSS_1460])).is_challenged(Terms {
+        .challenged(mss_only),
+        row("an MSS option of a wrong length", raw(&[&[2, 3, 5, 4, 2, 1, 1, 1]])).challenged(NOTHING),
+        row("an MSS at the very end of the packet", raw(&[&[1, 1, 4, 2], &MSS_1460])).challenged(Terms {
             index: 1,
             mss: 1460,
             sack: true,
             ..NOTHING
         }),
         row("a scale at the very end of the packet", raw(&[&MSS_1460, &[4, 2, 3, 3, 8, 3, 3, 8]]))
-            .is_challenged(WINDOWS4),
+            .challenged(WINDOWS4),
         row(
             "timestamps at the very end of the packet",
             raw(&[&MSS_1460, &[3, 3, 7, 4, 2, 1], &STAMP_OPTION]),
         )
-        .is_challenged(LINUX4),
+        .challenged(LINUX4),
         row("a timestamp option of a wrong length", raw(&[&MSS_1460, &[8, 8, 0, 0, 0, 1, 0, 0]]))
-            .is_challenged(mss_only),
-        row("a scale option of a wrong length", raw(&[&MSS_1460, &[3, 4, 7, 7]])).is_challenged(mss_only),
+            .challenged(mss_only),
+        row("a scale option of a wrong length", raw(&[&MSS_1460, &[3, 4, 7, 7]])).challenged(mss_only),
     ]
 }
 
@@ -254,19 +251,21 @@ fn odd() -> Vec<Row> {
 fn sysctls() -> Vec<Row> {
     let without = |what: &str, bits| row(what, syn4()).world(|world| world.configure(bits, false));
     vec![
-        without("no timestamps here", CONFIG_TIMESTAMPS).is_challenged(Terms {
+        without("no timestamps here", CONFIG_TIMESTAMPS).challenged(Terms {
             index: 5,
             stamp: None,
             ..LINUX4
         }),
-        without("no SACK here", CONFIG_SACK).is_challenged(Terms { sack: false, ..LINUX4 }),
-        without("no window scaling here", CONFIG_WINDOW_SCALING)
-            .is_challenged(Terms { scale: None, ..LINUX4 }),
-        without("nothing here", CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING)
-            .is_challenged(Terms { index: 3, mss: 1460, ..NOTHING }),
+        without("no SACK here", CONFIG_SACK).challenged(Terms { sack: false, ..LINUX4 }),
+        without("no window scaling here", CONFIG_WINDOW_SCALING).challenged(Terms { scale: None, ..LINUX4 }),
+        without("nothing here", CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING).challenged(Terms {
+            index: 3,
+            mss: 1460,
+            ..NOTHING
+        }),
         row("no timestamps here, IPv6", syn6())
             .world(|world| world.configure(CONFIG_TIMESTAMPS, false))
-            .is_challenged(Terms { index: 5, stamp: None, ..LINUX6 }),
+            .challenged(Terms { index: 5, stamp: None, ..LINUX6 }),
     ]
 }
 
@@ -275,37 +274,37 @@ fn ecn() -> Vec<Row> {
     let with_ecn = Terms { ecn: true, ..LINUX4 };
     let client = client4();
     vec![
-        row("ECN set-up", set_up(syn4())).is_challenged(with_ecn),
-        row("ECN set-up, IPv6", set_up(syn6())).is_challenged(Terms { ecn: true, ..LINUX6 }),
+        row("ECN set-up", set_up(syn4())).challenged(with_ecn),
+        row("ECN set-up, IPv6", set_up(syn6())).challenged(Terms { ecn: true, ..LINUX6 }),
         row("ECN set-up where tcp_ecn forbids it", set_up(syn4()))
             .world(|world| world.configure(CONFIG_ECN, false))
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row(
             "ECN set-up without timestamps",
             set_up(TcpFrame::windows_syn(client, server_of(client, DUAL), 1)),
         )
-        .is_challenged(WINDOWS4),
+        .challenged(WINDOWS4),
         row("ECN set-up where timestamps are forbidden", set_up(syn4()))
             .world(|world| world.configure(CONFIG_TIMESTAMPS, false))
-            .is_challenged(Terms { index: 5, stamp: None, ..LINUX4 }),
-        row("ECN set-up in a packet that is ECT(0)", set_up(syn4()).tos(2)).is_challenged(LINUX4),
-        row("ECN set-up in a packet that is ECT(1)", set_up(syn4()).tos(1)).is_challenged(LINUX4),
-        row("ECN set-up in a packet that is CE", set_up(syn4()).tos(3)).is_challenged(LINUX4),
-        row("ECN set-up in a packet that is ECT(0), IPv6", set_up(syn6()).tos(2)).is_challenged(LINUX6),
-        row("ECN set-up with a DSCP", set_up(syn4()).tos(0xb8)).is_challenged(with_ecn),
+            .challenged(Terms { index: 5, stamp: None, ..LINUX4 }),
+        row("ECN set-up in a packet that is ECT(0)", set_up(syn4()).tos(2)).challenged(LINUX4),
+        row("ECN set-up in a packet that is ECT(1)", set_up(syn4()).tos(1)).challenged(LINUX4),
+        row("ECN set-up in a packet that is CE", set_up(syn4()).tos(3)).challenged(LINUX4),
+        row("ECN set-up in a packet that is ECT(0), IPv6", set_up(syn6()).tos(2)).challenged(LINUX6),
+        row("ECN set-up with a DSCP", set_up(syn4()).tos(0xb8)).challenged(with_ecn),
         row("ECN set-up that would rather be accurate (AE too)", accurate(set_up(syn4())))
-            .is_challenged(with_ecn),
-        row("ECE alone", syn4().flags(flag::SYN | flag::ECE)).is_challenged(LINUX4),
-        row("CWR alone", syn4().flags(flag::SYN | flag::CWR)).is_challenged(LINUX4),
+            .challenged(with_ecn),
+        row("ECE alone", syn4().flags(flag::SYN | flag::ECE)).challenged(LINUX4),
+        row("CWR alone", syn4().flags(flag::SYN | flag::CWR)).challenged(LINUX4),
         row("ECN set-up without SACK or scale", set_up(offering4(Some(1460), Some(STAMP), false, None)))
-            .is_challenged(Terms { sack: false, scale: None, ..with_ecn }),
-        row("a SYN with PSH and URG", syn4().flags(flag::SYN | flag::PSH | flag::URG)).is_challenged(LINUX4),
+            .challenged(Terms { sack: false, scale: None, ..with_ecn }),
+        row("a SYN with PSH and URG", syn4().flags(flag::SYN | flag::PSH | flag::URG)).challenged(LINUX4),
     ]
 }
 
 /// With the flag that Accurate ECN has beside CWR and ECE (RFC 9768, section 3.1.1).
-fn accurate(frame: TcpFrame) -> Vec<u8> {
-    let mut frame = frame.build();
+fn accurate(frame: impl Frame) -> Vec<u8> {
+    let mut frame = frame.bytes();
     frame[46] |= 1;
     repair(&mut frame);
     frame
@@ -321,16 +320,15 @@ fn data() -> Vec<Row> {
         let mut corrupt = frame4.build();
         *corrupt.last_mut().expect("data") ^= 0x10;
         rows.extend([
-            row(format!("{length} bytes of data"), frame4.clone()).is_challenged(LINUX4),
-            row(format!("{length} bytes of data, padding behind"), frame4.trailer(3)).is_challenged(LINUX4),
-            row(format!("{length} bytes of data, IPv6"), frame6.vlan(2)).is_challenged(LINUX6),
-            row(format!("{length} bytes of data, the last changed"), corrupt)
-                .is_dropped(Reason::SynBadChecksum),
+            row(format!("{length} bytes of data"), frame4.clone()).challenged(LINUX4),
+            row(format!("{length} bytes of data, padding behind"), frame4.trailer(3)).challenged(LINUX4),
+            row(format!("{length} bytes of data, IPv6"), frame6.vlan(2)).challenged(LINUX6),
+            row(format!("{length} bytes of data, the last changed"), corrupt).dropped(Reason::SynBadChecksum),
         ]);
     }
     rows.push(
         row("data behind no options", syn_to(client4(), DUAL).raw_options(&[]).payload(b"odd"))
-            .is_challenged(NOTHING),
+            .challenged(NOTHING),
     );
     rows
 }
@@ -342,22 +340,20 @@ fn jumbo() -> Vec<Row> {
     vec![
         row("4,000 bytes of data, 3,000 in one piece", syn4().payload(&data(4_000)))
             .linear(3_000)
-            .is_challenged(LINUX4),
-        row("8,900 bytes of data, IPv6", syn6().payload(&data(8_900))).linear(3_000).is_challenged(LINUX6),
-        row("more than the headers in one piece", syn4().payload(&data(200)))
-            .linear(100)
-            .is_challenged(LINUX4),
-        row("the headers alone in one piece", syn4().payload(&data(200))).linear(74).is_challenged(LINUX4),
+            .challenged(LINUX4),
+        row("8,900 bytes of data, IPv6", syn6().payload(&data(8_900))).linear(3_000).challenged(LINUX6),
+        row("more than the headers in one piece", syn4().payload(&data(200))).linear(100).challenged(LINUX4),
+        row("the headers alone in one piece", syn4().payload(&data(200))).linear(74).challenged(LINUX4),
         row("the reply is longer than what is in one piece", bare(syn4()).payload(&data(200)))
             .linear(54)
-            .is_dropped(Reason::SynRewriteFailed),
+            .dropped(Reason::SynRewriteFailed),
         row("data in fragments, changed", {
             let mut frame = syn4().payload(&data(200)).build();
             frame[200] ^= 1;
             frame
         })
         .linear(100)
-        .is_dropped(Reason::SynBadChecksum),
+        .dropped(Reason::SynBadChecksum),
     ]
 }
 

@@ -118,12 +118,12 @@ impl Row {
         self
     }
 
-    pub(super) fn is_dropped(mut self, reason: Reason) -> Self {
+    pub(super) fn dropped(mut self, reason: Reason) -> Self {
         self.expected = Expected::Drop(reason);
         self
     }
 
-    pub(super) fn is_challenged(mut self, terms: Terms) -> Self {
+    pub(super) fn challenged(mut self, terms: Terms) -> Self {
         self.expected = Expected::Challenge(terms);
         self
     }

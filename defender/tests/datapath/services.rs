@@ -26,14 +26,14 @@ fn listeners() -> Vec<Row> {
     };
     // A port with a wildcard listener that the map does not have, but one of the other family that it has.
     vec![
-        row("0.0.0.0", syn_to(client4(), ONLY_V4)).is_challenged(LINUX4),
+        row("0.0.0.0", syn_to(client4(), ONLY_V4)).challenged(LINUX4),
         row("0.0.0.0, IPv6", syn_to(client6(), ONLY_V4)).passes(Reason::Unprotected),
-        row("[::] for IPv6 only", syn_to(client6(), ONLY_V6)).is_challenged(LINUX6),
+        row("[::] for IPv6 only", syn_to(client6(), ONLY_V6)).challenged(LINUX6),
         row("[::] for IPv6 only, IPv4", syn_to(client4(), ONLY_V6)).passes(Reason::Unprotected),
-        row("[::] for both", syn_to(client4(), DUAL)).is_challenged(LINUX4),
-        row("[::] for both, IPv6", syn_to(client6(), DUAL)).is_challenged(LINUX6),
-        row("bound to its address", syn_to(client4(), BOUND_V4)).is_challenged(LINUX4),
-        row("bound to its address, IPv6", syn_to(client6(), BOUND_V6)).is_challenged(LINUX6),
+        row("[::] for both", syn_to(client4(), DUAL)).challenged(LINUX4),
+        row("[::] for both, IPv6", syn_to(client6(), DUAL)).challenged(LINUX6),
+        row("bound to its address", syn_to(client4(), BOUND_V4)).challenged(LINUX4),
+        row("bound to its address, IPv6", syn_to(client6(), BOUND_V6)).challenged(LINUX6),
         row("bound to an address, packet to another of this host", {
             TcpFrame::linux_syn(client4(), at(address("203.0.113.5"), BOUND_V4), ISN)
         })
@@ -43,7 +43,7 @@ fn listeners() -> Vec<Row> {
             .passes(Reason::Unprotected),
         row("bound to an address, with a wildcard beside it whose mode is off", syn_to(client4(), BOUND_V4))
             .world(wildcard_off)
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row("the wildcard, with a bound one beside it", {
             TcpFrame::linux_syn(client4(), at(address("203.0.113.5"), BOUND_V4), ISN)
         })
@@ -156,7 +156,7 @@ fn states() -> Vec<Row> {
             .passes(Reason::SynSuspended),
         row("before the other key is there", syn4())
             .world(|world| world.keys[1] = KeySlot::default())
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         left(row("monitor since a moment: a SYN", syn4()), MODE_MONITOR).passes(Reason::SynMonitored),
         left(row("monitor since a moment: a cookie", cookie()), MODE_MONITOR).proves(LINUX4),
         left(row("monitor since a moment: a cookie, IPv6", cookie6()), MODE_MONITOR).proves(LINUX6),

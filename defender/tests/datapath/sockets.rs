@@ -57,9 +57,9 @@ pub(super) fn rows() -> Vec<Row> {
     let [established, _] = clients(ESTABLISHED);
     let beside = |ports| SocketAddr::new(established.ip(), established.port() + ports);
     rows.extend([
-        row("a SYN from a port beside a connection's", syn_to(beside(1), DUAL)).is_challenged(LINUX4),
+        row("a SYN from a port beside a connection's", syn_to(beside(1), DUAL)).challenged(LINUX4),
         row("an acknowledgement from a port beside a connection's", segment(beside(2), flag::ACK))
-            .is_dropped(Reason::AckBadCookie),
+            .dropped(Reason::AckBadCookie),
     ]);
     rows
 }

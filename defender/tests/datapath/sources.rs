@@ -48,17 +48,17 @@ fn odd() -> Vec<Row> {
             let source = at(address("127.0.0.1"), 4_000);
             TcpFrame::new(source, server_of(source, DUAL)).flags(flag::ACK).ack(1)
         })
-        .is_dropped(Reason::AckBadCookie),
-        row("from 1.0.0.0, the first that is somebody's", from("1.0.0.0")).is_challenged(LINUX4),
-        row("from 126.255.255.255", from("126.255.255.255")).is_challenged(LINUX4),
-        row("from 128.0.0.0", from("128.0.0.0")).is_challenged(LINUX4),
-        row("from 223.255.255.255", from("223.255.255.255")).is_challenged(LINUX4),
-        row("from 10.203.0.3, which might be a broadcast address", from("10.203.0.3")).is_challenged(LINUX4),
-        row("from a link-local address", from("fe80::1")).is_challenged(LINUX6),
-        row("from a unique local address", from("fd00::1")).is_challenged(LINUX6),
-        row("from the client's port 0", syn_to(at(address("198.18.200.1"), 0), DUAL)).is_challenged(LINUX4),
+        .dropped(Reason::AckBadCookie),
+        row("from 1.0.0.0, the first that is somebody's", from("1.0.0.0")).challenged(LINUX4),
+        row("from 126.255.255.255", from("126.255.255.255")).challenged(LINUX4),
+        row("from 128.0.0.0", from("128.0.0.0")).challenged(LINUX4),
+        row("from 223.255.255.255", from("223.255.255.255")).challenged(LINUX4),
+        row("from 10.203.0.3, which might be a broadcast address", from("10.203.0.3")).challenged(LINUX4),
+        row("from a link-local address", from("fe80::1")).challenged(LINUX6),
+        row("from a unique local address", from("fd00::1")).challenged(LINUX6),
+        row("from the client's port 0", syn_to(at(address("198.18.200.1"), 0), DUAL)).challenged(LINUX4),
         row("from a port as high as they go", syn_to(at(address("198.18.200.1"), 65_535), DUAL))
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
     ]);
     rows
 }
@@ -74,32 +74,31 @@ fn budget() -> Vec<Row> {
     let (a, b, c) = ("198.51.100.1", "198.51.100.2", "198.51.100.255");
     let again = from("198.51.101.7");
     vec![
-        limited("the fourth from one /24", from("198.51.100.4"), [a, b, c]).is_dropped(Reason::SynOverBudget),
+        limited("the fourth from one /24", from("198.51.100.4"), [a, b, c]).dropped(Reason::SynOverBudget),
         limited("the fourth from one address", again.clone(), ["198.51.101.7"; 3])
-            .is_dropped(Reason::SynOverBudget),
-        limited("the first of the next /24", from("198.51.102.1"), ["198.51.103.255"; 3])
-            .is_challenged(LINUX4),
+            .dropped(Reason::SynOverBudget),
+        limited("the first of the next /24", from("198.51.102.1"), ["198.51.103.255"; 3]).challenged(LINUX4),
         limited("the fourth, without a budget", from("198.51.104.1"), ["198.51.104.1"; 3])
             .world(|world| world.config.reply_budget = 0)
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         limited(
             "the fourth from one /64",
             from("2001:db8:f:5::9"),
             ["2001:db8:f:5::1", "2001:db8:f:5:ffff::1", "2001:db8:f:5::2"],
         )
-        .is_dropped(Reason::SynOverBudget),
+        .dropped(Reason::SynOverBudget),
         limited("the first of the next /64", from("2001:db8:f:6::1"), ["2001:db8:f:7::1"; 3])
-            .is_challenged(LINUX6),
+            .challenged(LINUX6),
         row("what is not answered is not charged", from("198.51.105.1"))
             .world(|world| world.config.reply_budget = 1)
             .after(from("198.51.105.1").checksum(defender_testbed::frame::Checksum::Wrong))
             .after(from("198.51.105.1").raw_options(&[29, 4, 1, 1]))
             .after(from("198.51.105.1").fragment(0, true))
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
         row("an acknowledgement is not charged", from("198.51.106.1"))
             .world(|world| world.config.reply_budget = 1)
             .after(TcpFrame::new(at(address("198.51.106.1"), 9), server_of(client4(), DUAL)).ack(1))
-            .is_challenged(LINUX4),
+            .challenged(LINUX4),
     ]
 }
 
