@@ -7,7 +7,7 @@
 use crate::verdict::Reason;
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps.
 pub mod map {
@@ -171,10 +171,12 @@ pub struct Port {
     pub wildcard4: u16,
     /// Service of `[::]`.
     pub wildcard6: u16,
-    /// Not 0: services bound to an address of theirs have this port; look into `ADDRESSES` first.
+    /// How many services are bound to an address of theirs. One is here; if there are more, look into `ADDRESSES`.
     pub bound: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// The one bound service.
+    pub bound_id: u16,
+    /// Its address, mapped if IPv4.
+    pub bound_address: [u8; 16],
 }
 
 /// Key of `ADDRESSES`.
@@ -429,7 +431,7 @@ plain! {
     Config: 32,
     KeySlot: 24,
     Interface: 72,
-    Port: 8,
+    Port: 24,
     ServiceKey: 20,
     Service: 48,
     Learnt: 16,

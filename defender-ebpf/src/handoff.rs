@@ -1,4 +1,4 @@
-//! Hands proven connections to the kernel: XDP writes a ticket into the packet's metadata, tcx ingress acts on it.
+//! Hands proven connections to the kernel: XDP marks their packets, tcx ingress acts on the mark.
 
 use aya_ebpf::{
     bindings::xdp_md,
@@ -6,16 +6,17 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use defender_common::{
-    abi::{Handoff, INTERFACE_NO_METADATA},
+    abi::{Handoff, INTERFACE_NO_METADATA, Interface},
     classify::{Class, classify},
-    decide::{Policy, Socket},
+    cookie::Terms,
+    decide::Policy,
+    mark::{MAGIC, Mark},
     recent::{self, ASSIGN_MS, What},
-    ticket::Ticket,
     verdict::Reason,
     wire::{
         Ip,
         address::Flow,
-        ethernet::{self, Network},
+        ethernet::{self, Frame, Network},
         ipv4, ipv6, tcp,
     },
 };
@@ -25,76 +26,74 @@ use crate::{
     maps::RECENT,
     packet::SkbPacket,
     service,
-    socket::{self, Held, Tupled},
+    socket::{Held, Tupled},
     surroundings::{self, Around},
 };
 
-/// Remembers the connection and gives its packet a ticket. Called by XDP.
+/// Remembers the connection and marks its packet. Called by XDP.
 #[inline(always)]
-pub(crate) fn announce<A: Tupled>(around: &Around<'_, A>, service: u32) -> Reason {
-    let Some((terms, stamps)) = around.proven else { return Reason::Cookie };
-    note(&around.segment.flow, around.config.secret, What::Proved);
-    let ticket = Ticket::new(&terms, stamps, service);
-    if attach(around.packet.context, ticket).is_none() {
+pub(crate) fn announce<A: Tupled>(around: &Around<'_, A>, reason: Reason) -> Reason {
+    if reason == Reason::Cookie {
+        note(&around.segment.flow, around.config.secret, What::Proved);
+    }
+    let mark = Mark { magic: MAGIC, ifindex: around.interface.ifindex };
+    if attach(around.packet.context, mark).is_none() {
         config::set_no_metadata(around.interface.ifindex);
     }
-    Reason::Cookie
+    reason
 }
 
 #[inline(always)]
-fn attach(context: *mut xdp_md, ticket: Ticket) -> Option<()> {
+fn attach(context: *mut xdp_md, mark: Mark) -> Option<()> {
     // SAFETY: the context is the program's own; pointers into the packet are not used after this.
-    if unsafe { bpf_xdp_adjust_meta(context, -(size_of::<Ticket>() as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_meta(context, -(size_of::<Mark>() as i32)) } != 0 {
         return None;
     }
     let ctx = XdpContext::new(context);
     let at = ctx.metadata();
-    if at + size_of::<Ticket>() > ctx.data() {
+    if at + size_of::<Mark>() > ctx.data() {
         return None;
     }
     // SAFETY: the bytes are metadata, which the verifier checks again; metadata is aligned to four.
-    unsafe { *(at as *mut Ticket) = ticket };
+    unsafe { *(at as *mut Mark) = mark };
     Some(())
 }
 
-/// Acts on a packet's ticket. Called at tcx ingress for every packet.
+/// Acts on a packet's mark. Called at tcx ingress for every packet.
 #[inline(always)]
 pub(crate) fn accept(ctx: &TcContext) {
-    let ticket = ticket(ctx);
-    if !ticket.is_valid() && !carries_no_metadata(ctx) {
+    let marked_by = marked_by(ctx);
+    let ingress = if marked_by != 0 { marked_by } else { ifindex(ctx) };
+    let Some(interface) = config::interface(ingress) else { return };
+    if marked_by == 0 && interface.flags & INTERFACE_NO_METADATA == 0 {
         return;
     }
     let packet = SkbPacket::of_skb(ctx.skb.skb);
-    let Ok(frame) = ethernet::parse(&packet) else { return unreadable(&ticket) };
-    match frame.network {
-        Network::V4 => hand_over(ctx, &packet, ipv4::parse(&packet, frame.network_offset), ticket),
-        Network::V6 => hand_over(ctx, &packet, ipv6::parse(&packet, frame.network_offset), ticket),
-        Network::Other => unreadable(&ticket),
+    let understood = match ethernet::parse(&packet) {
+        Ok(Frame { network: Network::V4, network_offset }) => {
+            hand_over(ctx, &packet, interface, ipv4::parse(&packet, network_offset))
+        }
+        Ok(Frame { network: Network::V6, network_offset }) => {
+            hand_over(ctx, &packet, interface, ipv6::parse(&packet, network_offset))
+        }
+        _ => None,
+    };
+    if marked_by != 0 && understood.is_none() {
+        account::handoff(Handoff::Unreadable, 0);
     }
 }
 
+/// The interface that marked the packet; 0: none did.
 #[inline(always)]
-fn unreadable(ticket: &Ticket) {
-    if ticket.is_valid() {
-        account::handoff(Handoff::Unreadable, ticket.service);
-    }
-}
-
-/// The packet's ticket.
-#[inline(always)]
-fn ticket(ctx: &TcContext) -> Ticket {
+fn marked_by(ctx: &TcContext) -> u32 {
     // SAFETY: a field of the program's own context.
     let at = unsafe { (*ctx.skb.skb).data_meta } as usize;
-    if at + size_of::<Ticket>() > ctx.data() {
-        return Ticket::default();
+    if at + size_of::<Mark>() > ctx.data() {
+        return 0;
     }
     // SAFETY: the bytes are metadata, which the verifier checks again.
-    unsafe { *(at as *const Ticket) }
-}
-
-#[inline(always)]
-fn carries_no_metadata(ctx: &TcContext) -> bool {
-    config::interface(ifindex(ctx)).is_some_and(|interface| interface.flags & INTERFACE_NO_METADATA != 0)
+    let mark = unsafe { *(at as *const Mark) };
+    if mark.magic == MAGIC { mark.ifindex } else { 0 }
 }
 
 #[inline(always)]
@@ -103,44 +102,42 @@ fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Hands over the connection of a segment that proves a cookie. Others go on as they are: later segments of a burst, and
+/// on drivers without metadata everything else. None: the packet could not be read.
 #[inline(always)]
-fn hand_over<A: Tupled>(ctx: &TcContext, packet: &SkbPacket, ip: Result<Ip<A>, Reason>, mut ticket: Ticket) {
-    let Ok(segment) = ip.and_then(|ip| tcp::parse(packet, &ip)) else { return unreadable(&ticket) };
-    if !ticket.is_valid() {
-        ticket = check_again(ctx, packet, &segment).unwrap_or_default();
-        if !ticket.is_valid() {
-            return;
-        }
+fn hand_over<A: Tupled>(
+    ctx: &TcContext,
+    packet: &SkbPacket,
+    interface: &Interface,
+    ip: Result<Ip<A>, Reason>,
+) -> Option<()> {
+    let ip = ip.ok()?;
+    let segment = tcp::parse(packet, &ip).ok()?;
+    let config = config::config()?;
+    let Some(found) = service::find(segment.flow.destination, segment.flow.destination_port) else {
+        return Some(());
+    };
+    if classify(segment.flags) != Class::Ack || !Policy::of(found.service, config).accepts_cookies {
+        return Some(());
     }
-    let Some(config) = config::config() else { return };
-    if recently_assigned(&segment.flow, config.secret) {
-        return account::handoff(Handoff::Repeated, ticket.service);
+    let Some((terms, stamps)) = surroundings::proven(packet, &segment, interface, found.service) else {
+        return Some(());
+    };
+    let flow = &segment.flow;
+    if recently_assigned(flow, config.secret) {
+        account::handoff(Handoff::Repeated, found.id);
+        return Some(());
     }
-    let outcome = assign(ctx, &segment.flow, &ticket);
+    let outcome = assign(ctx, flow, &terms, stamps);
     if outcome == Handoff::Assigned {
-        note(&segment.flow, config.secret, What::Assigned);
+        note(flow, config.secret, What::Assigned);
     }
-    account::handoff(outcome, ticket.service);
-}
-
-/// The ticket of a packet whose driver cannot carry one: the cookie is checked a second time.
-#[inline(always)]
-fn check_again<A: Tupled>(ctx: &TcContext, packet: &SkbPacket, segment: &tcp::Segment<A>) -> Option<Ticket> {
-    let found = service::find(segment.flow.destination, segment.flow.destination_port)?;
-    let interface = config::interface(ifindex(ctx))?;
-    if classify(segment.flags) != Class::Ack
-        || !Policy::of(found.service, config::config()?).accepts_cookies
-        || !config::is_local(interface, segment.flow.destination)
-        || socket::state(ctx.skb.skb.cast(), &segment.flow) != Socket::Listener
-    {
-        return None;
-    }
-    let (terms, stamps) = surroundings::proven(packet, segment, interface, found.service)?;
-    Some(Ticket::new(&terms, stamps, found.id))
+    account::handoff(outcome, found.id);
+    Some(())
 }
 
 #[inline(always)]
-fn assign<A: Tupled>(ctx: &TcContext, flow: &Flow<A>, ticket: &Ticket) -> Handoff {
+fn assign<A: Tupled>(ctx: &TcContext, flow: &Flow<A>, terms: &Terms, stamps: (u32, u32)) -> Handoff {
     let Some(socket) = Held::lookup(ctx.skb.skb.cast(), flow) else { return Handoff::NoListener };
     if !socket.listens() {
         return Handoff::AlreadyKnown;
@@ -151,7 +148,7 @@ fn assign<A: Tupled>(ctx: &TcContext, flow: &Flow<A>, ticket: &Ticket) -> Handof
         return Handoff::NoListener;
     }
     // SAFETY: the listener is held, and this is a tc ingress program.
-    match unsafe { kfunc::assign_reqsk(ctx.skb.skb, listener.cast(), ticket) } {
+    match unsafe { kfunc::assign_reqsk(ctx.skb.skb, listener.cast(), terms, stamps) } {
         0 => Handoff::Assigned,
         -12 => Handoff::RefusedMemory,
         -22 => Handoff::RefusedInvalid,

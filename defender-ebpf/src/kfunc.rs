@@ -6,10 +6,7 @@
 use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::bindings::__sk_buff;
-use defender_common::{
-    abi::kfunc::ASSIGN_REQSK_SENTINEL,
-    ticket::{ECN, SACK, SCALES, TIMESTAMPS, Ticket},
-};
+use defender_common::{abi::kfunc::ASSIGN_REQSK_SENTINEL, cookie::Terms};
 
 /// `struct bpf_tcp_req_attrs` (include/net/tcp.h).
 #[repr(C)]
@@ -27,24 +24,29 @@ struct Attributes {
     reserved: [u8; 3],
 }
 
-/// `bpf_sk_assign_tcp_reqsk`: makes the packet's acknowledgement complete a handshake with `listener` on the ticket's
-/// terms. Returns 0 or a negative error; 0 means assigned, not that the listener has room.
+/// `bpf_sk_assign_tcp_reqsk`: makes the packet's acknowledgement complete a handshake with `listener` on these terms;
+/// `stamps` are the packet's timestamp and echo. Returns 0 or a negative error; 0 means assigned, not that the listener has room.
 ///
 /// # Safety
 /// `listener` is a held `struct tcp_sock`, `skb` the context of a tc ingress program.
 #[inline(always)]
-pub(crate) unsafe fn assign_reqsk(skb: *mut __sk_buff, listener: *mut c_void, ticket: &Ticket) -> i64 {
-    let has = |bit: u8| (ticket.flags & bit != 0) as u8;
+pub(crate) unsafe fn assign_reqsk(
+    skb: *mut __sk_buff,
+    listener: *mut c_void,
+    terms: &Terms,
+    stamps: (u32, u32),
+) -> i64 {
+    let scales = terms.scales();
     let attributes = Attributes {
-        rcv_tsval: ticket.timestamp,
-        rcv_tsecr: ticket.echo,
-        mss: ticket.mss,
-        rcv_wscale: ticket.our_window_scale,
-        snd_wscale: ticket.window_scale,
-        ecn_ok: has(ECN),
-        wscale_ok: has(SCALES),
-        sack_ok: has(SACK),
-        tstamp_ok: has(TIMESTAMPS),
+        rcv_tsval: stamps.0,
+        rcv_tsecr: stamps.1,
+        mss: terms.mss,
+        rcv_wscale: if scales { terms.our_window_scale } else { 0 },
+        snd_wscale: if scales { terms.window_scale } else { 0 },
+        ecn_ok: terms.ecn as u8,
+        wscale_ok: scales as u8,
+        sack_ok: terms.sack as u8,
+        tstamp_ok: terms.timestamps as u8,
         usec_ts_ok: 0,
         reserved: [0; 3],
     };

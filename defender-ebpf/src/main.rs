@@ -96,17 +96,12 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
     network_offset: usize,
     ip: Result<Ip<A>, Reason>,
 ) -> Reason {
-    let interface = match ip {
-        Ok(_) | Err(Reason::MalformedIp) => config::interface(packet.ingress()),
-        Err(reason) => return reason,
-    };
-    let Some(interface) = interface.filter(|interface| is_for(interface, packet)) else {
-        return Reason::OtherMac;
-    };
     let ip = match ip {
         Ok(ip) => ip,
+        Err(Reason::MalformedIp) if own_interface(packet).is_none() => return Reason::OtherMac,
         Err(reason) => return reason,
     };
+    let Some(interface) = own_interface(packet) else { return Reason::OtherMac };
     let segment = match tcp::parse(packet, &ip) {
         Ok(segment) => segment,
         Err(reason) => return config::if_local(interface, ip.destination, reason),
@@ -121,26 +116,29 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
     let reason = decide(classify(segment.flags), policy, &mut around);
     let reason = match reason {
         Reason::SynChallenged => answer::challenge::<_, IP>(&around),
-        Reason::Cookie => handoff::announce(&around, id),
+        Reason::Cookie | Reason::CookieRecent => handoff::announce(&around, reason),
         reason => reason,
     };
     account::service(id, reason);
     reason
 }
 
-/// Whether a frame is addressed to the interface itself.
+/// The interface that a frame came in by, if the frame is addressed to it.
 #[inline(always)]
-fn is_for(interface: &Interface, packet: &XdpPacket) -> bool {
+fn own_interface(packet: &XdpPacket) -> Option<&'static Interface> {
+    let interface = config::interface(packet.ingress())?;
     let mac = interface.mac;
     let own = [
         u16::from_ne_bytes([mac[0], mac[1]]),
         u16::from_ne_bytes([mac[2], mac[3]]),
         u16::from_ne_bytes([mac[4], mac[5]]),
     ];
-    packet.halves(0) == Some(own)
+    // Read anew, or the compiler would leave out a check of bounds that the verifier wants to see.
+    let packet = XdpPacket::of_xdp(core::hint::black_box(packet.context));
+    (packet.halves(0) == Some(own)).then_some(interface)
 }
 
-/// The hand-off: what XDP let pass with a ticket is assigned to its listener. Others' programs always run after it.
+/// The hand-off: what XDP let pass with a mark is assigned to its listener. Others' programs always run after it.
 #[classifier]
 fn defender_handoff(ctx: TcContext) -> i32 {
     handoff::accept(&ctx);

@@ -18,7 +18,12 @@ pub(crate) struct Found {
 pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
     let ports = PORTS.get(port as u32)?;
     let wildcard = if A::FAMILY == 0 { ports.wildcard4 } else { ports.wildcard6 };
-    let id = if ports.bound != 0 { bound(address, port).unwrap_or(wildcard as u32) } else { wildcard as u32 };
+    let id = match ports.bound {
+        0 => wildcard as u32,
+        1 if address.octets() == ports.bound_address => ports.bound_id as u32,
+        1 => wildcard as u32,
+        _ => bound(address, port).unwrap_or(wildcard as u32),
+    };
     if id == 0 {
         return None;
     }

@@ -36,8 +36,6 @@ pub(crate) struct Around<'a, A> {
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
-    /// The proven terms, once `proves_cookie` said so, and the segment's timestamps.
-    pub(crate) proven: Option<(Terms, Option<(u32, u32)>)>,
 }
 
 impl<'a, A: Address> Around<'a, A> {
@@ -51,7 +49,7 @@ impl<'a, A: Address> Around<'a, A> {
         service: &'a Service,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
-        Self { packet, network_offset, segment, interface, config, service, offer, options_sum, proven: None }
+        Self { packet, network_offset, segment, interface, config, service, offer, options_sum }
     }
 
     /// The sum of the TCP header, its options and data.
@@ -152,8 +150,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn proves_cookie(&mut self) -> bool {
-        self.proven = proven(self.packet, self.segment, self.interface, self.service);
-        self.proven.is_some()
+        proven(self.packet, self.segment, self.interface, self.service).is_some()
     }
 
     #[inline(always)]
@@ -164,21 +161,21 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     }
 }
 
-/// The terms and timestamps of a segment that acknowledges a valid cookie.
+/// The terms of a segment that acknowledges a valid cookie, and its timestamp and echo.
 #[inline(always)]
 pub(crate) fn proven<A: Address>(
     packet: &impl Packet,
     segment: &Segment<A>,
     interface: &Interface,
     service: &Service,
-) -> Option<(Terms, Option<(u32, u32)>)> {
+) -> Option<(Terms, (u32, u32))> {
     let slot = cookie::slot_of(segment.acknowledgement);
     let key = config::key(slot)?;
     let stamps = segment.options().timestamps(packet);
     let host = host::<A>(interface, service, slot);
     let echo = stamps.map(|(_, echo)| echo);
     let terms = cookie::check(&segment.flow, segment.sequence, segment.acknowledgement, echo, host, key)?;
-    Some((terms, stamps))
+    Some((terms, stamps.unwrap_or_default()))
 }
 
 /// This host's part in the terms of a connection.
