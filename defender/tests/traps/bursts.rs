@@ -4,7 +4,7 @@ use anyhow::Result;
 use defender_testbed::{frame::TcpFrame, server::Server, topology::Topology};
 
 use crate::{
-    ground::counted,
+    ground::{counted, kernel_counters},
     hand::{Hand, KINDS, Wire},
     support::start_always,
 };
@@ -34,6 +34,26 @@ fn data_behind_the_ack_is_not_lost() -> Result<()> {
             counts.assert_no_drops_but(&[]);
         }
     }
+    Ok(())
+}
+
+/// GRO merges and orders packets whose metadata is the same; the others it lets overtake each other.
+#[test]
+fn data_behind_the_ack_stays_in_order() -> Result<()> {
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let _defender = start_always(&bed, &[80])?;
+    let wire = Wire::new(&bed)?;
+    let before = kernel_counters(&bed.server)?;
+    for kind in KINDS {
+        for pieces in [2, 5] {
+            let mut client = wire.greeted(server.address(), kind)?;
+            client.burst(&[client.ack()], pieces)?;
+        }
+    }
+    let after = kernel_counters(&bed.server)?;
+    let name = "TcpExtTCPOFOQueue";
+    assert_eq!(after[name] - before[name], 0, "segments overtook each other");
     Ok(())
 }
 

@@ -207,6 +207,17 @@ impl Hand<'_, '_> {
         Ok(())
     }
 
+    /// Takes the SYN-ACK that is on its way, behind what belongs to a connection before.
+    pub(crate) fn until_syn_ack(&mut self) -> Result<()> {
+        let own = self.isn.wrapping_add(1);
+        let seen = self.capture.next_tcp(PATIENCE, |seen| {
+            seen.destination == self.from && seen.flags & SYN_ACK == SYN_ACK && seen.ack == own
+        })?;
+        self.peer = Some(seen.context("no SYN-ACK")?);
+        self.got = Got::default();
+        Ok(())
+    }
+
     /// Sends its ACK and waits for the server's greeting.
     pub(crate) fn finish_handshake(&mut self) -> Result<()> {
         self.send(&[self.ack()])?;

@@ -225,3 +225,29 @@ fn a_stray_syn_does_not_disturb_a_connection() -> Result<()> {
     counts.assert_no_drops_but(&[]);
     wait_for_sockets(&bed.server, &[])
 }
+
+/// A client that resets its connection and takes the same port again, as health checks do: the hand-off remembers the
+/// connection before, which must not be mistaken for this one.
+#[test]
+fn a_port_is_used_again_at_once() -> Result<()> {
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let defender = start_always(&bed, &[80])?;
+    let wire = Wire::new(&bed)?;
+    let (_, counts) = counted(&defender, || {
+        for kind in KINDS {
+            let mut client = wire.greeted(server.address(), kind)?;
+            let first = [client.ack(), client.rst()];
+            client.isn = client.isn.wrapping_add(1_000_000);
+            let [ack, rst] = first;
+            client.send(&[ack, rst, client.syn()])?;
+            client.until_syn_ack()?;
+            client.finish_handshake()?;
+            client.talk()?;
+        }
+        Ok(())
+    })?;
+    counts.assert(&[("syn_challenged", 4), ("handoff_assigned", 4), ("handoff_established", 4)]);
+    counts.assert_no_drops_but(&[]);
+    Ok(())
+}

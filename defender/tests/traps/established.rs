@@ -1,0 +1,263 @@
+//! Nothing that was established is ever cut.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use defender_testbed::{
+    client,
+    controller::Controller,
+    interface,
+    server::{self, Server},
+    tcp_info::TcpInfo,
+    topology::{CLIENT_V4, CLIENT_V6, SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
+};
+
+use crate::{
+    ground::{Listener, counted, read_exactly, set_mode, wait_for_sockets},
+    hand::{KINDS, Wire},
+    sockets::{self, Before},
+    support::{CLIENT_PATIENCE, Counts, PATIENCE, PROGRAM, eventually, start, start_always, wait_active},
+};
+
+const CHUNK: usize = 4000;
+
+/// Connections on which data flows all the time, there and back.
+pub(crate) struct Traffic {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<TcpStream>>>,
+}
+
+impl Traffic {
+    /// Connects to each server and begins to send.
+    pub(crate) fn start(bed: &Topology, servers: &[Server]) -> Result<Self> {
+        let mut traffic = Self { stop: Arc::default(), rounds: Arc::default(), threads: Vec::new() };
+        for server in servers {
+            let from = bed.fresh_client(server.address());
+            let stream = client::connect_from(&bed.client, Some(from), server.address(), CLIENT_PATIENCE)?;
+            let (stop, rounds) = (Arc::clone(&traffic.stop), Arc::clone(&traffic.rounds));
+            traffic.threads.push(thread::spawn(move || exchange(stream, &stop, &rounds)));
+        }
+        traffic.flows()?;
+        Ok(traffic)
+    }
+
+    /// Waits until data has gone there and back a few times more.
+    pub(crate) fn flows(&self) -> Result<()> {
+        let goal = self.rounds.load(Ordering::Relaxed) + 20 * self.threads.len() as u64;
+        eventually("data flows", || {
+            let broken = self.threads.iter().any(JoinHandle::is_finished);
+            ensure!(!broken, "a connection was cut");
+            Ok(self.rounds.load(Ordering::Relaxed) >= goal)
+        })
+    }
+
+    /// Stops; every connection must be whole. Returns how many segments the clients had to repeat.
+    pub(crate) fn end(self) -> Result<u32> {
+        self.flows()?;
+        self.stop.store(true, Ordering::Relaxed);
+        let mut repeated = 0;
+        for thread in self.threads {
+            let stream = thread.join().expect("no panic").context("a connection was cut")?;
+            repeated += TcpInfo::of(&stream)?.retransmissions;
+        }
+        Ok(repeated)
+    }
+}
+
+fn exchange(mut stream: TcpStream, stop: &AtomicBool, rounds: &AtomicU64) -> Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    read_exactly(&mut stream, &[server::GREETING])?;
+    let mut chunk = [0; CHUNK];
+    for round in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        chunk.fill(round as u8);
+        stream.write_all(&chunk)?;
+        read_exactly(&mut stream, &chunk)?;
+        rounds.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(stream)
+}
+
+fn servers(bed: &Topology) -> Result<[Server; 2]> {
+    Ok([Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?])
+}
+
+#[test]
+fn connections_survive_all_that_is_done_to_the_defender() -> Result<()> {
+    let bed = Topology::new()?;
+    let servers = servers(&bed)?;
+    let before = Traffic::start(&bed, &servers)?;
+
+    let first = start_always(&bed, &[80])?;
+    before.flows()?;
+    let during = Traffic::start(&bed, &servers)?;
+    for mode in ["monitor", "off", "auto", "always"] {
+        set_mode(&first, mode)?;
+        before.flows()?;
+        during.flows()?;
+    }
+    wait_active(&first, 80)?;
+    first.kill()?;
+    before.flows()?;
+    during.flows()?;
+    let alone = Traffic::start(&bed, &servers)?;
+
+    let second = take_over(&bed, &first)?;
+    for traffic in [&before, &during, &alone] {
+        traffic.flows()?;
+    }
+    assert!(second.stop()?.success());
+    for traffic in [&before, &during, &alone] {
+        traffic.flows()?;
+    }
+    // On a veth, attaching and detaching the XDP program itself may lose what is in the ring.
+    for traffic in [before, during, alone] {
+        traffic.end()?;
+    }
+    Ok(())
+}
+
+pub(crate) fn take_over<'a>(bed: &'a Topology, first: &Controller<'_>) -> Result<Controller<'a>> {
+    take_over_with(bed, first, &[])
+}
+
+/// Starts another controller where the first one's pins are, and waits until it is in control.
+pub(crate) fn take_over_with<'a>(
+    bed: &'a Topology,
+    first: &Controller<'_>,
+    arguments: &[&str],
+) -> Result<Controller<'a>> {
+    let pins = first.pin_root().to_owned();
+    let second = Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, arguments, pins)?;
+    second.wait_ready()?;
+    let own = u64::from(second.id());
+    eventually("the second controller has taken over", || {
+        Ok(crate::support::status(&second)?["controller"].as_u64() == Some(own))
+    })?;
+    Ok(second)
+}
+
+/// The new program takes the place of the old one in its link: every packet is seen by one of them.
+#[test]
+fn a_takeover_misses_no_packet() -> Result<()> {
+    let bed = Topology::new()?;
+    let servers = servers(&bed)?;
+    let first = start_always(&bed, &[80])?;
+    let unseen = unseen(&bed, &first)?;
+    let traffic = Traffic::start(&bed, &servers)?;
+    // All of them live as long as the test: each removes the pins when it goes.
+    let mut controllers = vec![first];
+    for _ in 0..3 {
+        let last = controllers.last().expect("the first at least");
+        last.kill()?;
+        let next = take_over(&bed, last)?;
+        traffic.flows()?;
+        controllers.push(next);
+    }
+    assert_eq!(traffic.end()?, 0, "segments had to be repeated");
+    eventually("every packet is counted", || Ok(self::unseen(&bed, &controllers[3])? == unseen))
+}
+
+/// Packets that the interface has received and the defender has not counted.
+fn unseen(bed: &Topology, defender: &Controller<'_>) -> Result<i64> {
+    let counted = Counts::of(defender)?.get("rx_packets");
+    let received = interface::statistics(&bed.server, SERVER_INTERFACE)?.rx_packets;
+    Ok(received as i64 - counted as i64)
+}
+
+#[test]
+fn what_this_host_opens_is_left_alone() -> Result<()> {
+    let bed = Topology::new()?;
+    let options = server::Options { reuse_port: true, ..server::Options::default() };
+    let pairs = [
+        (SocketAddr::new(SERVER_V4.into(), 80), SocketAddr::new(CLIENT_V4.into(), 9000)),
+        (SocketAddr::new(SERVER_V6.into(), 80), SocketAddr::new(CLIENT_V6.into(), 9000)),
+    ];
+    for (own, other) in pairs {
+        let _protected = Server::with(&bed.server, own, options)?;
+        let defender = start_always(&bed, &[80])?;
+        let listener = Listener::new(&bed.client, other)?;
+        let (_, counts) = counted(&defender, || {
+            for from in [SocketAddr::new(own.ip(), 0), own] {
+                let before = Before { from: Some(from), ..Before::default() };
+                let mut stream = sockets::connect(&bed.server, &before, other)?;
+                let mut accepted = listener.accept()?;
+                stream.write_all(b"out")?;
+                read_exactly(&mut accepted, b"out")?;
+                accepted.write_all(b"and back")?;
+                read_exactly(&mut stream, b"and back")?;
+            }
+            Ok(())
+        })?;
+        // All that came back to port 80 belongs to a connection of this host's own.
+        assert!(counts.get("pass.known") >= 3, "{counts}");
+        counts.assert(&[("syn_received", 0), ("ack_accepted", 0)]);
+        counts.assert_no_drops_but(&[]);
+    }
+    Ok(())
+}
+
+#[test]
+fn rst_and_fin_of_a_connection_reach_it() -> Result<()> {
+    let bed = Topology::new()?;
+    let servers = servers(&bed)?;
+    let early_wire = Wire::new(&bed)?;
+    let mut early = Vec::new();
+    for server in &servers {
+        for kind in KINDS {
+            early.push(early_wire.connected(server.address(), kind)?);
+            early.push(early_wire.connected(server.address(), kind)?);
+        }
+    }
+    let defender = start_always(&bed, &[80])?;
+    let (_, counts) = counted(&defender, || {
+        let mut clients = early;
+        for server in &servers {
+            for kind in KINDS {
+                clients.push(early_wire.connected(server.address(), kind)?);
+                clients.push(early_wire.connected(server.address(), kind)?);
+            }
+        }
+        wait_for_sockets(&bed.server, &[("ESTAB", 16)])?;
+        for pair in clients.chunks_mut(2) {
+            pair[0].send(&[pair[0].rst()])?;
+            pair[1].close()?;
+        }
+        wait_for_sockets(&bed.server, &[])
+    })?;
+    counts.assert(&[("handoff_established", 8)]);
+    counts.assert_no_drops_but(&[]);
+    Ok(())
+}
+
+#[test]
+fn many_connections_carry_bulk_data_through_a_challenge() -> Result<()> {
+    let bed = Topology::new()?;
+    let listener = Listener::new(&bed.server, bed.server_v4(80))?;
+    let defender = start(&bed, &["--mode", "always"])?;
+    wait_active(&defender, 80)?;
+    let from = bed.fresh_client(listener.address);
+    let mut stream = client::connect_from(&bed.client, Some(from), listener.address, CLIENT_PATIENCE)?;
+    let mut accepted = listener.accept()?;
+    let bytes: Vec<u8> = (0..4_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let expected = bytes.clone();
+    let sender = thread::spawn(move || -> Result<()> { Ok(stream.write_all(&bytes)?) });
+    let mut got = Vec::new();
+    accepted.read_to_end(&mut got)?;
+    sender.join().expect("no panic")?;
+    assert!(got == expected, "{} bytes came, or others", got.len());
+    Ok(())
+}

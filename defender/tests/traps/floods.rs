@@ -1,0 +1,150 @@
+//! Floods, bounded: what is counted is what came, and clients do not notice. Nothing here depends on how fast it goes.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use defender_testbed::{
+    client::Load,
+    flood::{Flood, FloodHandle, Kind as FloodKind},
+    interface,
+    programs::Program,
+    server::Server,
+    topology::{Options, SERVER_INTERFACE, Topology},
+};
+
+use crate::{
+    established::take_over,
+    ground::{kernel_counters, sockets},
+    support::{Counts, PATIENCE, eventually, start_always},
+};
+
+const PACKETS: u64 = 200_000;
+
+fn bed() -> Result<Topology> {
+    Topology::with(&Options { client_end: Some(Program::Absorb), ..Options::default() })
+}
+
+fn flood(kind: FloodKind, server: &Server) -> Flood {
+    Flood {
+        max_packets: PACKETS,
+        rate: Some(200_000),
+        max_time: Duration::from_secs(10),
+        ..Flood::new(kind, server.address())
+    }
+}
+
+/// Clients come while something else goes on; each must get through, if need be at the second try.
+fn clients_connect(bed: &Topology, server: &Server) -> Result<()> {
+    let load = Load { deadline: PATIENCE, ..Load::new(bed, server.address()) };
+    let load = load.with(bed, 100.0, Duration::from_millis(500));
+    let report = load.run(&bed.client)?;
+    ensure!(report.success() == 1.0, "{} refused, {} gave up", report.refused, report.timed_out);
+    Ok(())
+}
+
+fn received(bed: &Topology) -> Result<u64> {
+    Ok(interface::statistics(&bed.server, SERVER_INTERFACE)?.rx_packets)
+}
+
+#[test]
+fn a_flood_leaves_no_trace_in_the_kernel() -> Result<()> {
+    for (v6, kind) in [(false, FloodKind::LinuxSyn), (true, FloodKind::WindowsSyn)] {
+        let bed = bed()?;
+        let address = if v6 { bed.server_v6(80) } else { bed.server_v4(80) };
+        let server = Server::start(&bed.server, address)?;
+        let defender = start_always(&bed, &[80])?;
+        let (before, received_before) = (Counts::of(&defender)?, received(&bed)?);
+        let kernel_before = kernel_counters(&bed.server)?;
+        let handle = flood(kind, &server).start(&bed)?;
+        handle.wait_until_running()?;
+        clients_connect(&bed, &server)?;
+        ensure_no_syn_recv(&bed)?;
+        let report = handle.wait()?;
+        assert_eq!(report.sent, PACKETS);
+        let kernel_after = kernel_counters(&bed.server)?;
+        let mut counts = Counts::of(&defender)?;
+        eventually("all that was received is counted", || {
+            counts = &Counts::of(&defender)? - &before;
+            Ok(counts.get("rx_packets") == received(&bed)? - received_before)
+        })?;
+        assert!(counts.get("syn_received") > PACKETS / 10, "hardly anything arrived: {counts}");
+        assert_eq!(counts.get("syn_challenged"), counts.get("syn_received"), "{counts}");
+        assert_eq!(counts.get("handoff_established"), 50, "{counts}");
+        counts.assert(&[("handoff_assigned", 50), ("syn_passed", 0)]);
+        counts.assert_no_drops_but(&[]);
+        let answers = bed.client_end().expect("set").counters()?;
+        assert_eq!(answers.spoofed_others, 0);
+        assert!(answers.spoofed_syn_acks + 50 <= counts.get("syn_challenged"), "more answers than SYNs");
+        ensure_no_syn_recv(&bed)?;
+        for name in [
+            "TcpExtTCPReqQFullDrop",
+            "TcpExtTCPReqQFullDoCookies",
+            "TcpExtListenOverflows",
+            "TcpExtListenDrops",
+        ] {
+            assert_eq!(kernel_before[name], kernel_after[name], "{name}");
+        }
+    }
+    Ok(())
+}
+
+fn ensure_no_syn_recv(bed: &Topology) -> Result<()> {
+    let sockets = sockets(&bed.server)?;
+    ensure!(!sockets.contains_key("SYN-RECV"), "half-open connections in the kernel: {sockets:?}");
+    Ok(())
+}
+
+#[test]
+fn the_controller_dies_in_a_flood_and_another_takes_over() -> Result<()> {
+    let bed = bed()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let first = start_always(&bed, &[80])?;
+    let before = Counts::of(&first)?;
+    let handle: FloodHandle<'_> =
+        Flood { max_packets: 2_000_000, ..flood(FloodKind::LinuxSyn, &server) }.start(&bed)?;
+    handle.wait_until_running()?;
+    clients_connect(&bed, &server)?;
+    first.kill()?;
+    clients_connect(&bed, &server)?;
+    let second = take_over(&bed, &first)?;
+    clients_connect(&bed, &server)?;
+    ensure_no_syn_recv(&bed)?;
+    handle.stop()?;
+    let counts = &Counts::of(&second)? - &before;
+    assert_eq!(counts.get("syn_challenged"), counts.get("syn_received"), "{counts}");
+    counts.assert(&[("handoff_established", 150)]);
+    counts.assert_no_drops_but(&[]);
+
+    let pins = second.pin_root().to_owned();
+    ensure!(second.stop()?.success());
+    nothing_is_left(&bed, &pins)
+}
+
+#[test]
+fn sigterm_in_a_flood_leaves_nothing_behind() -> Result<()> {
+    let bed = bed()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let defender = start_always(&bed, &[80])?;
+    let handle = flood(FloodKind::LinuxSyn, &server).start(&bed)?;
+    handle.wait_until_running()?;
+    ensure!(defender.stop()?.success());
+    nothing_is_left(&bed, defender.pin_root())?;
+    handle.stop()?;
+    clients_connect(&bed, &server)
+}
+
+/// No pins, no program on the interface, no files.
+fn nothing_is_left(bed: &Topology, pins: &Path) -> Result<()> {
+    ensure!(!pins.exists(), "{} is still there", pins.display());
+    let link = bed.server.ip(&format!("-d link show {SERVER_INTERFACE}"))?;
+    ensure!(!link.contains("prog/xdp"), "XDP is still attached: {link}");
+    let run = Path::new("/run/defender");
+    let name = pins.file_name().expect("a name").to_string_lossy().into_owned();
+    if run.exists() {
+        for entry in fs::read_dir(run)? {
+            let entry = entry?.file_name();
+            ensure!(!entry.to_string_lossy().contains(&name), "{} is left in /run", entry.display());
+        }
+    }
+    Ok(())
+}
