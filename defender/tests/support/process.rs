@@ -1,0 +1,119 @@
+//! Other people's programs as servers and clients.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use defender_testbed::netns::Namespace;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long a program may take to end by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory that is removed on drop.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("defender-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file and returns where it is.
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<PathBuf> {
+        let path = self.path(name);
+        fs::write(&path, contents)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program that runs in a namespace; dropping it ends it.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts a program; `arguments` are separated by spaces.
+    pub(crate) fn start(namespace: &Namespace, program: &str, arguments: &str) -> Result<Self> {
+        let mut command = command(namespace, program, arguments)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self(command.spawn().with_context(|| format!("cannot start {program}; is it installed?"))?))
+    }
+
+    /// Waits until it has ended, and returns what it printed. Not more than a pipe holds, please.
+    pub(crate) fn wait(mut self) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.0.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "it does not end");
+            thread::sleep(POLL);
+        }
+        let output = take_output(&mut self.0)?;
+        succeeded(&output)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// Runs a program in a namespace to its end, and returns what it printed; `arguments` are separated by spaces.
+pub(crate) fn run(namespace: &Namespace, program: &str, arguments: &str) -> Result<String> {
+    let output = command(namespace, program, arguments)?.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot start {program}; is it installed?"))?;
+    succeeded(&output).with_context(|| format!("{program} {arguments}"))
+}
+
+fn command(namespace: &Namespace, program: &str, arguments: &str) -> Result<Command> {
+    let mut command = namespace.command(find(program))?;
+    command.args(arguments.split_whitespace());
+    Ok(command)
+}
+
+/// Servers are where ordinary users' paths do not lead, and sshd wants to be called by its whole name.
+fn find(program: &str) -> PathBuf {
+    let path = Path::new("/usr/sbin").join(program);
+    if path.exists() { path } else { program.into() }
+}
+
+fn take_output(child: &mut Child) -> Result<Output> {
+    use std::io::Read as _;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    child.stdout.take().context("no pipe")?.read_to_end(&mut stdout)?;
+    child.stderr.take().context("no pipe")?.read_to_end(&mut stderr)?;
+    Ok(Output { status: child.wait()?, stdout, stderr })
+}
+
+fn succeeded(output: &Output) -> Result<String> {
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{}: {stdout}{stderr}", output.status);
+    }
+    Ok(stdout.into_owned())
+}
