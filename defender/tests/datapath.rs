@@ -1,5 +1,5 @@
 //! The XDP program, packet by packet: each row is a frame, the state of the world it meets, and what becomes of it, byte
-//! for byte. Frames are built by etherparse and cookies by the standard library's SipHash, not by the code under test.
+//! for byte. Frames are built by etherparse, cookies by another SipHash: not by the code under test.
 //!
 //! The program runs by `BPF_PROG_TEST_RUN` inside a network namespace of its own, with real sockets. Needs root.
 
@@ -8,6 +8,7 @@ mod datapath {
     mod expected;
     mod frames;
     mod row;
+    mod siphash;
     mod world;
 
     mod checksums;

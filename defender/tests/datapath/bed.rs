@@ -74,6 +74,11 @@ impl Bed {
         Ok(Self { topology, listeners, programs, maps, ifindex, world: None, _pins: pins })
     }
 
+    /// The interface that frames come in by.
+    pub(super) fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
     /// How many instructions the verifier walked for each program.
     pub(super) fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
         self.programs.verified_instructions()

@@ -1,15 +1,19 @@
-//! What has to come out: built by etherparse, the standard library's hashes and the documentation, not by defender's code.
+//! What has to come out: built by etherparse and from the documentation, not by defender's code.
 
-use std::{
-    hash::Hasher,
-    net::{IpAddr, SocketAddr},
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use defender_common::{
+    abi::{Interface, KeySlot, Service},
+    cookie,
+    wire::{
+        address::{Address, Flow, V4, V6},
+        options::NO_WINDOW_SCALE,
+    },
 };
-
-use defender_common::abi::{Interface, KeySlot, Service};
 use defender_testbed::frame::Seen;
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 
-use super::world::World;
+use super::{siphash::siphash13, world::World};
 
 /// What a challenge comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,6 @@ pub(super) fn timestamp_bits(terms: &Terms) -> u32 {
 }
 
 /// The cookie: epoch 1 bit, index 3 bits and hash 28 with timestamps; 1, 4 and 27 without.
-#[expect(deprecated, reason = "the standard library's SipHash-2-4 is an independent implementation")]
 pub(super) fn isn(
     client: SocketAddr,
     server: SocketAddr,
@@ -44,31 +47,26 @@ pub(super) fn isn(
 ) -> u32 {
     let stamped = terms.stamp.is_some();
     let bits = if stamped { timestamp_bits(terms) as u8 } else { 0 };
-    let mut hasher = std::hash::SipHasher::new_with_keys(key.key[0], key.key[1]);
-    hasher.write(&octets(client.ip()));
-    hasher.write(&octets(server.ip()));
-    hasher.write(&ports(client, server));
-    hasher.write(&client_isn.to_le_bytes());
-    hasher.write(&key.epoch.to_le_bytes());
-    hasher.write(&[terms.index | u8::from(stamped) << 4, bits, our_scale]);
-    let hash = hasher.finish() as u32;
+    let input = [
+        &connection(client, server)[..],
+        &client_isn.to_le_bytes(),
+        &key.epoch.to_le_bytes(),
+        &[terms.index | u8::from(stamped) << 4, bits, our_scale],
+    ];
+    let hash = siphash13(key.key, &input.concat()) as u32;
     let hash_bits = if stamped { 28 } else { 27 };
     (slot as u32) << 31 | u32::from(terms.index) << hash_bits | hash & ((1 << hash_bits) - 1)
 }
 
-/// The offset of our timestamps (low half), and the flow label (high half): SipHash-1-3 under the world's secret. That is
-/// zero, and so the standard library's own hash is the same function.
-pub(super) fn offset(client: SocketAddr, server: SocketAddr) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(&octets(client.ip()));
-    hasher.write(&octets(server.ip()));
-    hasher.write(&ports(client, server));
-    hasher.write(&[0; 3]);
-    hasher.finish()
+/// The offset of our timestamps (low half), and the flow label (high half).
+pub(super) fn offset(client: SocketAddr, server: SocketAddr, secret: [u64; 2]) -> u64 {
+    siphash13(secret, &[&connection(client, server)[..], &[0; 3]].concat())
 }
 
-fn ports(client: SocketAddr, server: SocketAddr) -> [u8; 4] {
-    (u32::from(client.port()) << 16 | u32::from(server.port())).to_le_bytes()
+/// Both addresses, then both ports as one little-endian number.
+fn connection(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    let ports = u32::from(client.port()) << 16 | u32::from(server.port());
+    [octets(client.ip()), octets(server.ip()), ports.to_le_bytes().to_vec()].concat()
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -116,7 +114,7 @@ pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Servic
             frame.extend(ip.to_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let label = (offset(client, server) >> 32) as u32 & 0xf_ffff;
+            let label = (offset(client, server, world.config.secret) >> 32) as u32 & 0xf_ffff;
             let ip = Ipv6Header {
                 flow_label: Ipv6FlowLabel::try_new(label).expect("20 bits"),
                 payload_length: tcp.header_len() as u16,
@@ -163,18 +161,59 @@ fn reply_options(terms: &Terms, mss: u16, scale: u8, stamp: u32) -> Vec<u8> {
     bytes
 }
 
-/// The metadata that goes with a proven connection: 24 bytes.
-pub(super) fn ticket(terms: &Terms, stamps: Option<(u32, u32)>, service: u32, our_scale: u8) -> Vec<u8> {
-    let (stamp, echo) = stamps.unwrap_or_default();
-    let mut bytes: Vec<u8> =
-        [0xdef0_7c91, stamp, echo, service].into_iter().flat_map(u32::to_ne_bytes).collect();
-    bytes.extend(terms.mss.to_ne_bytes());
-    bytes.extend(match terms.scale {
-        Some(scale) => [scale, our_scale],
-        None => [0, 0],
-    });
-    let flags = [terms.scale.is_some(), terms.sack, terms.stamp.is_some(), terms.ecn];
-    bytes.push((0..).zip(flags).map(|(bit, on)| u8::from(on) << bit).sum());
-    bytes.extend([0; 3]);
-    bytes
+/// The metadata that go with every packet of a proven connection.
+pub(super) fn mark(ifindex: u32) -> Vec<u8> {
+    [0xdef0_7c91, ifindex].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// What the hand-off makes of a segment that proves a cookie: it reads the cookie anew. Packets cannot show that, so this
+/// asks the code itself.
+pub(super) fn handed_over(segment: &Seen, world: &World, service: &Service) -> Option<Terms> {
+    match (segment.source.ip(), segment.destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let word = |address: Ipv4Addr| V4(u32::from_ne_bytes(address.octets()));
+            read(segment, word(source), word(destination), world, service, world.interface.mss4)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let words = |address: Ipv6Addr| {
+                let octets = address.octets();
+                let word =
+                    |at| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+                V6([word(0), word(4), word(8), word(12)])
+            };
+            read(segment, words(source), words(destination), world, service, world.interface.mss6)
+        }
+        _ => unreachable!("one family"),
+    }
+}
+
+fn read<A: Address>(
+    segment: &Seen,
+    source: A,
+    destination: A,
+    world: &World,
+    service: &Service,
+    mss: u16,
+) -> Option<Terms> {
+    let flow = Flow {
+        source,
+        destination,
+        source_port: segment.source.port(),
+        destination_port: segment.destination.port(),
+    };
+    let isn = segment.ack.wrapping_sub(1);
+    let slot = (isn >> 31) as usize;
+    let host = cookie::Host { mss, window_scale: service.window_scale[slot] };
+    let stamps = segment.options.timestamps;
+    let echo = stamps.map(|(_, echo)| echo);
+    let read = cookie::check(&flow, segment.seq, segment.ack, echo, host, &world.keys[slot])?;
+    assert_eq!((read.our_window_scale, read.timestamps), (host.window_scale, stamps.is_some()));
+    Some(Terms {
+        index: if stamps.is_some() { (isn >> 28 & 7) as u8 } else { (isn >> 27 & 15) as u8 },
+        mss: read.mss,
+        scale: Some(read.window_scale).filter(|scale| *scale != NO_WINDOW_SCALE),
+        sack: read.sack,
+        stamp: stamps.map(|(stamp, _)| stamp),
+        ecn: read.ecn,
+    })
 }

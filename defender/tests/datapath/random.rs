@@ -144,7 +144,7 @@ fn examine(frame: &[u8], ran: &Ran, world: &World) -> Result<(), String> {
     }
     match reason {
         Reason::SynChallenged => examine_answer(frame, &ran.out, world),
-        Reason::Cookie => is(ran.out.ends_with(frame), "the segment changed"),
+        Reason::Cookie | Reason::CookieRecent => is(ran.out.ends_with(frame), "the segment changed"),
         _ => is(ran.out == frame, "the frame changed"),
     }
 }

@@ -12,7 +12,7 @@ use defender_testbed::frame::{Seen, TcpFrame, flag, timestamp_options};
 
 use super::{
     bed::{Bed, Ran},
-    expected::{Terms, offset, syn_ack, ticket, timestamp_bits},
+    expected::{Terms, handed_over, mark, offset, syn_ack, timestamp_bits},
     world::World,
 };
 
@@ -42,7 +42,7 @@ pub(super) enum Expected {
     Drop(Reason),
     /// It becomes the SYN-ACK with these terms; the acknowledgement of that is then accepted.
     Challenge(Terms),
-    /// It passes with a ticket for these terms in its metadata.
+    /// It passes marked, and is handed over with these terms.
     Cookie(Terms),
 }
 
@@ -163,13 +163,16 @@ fn check_row(bed: &mut Bed, row: &Row) -> Result<Vec<String>> {
     let ran = bed.run_split(&row.frame, row.linear.unwrap_or(row.frame.len()))?;
     let mut complaints = verdict_complaints(row, &ran);
     match row.expected {
+        // What could not be rewritten is thrown away, in whatever state it is.
+        Expected::Drop(Reason::SynRewriteFailed) => {}
+        Expected::Pass(Reason::CookieRecent) => complaints.extend(mark_complaint(bed, &row.frame, &ran.out)),
         Expected::Pass(_) | Expected::Drop(_) => {
-            // What could not be rewritten is thrown away, in whatever state it is.
-            if row.expected.reason() != Reason::SynRewriteFailed {
-                complaints.extend(difference("the frame", &row.frame, &ran.out));
-            }
+            complaints.extend(difference("the frame", &row.frame, &ran.out));
         }
-        Expected::Cookie(terms) => complaints.extend(ticket_complaint(row, &row.frame, &terms, &ran.out)),
+        Expected::Cookie(terms) => {
+            complaints.extend(mark_complaint(bed, &row.frame, &ran.out));
+            complaints.extend(terms_complaint(row, &row.frame, &terms));
+        }
         Expected::Challenge(terms) => complaints.extend(challenge_complaints(bed, row, &terms, &ran.out)?),
     }
     Ok(complaints)
@@ -200,14 +203,20 @@ fn verdict_complaints(row: &Row, ran: &Ran) -> Vec<String> {
     complaints
 }
 
-/// A proven segment: its ticket, then the segment itself.
-fn ticket_complaint(row: &Row, segment: &[u8], terms: &Terms, out: &[u8]) -> Option<String> {
+/// A segment of a proven connection: the mark, which is the same on all of them, then the segment itself.
+fn mark_complaint(bed: &Bed, segment: &[u8], out: &[u8]) -> Option<String> {
+    difference("mark and segment", &[&mark(bed.ifindex()), segment].concat(), out)
+}
+
+/// What is handed over.
+fn terms_complaint(row: &Row, segment: &[u8], expected: &Terms) -> Option<String> {
     let seen = Seen::parse(segment).expect("the segment can be read");
-    let (id, service) = service_of(&row.world, &seen);
-    let slot = (seen.ack.wrapping_sub(1) >> 31) as usize;
-    let stamps = terms.stamp.and(seen.options.timestamps);
-    let ticket = ticket(terms, stamps, id, service.window_scale[slot]);
-    difference("ticket and segment", &[&ticket, segment].concat(), out)
+    let (_, service) = service_of(&row.world, &seen);
+    let got = handed_over(&seen, &row.world, &service);
+    // The client's clock goes on.
+    let expected =
+        Terms { stamp: expected.stamp.and(seen.options.timestamps).map(|(stamp, _)| stamp), ..*expected };
+    (got != Some(expected)).then(|| format!("handed over {got:?}, expected {expected:?}"))
 }
 
 /// The reply byte for byte, our timestamp against the clock; then the acknowledgement of it.
@@ -221,7 +230,7 @@ fn challenge_complaints(bed: &mut Bed, row: &Row, terms: &Terms, out: &[u8]) -> 
     let expected = syn_ack(&row.frame, terms, &row.world, &service, stamp);
     let mut complaints: Vec<_> = difference("the reply", &expected, out).into_iter().collect();
     if terms.stamp.is_some() {
-        complaints.extend(stamp_complaint(&syn, terms, stamp));
+        complaints.extend(stamp_complaint(&syn, terms, stamp, row.world.config.secret));
     }
 
     let proof = acknowledgement(&syn, &reply);
@@ -229,7 +238,8 @@ fn challenge_complaints(bed: &mut Bed, row: &Row, terms: &Terms, out: &[u8]) -> 
     if ran.counted != [(Reason::Cookie, 1)] {
         complaints.push(format!("its acknowledgement counted {:?}", ran.counted));
     } else {
-        complaints.extend(ticket_complaint(row, &proof, terms, &ran.out));
+        complaints.extend(mark_complaint(bed, &proof, &ran.out));
+        complaints.extend(terms_complaint(row, &proof, terms));
     }
     Ok(complaints)
 }
@@ -249,9 +259,9 @@ pub(super) fn acknowledgement(syn: &Seen, reply: &Seen) -> Vec<u8> {
 
 /// Our timestamp is the clock, moved by the connection's offset, at most 63 ms behind for the sake of its low bits; and the
 /// datapath's clock has the grain of a tick and runs a little slow.
-fn stamp_complaint(syn: &Seen, terms: &Terms, stamp: u32) -> Option<String> {
+fn stamp_complaint(syn: &Seen, terms: &Terms, stamp: u32, secret: [u64; 2]) -> Option<String> {
     let now = (monotonic_ns() / 1_000_000) as u32;
-    let behind = now.wrapping_add(offset(syn.source, syn.destination) as u32).wrapping_sub(stamp);
+    let behind = now.wrapping_add(offset(syn.source, syn.destination, secret) as u32).wrapping_sub(stamp);
     let most = 63 + 12 + SLOW_MACHINE_MS + now / 100_000;
     let bits = stamp & 0x3f;
     let right = timestamp_bits(terms);
@@ -266,12 +276,20 @@ fn service_of(world: &World, seen: &Seen) -> (u32, Service) {
         std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         std::net::IpAddr::V6(address) => address.octets(),
     };
-    let bound = world.addresses.iter().find(|(key, _)| key.port == port && key.address == destination);
-    let ports = world.ports.iter().find(|(number, _)| *number == port).map(|(_, ports)| ports);
-    let wildcard = |ports: &defender_common::abi::Port| {
-        if seen.destination.is_ipv4() { ports.wildcard4 } else { ports.wildcard6 }
+    let Some((_, ports)) = world.ports.iter().find(|(number, _)| *number == port) else {
+        return (0, Service::default());
     };
-    let id = bound.map(|(_, id)| *id).or(ports.map(|ports| wildcard(ports).into())).unwrap_or(0);
+    let bound = match ports.bound {
+        0 => None,
+        1 => (ports.bound_address == destination).then_some(u32::from(ports.bound_id)),
+        _ => {
+            let mut addresses = world.addresses.iter();
+            let found = addresses.find(|(key, _)| key.port == port && key.address == destination);
+            found.map(|(_, id)| *id)
+        }
+    };
+    let wildcard = if seen.destination.is_ipv4() { ports.wildcard4 } else { ports.wildcard6 };
+    let id = bound.unwrap_or(wildcard.into());
     let service = world.services.iter().find(|(number, _)| *number == id).map(|(_, service)| *service);
     (id, service.unwrap_or_default())
 }

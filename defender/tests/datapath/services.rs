@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use defender_common::{
     abi::{
-        CONFIG_SUSPENDED, KeySlot, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SERVICE_ACCEPTS_COOKIES,
-        SERVICE_UNPROTECTABLE,
+        self, CONFIG_SUSPENDED, KeySlot, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SERVICE_ACCEPTS_COOKIES,
+        SERVICE_UNPROTECTABLE, Service, ServiceKey,
     },
     verdict::Reason,
 };
-use defender_testbed::frame::{TcpFrame, flag};
+use defender_testbed::{
+    frame::{TcpFrame, flag},
+    topology::{SERVER_V4, SERVER_V6},
+};
 
 use super::{
     frames::{
@@ -50,6 +53,30 @@ fn listeners() -> Vec<Row> {
         .world(wildcard_off)
         .world(|world| world.add_local4([203, 0, 113, 0], 24))
         .passes(Reason::ServiceOff),
+        row("bound to two addresses: the first", syn_to(client4(), BOUND_V4))
+            .world(bound_twice)
+            .challenged(LINUX4),
+        row("bound to two addresses: the second, whose mode is off", {
+            TcpFrame::linux_syn(client4(), at(address("203.0.113.5"), BOUND_V4), ISN)
+        })
+        .world(bound_twice)
+        .passes(Reason::ServiceOff),
+        row("bound to two addresses: another", {
+            TcpFrame::linux_syn(client4(), at(address("203.0.113.6"), BOUND_V4), ISN)
+        })
+        .world(bound_twice)
+        .passes(Reason::Unprotected),
+        row("bound to two addresses: the other family", syn_to(client6(), BOUND_V4))
+            .world(bound_twice)
+            .passes(Reason::Unprotected),
+        row("bound to an address of each family", syn_to(client6(), BOUND_V6))
+            .world(|world| {
+                let port = world.port(BOUND_V6);
+                (port.bound, port.bound_id) = (2, 0);
+                let key = ServiceKey { address: SERVER_V6.octets(), port: BOUND_V6, reserved: 0 };
+                world.addresses.push((key, 5));
+            })
+            .challenged(LINUX6),
         row("an entry for an address is not asked for where none is said to be", syn_to(client4(), BOUND_V4))
             .world(|world| world.ports.retain(|(port, _)| *port != BOUND_V4))
             .passes(Reason::Unprotected),
@@ -77,12 +104,24 @@ fn listeners() -> Vec<Row> {
 
 /// Service 8, off, is a wildcard at the port of the bound one.
 fn wildcard_off(world: &mut World) {
-    let mut off = challenged();
-    off.mode = MODE_OFF;
-    world.services.push((8, off));
-    let entry = Port { wildcard4: 8, wildcard6: 8, bound: 1, reserved: 0 };
-    world.ports.retain(|(port, _)| *port != BOUND_V4);
-    world.ports.push((BOUND_V4, entry));
+    world.services.push((8, off()));
+    let port = world.port(BOUND_V4);
+    (port.wildcard4, port.wildcard6) = (8, 8);
+}
+
+/// Service 8, off, is bound to another address of the same port.
+fn bound_twice(world: &mut World) {
+    world.services.push((8, off()));
+    world.add_local4([203, 0, 113, 0], 24);
+    let port = world.port(BOUND_V4);
+    (port.bound, port.bound_id, port.bound_address) = (2, 0, [0; 16]);
+    for (address, id) in [(SERVER_V4.octets(), 4), ([203, 0, 113, 5], 8)] {
+        world.addresses.push((ServiceKey { address: abi::mapped(address), port: BOUND_V4, reserved: 0 }, id));
+    }
+}
+
+fn off() -> Service {
+    Service { mode: MODE_OFF, ..challenged() }
 }
 
 fn stray_to(client: SocketAddr, port: u16, flags: u8) -> TcpFrame {

@@ -48,6 +48,12 @@ impl World {
         &mut self.services[0].1
     }
 
+    /// The entry of a port with services.
+    pub(super) fn port(&mut self, number: u16) -> &mut Port {
+        let entry = self.ports.iter_mut().find(|(port, _)| *port == number);
+        &mut entry.expect("a port with services").1
+    }
+
     /// Sets or clears bits of the global settings.
     pub(super) fn configure(&mut self, bits: u32, on: bool) {
         if on {
@@ -72,8 +78,7 @@ impl Default for World {
                 key_current: 0,
                 flags: CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING | CONFIG_ECN,
                 reply_budget: 0,
-                // See `expected::offset`.
-                secret: [0; 2],
+                secret: [0x5ec2_e7a1_1b2c_3d4e, 0x0102_0304_0506_0708],
             },
             keys: [
                 KeySlot { key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], epoch: 6, filled: 1 },
@@ -96,14 +101,11 @@ impl Default for World {
                 (DUAL, Port { wildcard4: 1, wildcard6: 1, ..Port::default() }),
                 (ONLY_V4, Port { wildcard4: 2, ..Port::default() }),
                 (ONLY_V6, Port { wildcard6: 3, ..Port::default() }),
-                (BOUND_V4, Port { bound: 1, ..Port::default() }),
-                (BOUND_V6, Port { bound: 1, ..Port::default() }),
+                (BOUND_V4, bound(4, abi::mapped(SERVER_V4.octets()))),
+                (BOUND_V6, bound(5, SERVER_V6.octets())),
                 (DEAD, Port { wildcard4: 6, wildcard6: 6, ..Port::default() }),
             ],
-            addresses: vec![
-                (ServiceKey { address: abi::mapped(SERVER_V4.octets()), port: BOUND_V4, reserved: 0 }, 4),
-                (ServiceKey { address: SERVER_V6.octets(), port: BOUND_V6, reserved: 0 }, 5),
-            ],
+            addresses: Vec::new(),
             services: (1..=6).map(|id| (id, challenged())).collect(),
         }
     }
@@ -118,4 +120,9 @@ pub(super) fn challenged() -> Service {
         window_scale: [10, 9],
         ..Service::default()
     }
+}
+
+/// A port where one service is bound to an address.
+fn bound(id: u16, address: [u8; 16]) -> Port {
+    Port { bound: 1, bound_id: id, bound_address: address, ..Port::default() }
 }
