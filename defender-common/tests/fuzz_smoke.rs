@@ -13,7 +13,7 @@ mod parse;
 #[path = "../../fuzz/src/reply.rs"]
 mod reply;
 
-const RUNS: u64 = 20_000;
+const RUNS: u64 = 50_000;
 
 /// The same inputs every time (xorshift64*).
 struct Random(u64);

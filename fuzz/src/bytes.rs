@@ -55,10 +55,21 @@ impl Bytes<'_> {
         }
     }
 
+    /// Any size, or one at or beside those that are rounded to.
+    pub(crate) fn mss(&mut self) -> u16 {
+        const SIZES: [u16; 16] =
+            [0, 536, 1220, 1300, 1360, 1380, 1400, 1432, 1440, 1452, 1460, 4096, 8940, 8960, 9000, 65_534];
+        let (kind, any) = (self.u8(), self.u16());
+        match kind % 4 {
+            0 => any,
+            beside => (SIZES[usize::from(kind >> 4)] + u16::from(beside)).saturating_sub(2),
+        }
+    }
+
     /// What the scan of a SYN's options may come to.
     pub(crate) fn offer(&mut self) -> Offer {
         Offer {
-            mss: self.u16(),
+            mss: self.mss(),
             window_scale: self.u8() % (NO_WINDOW_SCALE + 1),
             sack: self.bool(),
             timestamps: self.bool(),

@@ -51,28 +51,31 @@ impl<A: Address> Answer<A> {
 fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>, input: &mut Bytes<'_>) {
     let (offer, isn, clock) = (input.offer(), input.u32(), input.u32());
     let ecn = input.bool() && offer.timestamps;
-    let host = Host { mss: input.u16(), window_scale: input.u8() % NO_WINDOW_SCALE };
-    let key = KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 };
+    let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
+    let keys = [0; 2].map(|_| KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 });
     let slot = u32::from(input.bool());
     let secret = [input.u64(), input.u64()];
 
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
-    let made = cookie::make(&flow, isn, &offer, index, ecn, host, slot, &key);
     let offset = cookie::timestamp_offset(&flow, secret) as u32;
-    let stamp = cookie::timestamp(clock, offset, made.timestamp_bits);
-    assert!(clock.wrapping_add(offset).wrapping_sub(stamp) <= 63, "the timestamp is ahead of the clock");
-    let answer = Answer {
-        flow,
-        sequence: isn.wrapping_add(1),
-        acknowledgement: made.isn.wrapping_add(1),
-        echo: offer.timestamps.then_some(stamp),
-        host,
-        key,
-    };
-    assert_eq!(cookie::slot_of(answer.acknowledgement), slot);
-    assert_eq!(answer.check(), Some(made.terms));
-    never_more_than_offered::<A>(&made.terms, &offer, &host, ecn);
-    changed(answer, other, input);
+    let answers = keys.map(|key| {
+        let made = cookie::make(&flow, isn, &offer, index, ecn, host, slot, &key);
+        let stamp = cookie::timestamp(clock, offset, made.timestamp_bits);
+        assert!(clock.wrapping_add(offset).wrapping_sub(stamp) <= 63, "the timestamp is ahead of the clock");
+        let answer = Answer {
+            flow,
+            sequence: isn.wrapping_add(1),
+            acknowledgement: made.isn.wrapping_add(1),
+            echo: offer.timestamps.then_some(stamp),
+            host,
+            key,
+        };
+        assert_eq!(cookie::slot_of(answer.acknowledgement), slot);
+        assert_eq!(answer.check(), Some(made.terms));
+        never_more_than_offered::<A>(&made.terms, &offer, &host, ecn);
+        answer
+    });
+    changed(answers, other, input);
 }
 
 fn never_more_than_offered<A: Address>(terms: &Terms, offer: &Offer, host: &Host, ecn: bool) {
@@ -88,35 +91,40 @@ fn never_more_than_offered<A: Address>(terms: &Terms, offer: &Offer, host: &Host
 }
 
 /// Changes one thing. Another input to the hash may hit the same 27 bits by chance, which a fuzzer's many runs would
-/// see: two changes that both hit are taken for the mistake they would be.
-fn changed<A: Address + Debug>(answer: Answer<A>, other: impl Fn(u32) -> Flow<A>, input: &mut Bytes<'_>) {
+/// see: if the same change of cookies made with two keys checks both times, that is a mistake.
+fn changed<A: Address + Debug>(
+    answers: [Answer<A>; 2],
+    other: impl Fn(u32) -> Flow<A>,
+    input: &mut Bytes<'_>,
+) {
     let what = input.u8();
-    let by = input.u32() | 1;
-    let change = |by: u32| {
+    let by = 1 << (input.u8() & 31);
+    let change = |answer: Answer<A>| {
         let mut changed = answer;
         match what % 9 {
             0 => changed.flow = other(by),
-            1 => changed.flow.source_port ^= by as u16 | 1,
-            2 => changed.flow.destination_port ^= by as u16 | 1,
+            1 => changed.flow.source_port ^= (by | by >> 16) as u16,
+            2 => changed.flow.destination_port ^= (by | by >> 16) as u16,
             3 => changed.sequence ^= by,
-            4 => changed.host.window_scale ^= by as u8 & 7 | 1,
+            4 => changed.host.window_scale ^= 1 << (by.trailing_zeros() & 3),
             5 => changed.key.epoch ^= by,
-            6 => changed.key.key[0] ^= u64::from(by),
+            6 => changed.key.key[(by & 1) as usize] ^= u64::from(by),
             7 => {
                 // Bits 6 and up are the clock's and mean nothing.
                 let Some(echo) = &mut changed.echo else { return None };
-                *echo ^= by & 0x3f;
+                *echo ^= 1 << (by.trailing_zeros() % 6);
             }
             _ => changed.echo = if changed.echo.is_some() { None } else { Some(by) },
         }
         changed.check().map(|terms| (changed, terms))
     };
-    let (one, two) = (change(by), change(by ^ 2));
-    assert!(one.is_none() || two.is_none(), "{answer:?}: {one:?} {two:?}");
+    let [one, two] = answers.map(change);
+    assert!(one.is_none() || two.is_none(), "{answers:?}: {one:?} {two:?}");
 
+    let [answer, _] = answers;
     // For an index and an epoch, one value of the hash checks and no other.
     let hash_bits = if answer.echo.is_some() { (1 << 28) - 1 } else { (1 << 27) - 1 };
-    let isn = answer.acknowledgement.wrapping_sub(1) ^ (by & hash_bits);
+    let isn = answer.acknowledgement.wrapping_sub(1) ^ (input.u32() & hash_bits).max(1);
     assert_eq!(Answer { acknowledgement: isn.wrapping_add(1), ..answer }.check(), None);
     assert_eq!(Answer { key: KeySlot { filled: 0, ..answer.key }, ..answer }.check(), None);
 }

@@ -35,16 +35,18 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Bits of `hints`: 1 IPv4, 2 IPv6, 4 a VLAN tag, 8 a length that fits, 16 TCP follows, 32 no fragment, 64 options of
-/// half the room.
+/// Bits of `hints`: 1 IPv4, 2 IPv6, 4 one VLAN tag, 8 a length that fits, 16 TCP follows, 32 no fragment (else
+/// one bit of flags and offset), 64 IPv4 options, 128 two VLAN tags more.
 fn put_right(bytes: &mut [u8], hints: u8) {
     let has = |bit: u8| hints & bit != 0;
-    let network = if has(4) { 18 } else { 14 };
+    let tags = usize::from(has(4)) + 2 * usize::from(has(128));
+    let network = 14 + 4 * tags;
     if bytes.len() < network + 40 {
         return;
     }
-    if has(4) {
-        bytes[12..14].copy_from_slice(&[0x81, 0]);
+    for tag in 0..tags {
+        let kind = if tag == 1 { [0x88, 0xa8] } else { [0x81, 0] };
+        bytes[12 + 4 * tag..14 + 4 * tag].copy_from_slice(&kind);
     }
     let len = bytes.len() - network;
     let (frame, ip) = bytes.split_at_mut(network);
@@ -57,9 +59,8 @@ fn put_right(bytes: &mut [u8], hints: u8) {
         if has(16) {
             ip[9] = 6;
         }
-        if has(32) {
-            ip[6..8].fill(0);
-        }
+        let fragment = if has(32) { [0; 2] } else { one_bit(ip[7]) };
+        ip[6..8].copy_from_slice(&fragment);
         return;
     }
     if has(2) {
@@ -70,9 +71,18 @@ fn put_right(bytes: &mut [u8], hints: u8) {
         }
         if has(16) {
             // TCP, or the extension headers on the way to it.
-            ip[6] = [6, 0, 43, 44, 60, 6, 6, 6][(ip[6] & 7) as usize];
+            ip[6] = [6, 0, 43, 44, 60, 6, 44, 44][(ip[6] & 7) as usize];
+        }
+        if ip[6] == 44 && ip.len() >= 44 {
+            ip[40] = 6;
+            let fragment = if has(32) { [0; 2] } else { one_bit(ip[43]) };
+            ip[42..44].copy_from_slice(&fragment);
         }
     }
+}
+
+fn one_bit(of: u8) -> [u8; 2] {
+    (1u16 << (of & 15)).to_be_bytes()
 }
 
 fn v4(bytes: &[u8], at: usize) {

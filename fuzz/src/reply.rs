@@ -60,7 +60,7 @@ fn written<A: Replies<IP>, const IP: usize>(
     ethertype: [u8; 2],
 ) -> (Vec<u8>, Made) {
     let (offer, isn, ecn) = (input.offer(), input.u32(), input.bool());
-    let host = Host { mss: input.u16(), window_scale: input.u8() % NO_WINDOW_SCALE };
+    let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
     let key = KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 };
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
     let cookie = cookie::make(flow, isn, &offer, index, ecn && offer.timestamps, host, 0, &key);
