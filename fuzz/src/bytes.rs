@@ -58,7 +58,7 @@ impl Bytes<'_> {
     /// Any size, or one at or beside those that are rounded to.
     pub(crate) fn mss(&mut self) -> u16 {
         const SIZES: [u16; 16] =
-            [0, 536, 1220, 1300, 1360, 1380, 1400, 1432, 1440, 1452, 1460, 4096, 8940, 8960, 9000, 65_534];
+            [0, 536, 1220, 1300, 1360, 1380, 1400, 1432, 1440, 1452, 1460, 4096, 8940, 8960, 9000, 65_532];
         let (kind, any) = (self.u8(), self.u16());
         match kind % 4 {
             0 => any,
