@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::PerCpuArray,
-    programs::{Xdp, XdpMode},
+    programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
 };
 
 use crate::{
@@ -87,9 +87,7 @@ impl Attached {
 
     /// Reads the counters, all processors summed.
     pub fn counters(&self) -> Result<Counters> {
-        let map = self.ebpf.map("COUNTERS").context("the object has no map COUNTERS")?;
-        let map = PerCpuArray::<_, u64>::try_from(map)?;
-        let read = |index| -> Result<u64> { Ok(map.get(&index, 0)?.iter().sum()) };
+        let read = |index| read_counter(&self.ebpf, index);
         Ok(Counters {
             packets: read(counter::PACKETS)?,
             spoofed_syn_acks: read(counter::SPOOFED_SYN_ACKS)?,
@@ -99,6 +97,45 @@ impl Attached {
             sent_back: read(counter::SENT_BACK)?,
         })
     }
+}
+
+/// A program of someone else at tcx: it counts packets and leaves them to the next one. Dropping it detaches it.
+#[derive(Debug)]
+pub struct Watcher {
+    ebpf: Ebpf,
+}
+
+impl Watcher {
+    /// Loads the program and attaches it to the interface of the namespace.
+    pub fn new(
+        namespace: &Namespace,
+        interface: &str,
+        direction: TcAttachType,
+        order: LinkOrder,
+    ) -> Result<Self> {
+        let mut ebpf = load_object()?;
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("watch").context("the object has no program watch")?.try_into()?;
+        program.load().context("the kernel refuses the program watch")?;
+        namespace
+            .run(|| {
+                let options = TcAttachOptions::TcxOrder(order);
+                Ok(program.attach_with_options(interface, direction, options)?)
+            })
+            .with_context(|| format!("cannot attach watch to {interface}"))?;
+        Ok(Self { ebpf })
+    }
+
+    /// Packets it saw since it was attached.
+    pub fn packets(&self) -> Result<u64> {
+        read_counter(&self.ebpf, counter::PACKETS)
+    }
+}
+
+fn read_counter(ebpf: &Ebpf, index: u32) -> Result<u64> {
+    let map = ebpf.map("COUNTERS").context("the object has no map COUNTERS")?;
+    let map = PerCpuArray::<_, u64>::try_from(map)?;
+    Ok(map.get(&index, 0)?.iter().sum())
 }
 
 /// Loads the object with its maps, but no program yet.

@@ -47,6 +47,8 @@ pub struct Options {
     pub v6_only: bool,
     /// Share the port with other listeners.
     pub reuse_port: bool,
+    /// Listen on this device only.
+    pub device: Option<&'static str>,
     /// Processor of the server's thread.
     pub cpu: Option<usize>,
     /// Make that thread real-time, so that waiting for a processor is not measured.
@@ -62,6 +64,7 @@ impl Default for Options {
             mptcp: false,
             v6_only: false,
             reuse_port: false,
+            device: None,
             cpu: None,
             urgent: false,
         }
@@ -168,6 +171,9 @@ pub fn listen(address: SocketAddr, options: Options) -> Result<TcpListener> {
     socket::setsockopt(&socket, sockopt::ReusePort, &options.reuse_port)?;
     if address.is_ipv6() {
         socket::setsockopt(&socket, sockopt::Ipv6V6Only, &options.v6_only)?;
+    }
+    if let Some(device) = options.device {
+        socket::setsockopt(&socket, sockopt::BindToDevice, &device.into())?;
     }
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     socket::listen(&socket, Backlog::new(options.backlog as i32)?)?;

@@ -1,13 +1,14 @@
 //! The programs at the two ends of the link.
 //!
 //! The client end needs a program for one reason: what the server end sends with `XDP_TX` arrives only if this end has
-//! one. It also counts the answers. At the server end stand the ceilings: the least a defence could possibly do.
+//! one. It also counts the answers. At the server end stand the ceilings: the least a defence could possibly do; and a
+//! tcx program of someone else.
 
 use aya_ebpf::{
     bindings::xdp_action,
-    macros::{map, xdp},
+    macros::{classifier, map, xdp},
     maps::PerCpuArray,
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 
 use crate::{
@@ -23,6 +24,8 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const PROTO_TCP: u8 = 6;
 const IP: usize = 14;
 const SYN: u8 = 0x02;
+/// What lets the next tcx program decide.
+const TCX_NEXT: i32 = -1;
 const ACK: u8 = 0x10;
 
 /// Which address of a packet to look at.
@@ -81,6 +84,13 @@ fn swap_tx(ctx: XdpContext) -> u32 {
     }
     count(counter::SENT_BACK);
     xdp_action::XDP_TX
+}
+
+/// At tcx: counts, and leaves everything to the next program.
+#[classifier]
+fn watch(_ctx: TcContext) -> i32 {
+    count(counter::PACKETS);
+    TCX_NEXT
 }
 
 /// Counts what arrives at the client end; true if it is for the spoofed ranges.

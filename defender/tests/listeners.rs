@@ -1,0 +1,419 @@
+//! Every way to listen: to one address, on one device, to both families, in groups, late, no more, with Multipath TCP, with a
+//! full queue; and other people's programs on the interface.
+
+mod support;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{LinkOrder, TcAttachType};
+use defender_testbed::{
+    capture::Capture,
+    client,
+    controller::{Controller, fresh_pin_root},
+    flood::{Flood, Kind},
+    frame::{TcpFrame, flag},
+    programs::{Program, Watcher},
+    server::{self, GREETING, Server},
+    topology::{CLIENT_INTERFACE, CLIENT_V4, Options, SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
+};
+
+use crate::support::{
+    CLIENT_PATIENCE, Counts, eventually, run, services, start, start_always, status, wait_active,
+};
+
+/// Connects from a fresh address and reads the greeting.
+fn visit(bed: &Topology, address: SocketAddr) -> Result<TcpStream> {
+    let from = bed.fresh_client(address);
+    let mut stream = client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE)?;
+    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte).with_context(|| format!("{address} does not greet"))?;
+    ensure!(byte == [GREETING], "{address} says {byte:?}");
+    Ok(stream)
+}
+
+/// Whether the kernel answers with a RST.
+fn is_refused(bed: &Topology, address: SocketAddr) -> Result<bool> {
+    let from = bed.fresh_client(address);
+    match client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE) {
+        Ok(_) => Ok(false),
+        Err(error) if error.root_cause().to_string().contains("refused") => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// The clients that a server accepted, as they see themselves.
+fn peers(server: &Server) -> Vec<SocketAddr> {
+    let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    server.accepted().iter().map(|accepted| canonical(accepted.peer)).collect()
+}
+
+/// What the defender counts while `job` runs.
+fn counts_of(defender: &Controller<'_>, job: impl FnOnce() -> Result<()>) -> Result<Counts> {
+    let before = Counts::of(defender)?;
+    job()?;
+    Ok(&Counts::of(defender)? - &before)
+}
+
+#[test]
+fn a_listener_bound_to_one_address() -> Result<()> {
+    let bed = Topology::new()?;
+    bed.server.ip("address add 10.204.0.1/32 dev srv0")?;
+    bed.server.ip("address add 2001:db8:4::1/128 dev srv0 nodad")?;
+    bed.client.ip(&format!("route add 10.204.0.1/32 via {SERVER_V4}"))?;
+    bed.client.ip(&format!("route add 2001:db8:4::1/128 via {SERVER_V6}"))?;
+    for (bound, other) in [(bed.server_v4(80), "10.204.0.1:80"), (bed.server_v6(80), "[2001:db8:4::1]:80")] {
+        let _server = Server::start(&bed.server, bound)?;
+        let defender = start_always(&bed, &[80])?;
+        counts_of(&defender, || visit(&bed, bound).map(drop))?.assert_connections(1);
+        let counts = counts_of(&defender, || {
+            ensure!(is_refused(&bed, other.parse()?)?, "{other} is answered");
+            Ok(())
+        })?;
+        counts.assert(&[("syn_challenged", 0)]);
+        counts.assert_no_drops_but(&[]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dual_stack_listener_serves_both_families() -> Result<()> {
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, "[::]:80".parse()?)?;
+    let defender = start_always(&bed, &[80])?;
+    let counts = counts_of(&defender, || {
+        let v4 = visit(&bed, bed.server_v4(80))?.local_addr()?;
+        let v6 = visit(&bed, bed.server_v6(80))?.local_addr()?;
+        assert_eq!(peers(&server), [v4, v6]);
+        assert!(server.accepted().iter().all(|accepted| accepted.info.has_all_options()));
+        Ok(())
+    })?;
+    counts.assert_connections(2);
+    Ok(())
+}
+
+#[test]
+fn two_wildcard_listeners_each_get_their_family() -> Result<()> {
+    let bed = Topology::new()?;
+    let only = server::Options { v6_only: true, ..server::Options::default() };
+    let v6 = Server::with(&bed.server, "[::]:80".parse()?, only)?;
+    let defender = start_always(&bed, &[80])?;
+    // Nothing listens for IPv4 yet.
+    let counts = counts_of(&defender, || {
+        ensure!(is_refused(&bed, bed.server_v4(80))?, "IPv4 is answered");
+        Ok(())
+    })?;
+    counts.assert(&[("syn_challenged", 0)]);
+    let v4 = Server::start(&bed.server, "0.0.0.0:80".parse()?)?;
+    eventually("both are known", || Ok(services(&defender, 80)?.len() == 2))?;
+    wait_active(&defender, 80)?;
+    let counts = counts_of(&defender, || {
+        let first = visit(&bed, bed.server_v4(80))?.local_addr()?;
+        let second = visit(&bed, bed.server_v6(80))?.local_addr()?;
+        assert_eq!((peers(&v4), peers(&v6)), (vec![first], vec![second]));
+        Ok(())
+    })?;
+    counts.assert_connections(2);
+    Ok(())
+}
+
+#[test]
+fn every_socket_of_a_reuseport_group_gets_connections() -> Result<()> {
+    const CONNECTIONS: usize = 80;
+    let bed = Topology::new()?;
+    for address in [bed.server_v4(80), bed.server_v6(80)] {
+        let share = server::Options { reuse_port: true, ..server::Options::default() };
+        let group: Vec<_> =
+            (0..4).map(|_| Server::with(&bed.server, address, share)).collect::<Result<_>>()?;
+        let defender = start_always(&bed, &[80])?;
+        let counts =
+            counts_of(&defender, || (0..CONNECTIONS).try_for_each(|_| visit(&bed, address).map(drop)))?;
+        counts.assert_connections(CONNECTIONS as u64);
+        let each: Vec<_> = group.iter().map(|server| server.accepted().len()).collect();
+        assert!(each.iter().all(|accepted| *accepted > 0), "{each:?}");
+        assert_eq!(each.iter().sum::<usize>(), CONNECTIONS, "{each:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_listener_bound_to_a_device() -> Result<()> {
+    let bed = Topology::new()?;
+    let on = |device| server::Options { device: Some(device), ..server::Options::default() };
+    let server = Server::with(&bed.server, "0.0.0.0:80".parse()?, on(SERVER_INTERFACE))?;
+    let _elsewhere = Server::with(&bed.server, "0.0.0.0:81".parse()?, on("lo"))?;
+    let defender = start_always(&bed, &[80])?;
+    let counts = counts_of(&defender, || {
+        let from = visit(&bed, bed.server_v4(80))?.local_addr()?;
+        assert_eq!(peers(&server), [from]);
+        Ok(())
+    })?;
+    counts.assert_connections(1);
+    let counts = counts_of(&defender, || {
+        ensure!(is_refused(&bed, bed.server_v4(81))?, "a listener of another device answers");
+        Ok(())
+    })?;
+    counts.assert(&[("syn_challenged", 0)]);
+    counts.assert_no_drops_but(&[]);
+    Ok(())
+}
+
+#[test]
+fn a_listener_that_appears_later_is_protected() -> Result<()> {
+    let bed = Topology::new()?;
+    let defender = start(&bed, &["--mode", "always"])?;
+    for address in [bed.server_v4(80), bed.server_v6(81)] {
+        let _server = Server::start(&bed.server, address)?;
+        wait_active(&defender, address.port())?;
+        counts_of(&defender, || visit(&bed, address).map(drop))?.assert_connections(1);
+    }
+    Ok(())
+}
+
+/// After so long, a listener that has ended is not answered for any more.
+const FORGOTTEN: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_dead_listener_is_not_answered() -> Result<()> {
+    let bed = Topology::new()?;
+    let address = bed.server_v4(80);
+    let capture = Capture::incoming(&bed.client, CLIENT_INTERFACE)?;
+    let mut server = Server::start(&bed.server, address)?;
+    let defender = start_always(&bed, &[80])?;
+    for port in 2000..2010 {
+        let answer = knock(&capture, port, address)?;
+        assert_eq!(answer, flag::SYN | flag::ACK, "while it listens");
+        drop(server);
+        thread::sleep(FORGOTTEN);
+        let counts = counts_of(&defender, || {
+            let answer = knock(&capture, port + 100, address)?;
+            assert_eq!(answer, flag::RST | flag::ACK, "after it has ended");
+            Ok(())
+        })?;
+        counts.assert(&[("syn_challenged", 0)]);
+        counts.assert_no_drops_but(&[]);
+        server = Server::start(&bed.server, address)?;
+        wait_active(&defender, 80)?;
+    }
+    Ok(())
+}
+
+/// Sends a SYN from an address that answers nothing; returns the flags of what comes back.
+fn knock(capture: &Capture, port: u16, to: SocketAddr) -> Result<u8> {
+    let from: SocketAddr = SocketAddr::new("198.18.7.7".parse()?, port);
+    capture.send(TcpFrame::linux_syn(from, to, 1000).build())?;
+    let answer = capture.next_tcp(CLIENT_PATIENCE, |seen| seen.destination == from)?;
+    Ok(answer.context("no answer")?.flags)
+}
+
+#[test]
+fn a_service_is_restarted_in_a_flood() -> Result<()> {
+    const PACKETS: u64 = 150_000;
+    let options = Options { client_end: Some(Program::Absorb), ..Options::default() };
+    let bed = Topology::with(&options)?;
+    let address = bed.server_v4(80);
+    let mut server = Server::start(&bed.server, address)?;
+    let defender = start_always(&bed, &[80])?;
+    let before = Counts::of(&defender)?;
+    let flood = Flood {
+        rate: Some(50_000),
+        max_packets: PACKETS,
+        max_time: Duration::from_secs(3),
+        ..Flood::new(Kind::LinuxSyn, address)
+    };
+    let flood = flood.start(&bed)?;
+    flood.wait_until_running()?;
+    let mut connections = 0;
+    for _ in 0..3 {
+        visit(&bed, address)?;
+        connections += 1;
+        drop(server);
+        thread::sleep(FORGOTTEN);
+        assert!(is_refused(&bed, address)?, "nothing listens, and a client is let in");
+        server = Server::start(&bed.server, address)?;
+    }
+    wait_active(&defender, 80)?;
+    visit(&bed, address)?;
+    connections += 1;
+    assert!(flood.sent()? < PACKETS, "the flood was over too early to show anything");
+    flood.stop()?;
+    let counts = &Counts::of(&defender)? - &before;
+    counts.assert_none_but("drop.", &["drop.syn_over_budget", "drop.ack_bad_cookie", "drop.rst_unknown"]);
+    assert!(counts.get("handoff_established") <= connections, "{counts}");
+    assert!(counts.get("syn_challenged") > 1000, "{counts}");
+    Ok(())
+}
+
+#[test]
+fn a_multipath_tcp_listener_works_and_is_reported() -> Result<()> {
+    let bed = Topology::new()?;
+    let multipath = server::Options { mptcp: true, ..server::Options::default() };
+    for address in [bed.server_v4(80), bed.server_v6(80)] {
+        let _server = Server::with(&bed.server, address, multipath)?;
+        let defender = start(&bed, &["--mode", "always"])?;
+        defender.wait_for_listener(80)?;
+        let service = &services(&defender, 80)?[0];
+        assert_eq!(service["active"], false);
+        let reason = service["unprotectable"].as_str().context("no reason")?;
+        assert!(reason.contains("Multipath TCP"), "{reason}");
+        let told = defender.ask(&["status"])?;
+        assert!(told.contains("unprotectable") && told.contains("Multipath TCP"), "{told}");
+        let counts = counts_of(&defender, || visit(&bed, address).map(drop))?;
+        counts.assert(&[("syn_challenged", 0), ("syn_passed", 1), ("pass.syn_unprotectable", 1)]);
+        counts.assert_no_drops_but(&[]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_accept_queue_is_entered_later() -> Result<()> {
+    /// A queue of this length takes one more.
+    const BACKLOG: u32 = 1;
+    const CLIENTS: usize = 4;
+    let bed = Topology::new()?;
+    for address in [bed.server_v4(80), bed.server_v6(80)] {
+        let options = server::Options { backlog: BACKLOG, ..server::Options::default() };
+        let listener = bed.server.run(|| server::listen(address, options))?;
+        let defender = start_always(&bed, &[80])?;
+        let before = Counts::of(&defender)?;
+        // All of them are connected as far as they can tell.
+        let clients = (0..CLIENTS)
+            .map(|_| {
+                let from = bed.fresh_client(address);
+                let mut stream = client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE)?;
+                stream.write_all(b"late")?;
+                Ok(stream)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        thread::sleep(Duration::from_millis(300));
+        (&Counts::of(&defender)? - &before).assert(&[("handoff_established", 2)]);
+        let mut accepted = Vec::new();
+        eventually("all connections are accepted", || {
+            accepted.extend(listener.accept().ok());
+            Ok(accepted.len() == CLIENTS)
+        })?;
+        for (mut stream, peer) in accepted {
+            let client = clients.iter().find(|client| client.local_addr().ok() == Some(peer));
+            let mut client = client.context("a stranger")?;
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+            let mut word = [0; 4];
+            stream.read_exact(&mut word)?;
+            assert_eq!(&word, b"late");
+            stream.write_all(b"than never")?;
+            client.set_read_timeout(Some(CLIENT_PATIENCE))?;
+            client.read_exact(&mut [0; 10])?;
+        }
+        let counts = &Counts::of(&defender)? - &before;
+        counts.assert(&[("syn_challenged", CLIENTS as u64), ("handoff_established", CLIENTS as u64)]);
+        counts.assert_no_drops_but(&[]);
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_challenged_while_the_kernel_s_cookies_are_off() -> Result<()> {
+    const KEY: &str = "net.ipv4.tcp_syncookies";
+    let bed = Topology::new()?;
+    let address = bed.server_v4(80);
+    let _server = Server::start(&bed.server, address)?;
+    bed.server.set_sysctl(KEY, 0)?;
+    let defender = start(&bed, &["--mode", "always"])?;
+    defender.wait_for_listener(80)?;
+    for _ in 0..2 {
+        let is_active = || Ok(services(&defender, 80)?[0]["active"] == true);
+        eventually("it is suspended", || Ok(!is_active()?))?;
+        let warnings = status(&defender)?["warnings"].to_string();
+        assert!(warnings.contains(KEY), "{warnings}");
+        let told = defender.ask(&["status"])?;
+        assert!(told.contains(KEY), "{told}");
+        let counts = counts_of(&defender, || visit(&bed, address).map(drop))?;
+        counts.assert(&[("syn_challenged", 0), ("pass.syn_suspended", 1)]);
+        counts.assert_no_drops_but(&[]);
+
+        bed.server.set_sysctl(KEY, 1)?;
+        eventually("it goes on", is_active)?;
+        let warnings = status(&defender)?["warnings"].to_string();
+        assert!(!warnings.contains(KEY), "{warnings}");
+        counts_of(&defender, || visit(&bed, address).map(drop))?.assert_connections(1);
+        bed.server.set_sysctl(KEY, 0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_xdp_program_of_someone_else_stays() -> Result<()> {
+    let bed = Topology::new()?;
+    let _server = Server::start(&bed.server, bed.server_v4(80))?;
+    let other = bed.attach_server_end(Program::Pass)?;
+    for command in ["run", "attach"] {
+        let pins = fresh_pin_root();
+        let output = run(&bed, &pins, &[command, "--iface", SERVER_INTERFACE, "--mode", "always"])?;
+        let complaint = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{complaint}");
+        assert!(complaint.contains(SERVER_INTERFACE), "{complaint}");
+        assert!(complaint.contains("XDP program pass "), "{complaint}");
+        assert!(!pins.exists(), "{} is left", pins.display());
+        let before = other.counters()?.packets;
+        visit(&bed, bed.server_v4(80))?;
+        assert!(other.counters()?.packets > before, "the other program is gone");
+    }
+    // When it has gone, there is room.
+    drop(other);
+    let defender = start_always(&bed, &[80])?;
+    counts_of(&defender, || visit(&bed, bed.server_v4(80)).map(drop))?.assert_connections(1);
+    Ok(())
+}
+
+#[test]
+fn tcx_programs_of_others_still_run() -> Result<()> {
+    let bed = Topology::new()?;
+    let watch = |direction, order| Watcher::new(&bed.server, SERVER_INTERFACE, direction, order);
+    let _server = Server::start(&bed.server, bed.server_v4(80))?;
+    let mut watchers = vec![
+        watch(TcAttachType::Ingress, LinkOrder::first())?,
+        watch(TcAttachType::Egress, LinkOrder::first())?,
+    ];
+    let defender = start_always(&bed, &[80])?;
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        watchers.push(watch(direction, LinkOrder::first())?);
+        watchers.push(watch(direction, LinkOrder::last())?);
+    }
+    let all_count = || -> Result<()> {
+        let packets = || watchers.iter().map(Watcher::packets).collect::<Result<Vec<_>>>();
+        let before = packets()?;
+        visit(&bed, bed.server_v4(80))?;
+        let after = packets()?;
+        assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
+        Ok(())
+    };
+    counts_of(&defender, all_count)?.assert_connections(1);
+    defender.stop()?;
+    all_count()
+}
+
+#[test]
+fn what_does_not_come_over_the_interface_is_left_alone() -> Result<()> {
+    let bed = Topology::new()?;
+    let _server = Server::start(&bed.server, "0.0.0.0:80".parse()?)?;
+    let defender = start_always(&bed, &[80])?;
+    let counts = counts_of(&defender, || {
+        let mut stream = client::connect(&bed.server, "127.0.0.1:80".parse()?, CLIENT_PATIENCE)?;
+        stream.read_exact(&mut [0])?;
+        // Out of the interface.
+        let _client = Server::start(&bed.client, SocketAddr::new(CLIENT_V4.into(), 80))?;
+        let mut stream =
+            client::connect(&bed.server, SocketAddr::new(CLIENT_V4.into(), 80), CLIENT_PATIENCE)?;
+        stream.read_exact(&mut [0])?;
+        Ok(())
+    })?;
+    counts.assert(&[("syn_received", 0), ("syn_challenged", 0)]);
+    counts.assert_no_drops_but(&[]);
+    Ok(())
+}
