@@ -272,49 +272,64 @@ fn a_multipath_tcp_listener_works_and_is_reported() -> Result<()> {
 }
 
 #[test]
-fn a_full_accept_queue_is_entered_later() -> Result<()> {
-    /// A queue of this length takes one more.
-    const BACKLOG: u32 = 1;
-    const CLIENTS: usize = 4;
+fn a_full_accept_queue_is_entered_later_by_clients_that_wait() -> Result<()> {
+    enter_full_queue(Duration::from_millis(200))
+}
+
+#[test]
+fn a_full_accept_queue_is_entered_later_by_clients_that_speak_at_once() -> Result<()> {
+    enter_full_queue(Duration::ZERO)
+}
+
+/// Connects more clients than the accept queue takes. Each sends a word after `pause`; when the server begins to accept,
+/// what the clients retransmit brings the others in.
+fn enter_full_queue(pause: Duration) -> Result<()> {
     let bed = Topology::new()?;
     for address in [bed.server_v4(80), bed.server_v6(80)] {
-        let options = server::Options { backlog: BACKLOG, ..server::Options::default() };
+        // A queue of this length takes one more.
+        let options = server::Options { backlog: 1, ..server::Options::default() };
         let listener = bed.server.run(|| server::listen(address, options))?;
         let defender = start_always(&bed, &[80])?;
         let before = Counts::of(&defender)?;
         // All of them are connected as far as they can tell.
-        let clients = (0..CLIENTS)
+        let mut clients = (0..4)
             .map(|_| {
                 let from = bed.fresh_client(address);
-                let mut stream = client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE)?;
-                stream.write_all(b"late")?;
-                Ok(stream)
+                client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE)
             })
             .collect::<Result<Vec<_>>>()?;
+        thread::sleep(pause);
+        clients.iter_mut().try_for_each(|client| client.write_all(b"late"))?;
         thread::sleep(Duration::from_millis(300));
         (&Counts::of(&defender)? - &before).assert(&[("handoff_established", 2)]);
         let mut accepted = Vec::new();
-        eventually("all connections are accepted", || {
+        let all = eventually("all connections are accepted", || {
             accepted.extend(listener.accept().ok());
-            Ok(accepted.len() == CLIENTS)
-        })?;
-        for (mut stream, peer) in accepted {
+            Ok(accepted.len() == clients.len())
+        });
+        all.with_context(|| format!("to {address}: {} of {}", accepted.len(), clients.len()))?;
+        for (stream, peer) in accepted {
             let client = clients.iter().find(|client| client.local_addr().ok() == Some(peer));
-            let mut client = client.context("a stranger")?;
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
-            let mut word = [0; 4];
-            stream.read_exact(&mut word)?;
-            assert_eq!(&word, b"late");
-            stream.write_all(b"than never")?;
-            client.set_read_timeout(Some(CLIENT_PATIENCE))?;
-            client.read_exact(&mut [0; 10])?;
+            converse(&stream, client.context("a stranger")?)?;
         }
         let counts = &Counts::of(&defender)? - &before;
-        counts.assert(&[("syn_challenged", CLIENTS as u64), ("handoff_established", CLIENTS as u64)]);
+        counts.assert(&[("syn_challenged", 4), ("handoff_established", 4)]);
         counts.assert_no_drops_but(&[]);
     }
     Ok(())
+}
+
+/// The server hears what the client said, and answers.
+fn converse(mut server: &TcpStream, mut client: &TcpStream) -> Result<()> {
+    server.set_nonblocking(false)?;
+    for stream in [server, client] {
+        stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    }
+    let mut word = [0; 4];
+    server.read_exact(&mut word)?;
+    assert_eq!(&word, b"late");
+    server.write_all(b"than never")?;
+    Ok(client.read_exact(&mut [0; 10])?)
 }
 
 #[test]
