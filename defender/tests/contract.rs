@@ -5,7 +5,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Output},
@@ -18,8 +18,11 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use defender_testbed::{
     client,
     controller::{Controller, fresh_pin_root},
+    programs::{Attached, Program},
     server::Server,
-    topology::{SERVER_INTERFACE, Topology},
+    topology::{
+        BEHIND_INTERFACE, Options, ROUTER_INTERFACE, ROUTER_V4, SERVER_INTERFACE, SERVER_V4, Topology,
+    },
 };
 use serde_json::Value;
 
@@ -37,7 +40,7 @@ fn visit(bed: &Topology, server: &Server) -> Result<()> {
 
 /// Asserts how a command ended, and returns what it complained about.
 #[track_caller]
-fn complaint(output: Output, status: i32) -> String {
+fn complaint(output: &Output, status: i32) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(status), "{complaint}");
     complaint
@@ -55,18 +58,18 @@ fn failures_have_status_1_and_say_why() -> Result<()> {
         &["set", "mode", "always"],
         &["detach"],
     ] {
-        let complaint = complaint(run(&bed, &pins, arguments)?, 1);
+        let complaint = complaint(&run(&bed, &pins, arguments)?, 1);
         assert!(complaint.contains("nothing is attached"), "{arguments:?}: {complaint}");
         assert_eq!(complaint.lines().count(), 1, "{complaint}");
     }
     for command in ["run", "attach"] {
-        let complaint = complaint(run(&bed, &pins, &[command, "--iface", "none0"])?, 1);
+        let complaint = complaint(&run(&bed, &pins, &[command, "--iface", "none0"])?, 1);
         assert!(complaint.contains("none0"), "{complaint}");
     }
     assert_eq!(leftovers(&bed, &pins)?, Vec::<String>::new());
     let defender = start(&bed, &[])?;
     let second = run(&bed, defender.pin_root(), &["run", "--iface", SERVER_INTERFACE])?;
-    let complaint = complaint(second, 1);
+    let complaint = complaint(&second, 1);
     assert!(complaint.contains(&defender.id().to_string()), "{complaint}");
     Ok(())
 }
@@ -88,7 +91,7 @@ fn wrong_usage_has_status_2() -> Result<()> {
         &["get", "nonsense"],
         &["stats", "--watch", "0"],
     ] {
-        complaint(run(&bed, &pins, arguments)?, 2);
+        complaint(&run(&bed, &pins, arguments)?, 2);
     }
     Ok(())
 }
@@ -107,7 +110,7 @@ fn a_lack_of_privilege_has_status_3() -> Result<()> {
             .uid(65_534)
             .gid(65_534)
             .output()?;
-        let complaint = complaint(output, 3);
+        let complaint = complaint(&output, 3);
         assert_eq!(complaint.lines().count(), 1, "{complaint}");
     }
     Ok(())
@@ -312,7 +315,7 @@ fn detach_leaves_nothing() -> Result<()> {
         let defender = start_always(&bed, &[80])?;
         assert_defends(&bed, &defender, &server)?;
         let pins = defender.pin_root().to_owned();
-        complaint(run(&bed, &pins, arguments)?, 0);
+        complaint(&run(&bed, &pins, arguments)?, 0);
         assert_gone(&bed, &pins, &server)?;
         // It has noticed.
         eventually("the controller ends by itself", || {
@@ -370,7 +373,7 @@ fn attach_does_not_stay() -> Result<()> {
         move || drop(fs::remove_dir_all(pins))
     });
     let attach = ["attach", "--iface", SERVER_INTERFACE, "--mode", "always"];
-    complaint(run(&bed, &pins, &attach)?, 0);
+    complaint(&run(&bed, &pins, &attach)?, 0);
     assert_eq!(leftovers(&bed, &pins)?.len(), 5);
     visit(&bed, &server)?;
     let output = run(&bed, &pins, &["stats", "--json"])?;
@@ -379,7 +382,7 @@ fn attach_does_not_stay() -> Result<()> {
     assert_eq!(statistics["counters"]["handoff_established"], 1);
     let told = String::from_utf8(run(&bed, &pins, &["status"])?.stdout)?;
     assert!(told.contains("nothing in control"), "{told}");
-    complaint(run(&bed, &pins, &["detach"])?, 0);
+    complaint(&run(&bed, &pins, &["detach"])?, 0);
     assert_gone(&bed, &pins, &server)
 }
 
@@ -398,6 +401,44 @@ fn only_the_ports_that_were_named_are_defended() -> Result<()> {
     counts.assert(&[("syn_challenged", 1), ("syn_received", 1)]);
     let warnings = status(&defender)?["warnings"].to_string();
     assert!(warnings.contains("82"), "{warnings}");
+    Ok(())
+}
+
+#[test]
+fn several_interfaces_at_once() -> Result<()> {
+    let bed = Topology::with(&Options { behind: true, ..Options::default() })?;
+    let behind = bed.behind.as_ref().context("nobody behind")?;
+    // What is sent with XDP_TX arrives only where a program is.
+    let _pass = Attached::new(behind, BEHIND_INTERFACE, Program::Pass)?;
+    let server = Server::start(&bed.server, "0.0.0.0:80".parse()?)?;
+    let both = format!("{SERVER_INTERFACE},{ROUTER_INTERFACE}");
+    let arguments = ["--mode", "always"];
+    let defender = Controller::start(&bed.server, Path::new(PROGRAM), &both, &arguments)?;
+    wait_active(&defender, 80)?;
+    let visit_both = |challenged: u64| -> Result<()> {
+        let before = Counts::of(&defender)?;
+        for (from, to) in [(&bed.client, SERVER_V4), (behind, ROUTER_V4)] {
+            let stream = client::connect(from, SocketAddr::new(to.into(), 80), CLIENT_PATIENCE)?;
+            server.wait_for(stream.local_addr()?, CLIENT_PATIENCE)?;
+        }
+        (&Counts::of(&defender)? - &before).assert_connections(challenged);
+        Ok(())
+    };
+    let names = || -> Result<Vec<Value>> {
+        let statistics = defender.statistics()?;
+        let interfaces = statistics["interfaces"].as_array().context("no interfaces")?;
+        Ok(interfaces.iter().map(|interface| interface["name"].clone()).collect())
+    };
+    assert_eq!(names()?, [SERVER_INTERFACE, ROUTER_INTERFACE]);
+    visit_both(2)?;
+    complaint(&run(&bed, defender.pin_root(), &["detach", "--iface", SERVER_INTERFACE])?, 0);
+    assert_eq!(names()?, [ROUTER_INTERFACE]);
+    visit_both(1)?;
+    // It stays like that: the controller has noticed.
+    thread::sleep(Duration::from_millis(1500));
+    visit_both(1)?;
+    defender.stop()?;
+    assert_eq!(leftovers(&bed, defender.pin_root())?, Vec::<String>::new());
     Ok(())
 }
 

@@ -186,9 +186,12 @@ fn a_dead_listener_is_not_answered() -> Result<()> {
     let capture = Capture::incoming(&bed.client, CLIENT_INTERFACE)?;
     let mut server = Server::start(&bed.server, address)?;
     let defender = start_always(&bed, &[80])?;
-    for port in 2000..2010 {
-        let answer = knock(&capture, port, address)?;
-        assert_eq!(answer, flag::SYN | flag::ACK, "while it listens");
+    for port in 2000..2004 {
+        let counts = counts_of(&defender, || {
+            assert_eq!(knock(&capture, port, address)?, flag::SYN | flag::ACK, "while it listens");
+            Ok(())
+        })?;
+        counts.assert(&[("syn_challenged", 1)]);
         drop(server);
         thread::sleep(FORGOTTEN);
         let counts = counts_of(&defender, || {
