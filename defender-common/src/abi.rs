@@ -35,11 +35,13 @@ pub mod map {
     pub const RECENT: &str = "RECENT";
     /// Array of 2 × [`super::BUDGET_CELLS`] `u32`, see [`crate::budget`].
     pub const BUDGET: &str = "BUDGET";
+    /// Array of [`super::FILTER_PAGES`] pages of [`super::FILTER_PAGE`] bytes, see [`crate::filter`].
+    pub const FILTER: &str = "FILTER";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map, in the order above.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         CONFIG,
         KEYS,
         INTERFACES,
@@ -52,6 +54,7 @@ pub mod map {
         COUNTERS,
         RECENT,
         BUDGET,
+        FILTER,
         EVENTS,
     ];
 }
@@ -66,6 +69,8 @@ pub mod program {
     pub const EGRESS: &str = "defender_egress";
     /// BTF tracepoint `inet_sock_set_state`, once: listeners that come and go, handed-over connections established.
     pub const SOCK_STATE: &str = "defender_sock_state";
+    /// Iterator over TCP sockets, run by the controller: fills the filter.
+    pub const SOCKETS: &str = "defender_sockets";
 }
 
 /// Kernel functions that programs call; each is called through its own sentinel immediate until the loader has put the
@@ -91,6 +96,15 @@ pub struct Config {
     pub reply_budget: u32,
     /// Secret of the timestamp offsets and of table tags; drawn once, never rotated.
     pub secret: [u64; 2],
+    /// The filter's newest generation, which is written; the lowest eight bits count.
+    pub filter_newest: u32,
+    /// The oldest generation that counts as present.
+    pub filter_oldest: u32,
+    /// Until when the filter may stand in for the socket table, in milliseconds of the datapath's clock; 0: not at all.
+    /// The controller moves it on as long as it keeps the filter and the services true.
+    pub filter_until: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// `Config::flags`: nothing is challenged (tcp_syncookies is 0).
@@ -386,6 +400,11 @@ pub struct RecentEntry {
 /// Cells of one row of `BUDGET`: a power of two. There are two rows.
 pub const BUDGET_CELLS: u32 = 65_536;
 
+/// Pages of `FILTER`: a power of two.
+pub const FILTER_PAGES: u32 = 64;
+/// Bytes of a page of `FILTER`: a power of two.
+pub const FILTER_PAGE: usize = 4096;
+
 /// What the datapath tells the controller at once. Rare by construction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -428,7 +447,7 @@ macro_rules! plain {
 }
 
 plain! {
-    Config: 32,
+    Config: 48,
     KeySlot: 24,
     Interface: 72,
     Port: 24,

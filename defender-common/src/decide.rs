@@ -27,9 +27,9 @@ pub enum Socket {
 /// What a decision may ask about the segment at hand. Each answer may cost.
 pub trait Surroundings {
     /// The destination is an address of this host.
-    fn to_local(&mut self) -> bool;
+    fn is_to_local(&mut self) -> bool;
     /// The source is an address that may be answered: unicast and not this host's.
-    fn from_answerable(&mut self) -> bool;
+    fn source_is_answerable(&mut self) -> bool;
     /// It is a first fragment.
     fn is_fragment(&mut self) -> bool;
     /// It lies below more VLAN tags than the hand-off can reach.
@@ -83,7 +83,7 @@ pub fn decide(class: Class, policy: Policy, around: &mut impl Surroundings) -> R
     if policy.off {
         return Reason::ServiceOff;
     }
-    if !around.to_local() {
+    if !around.is_to_local() {
         return Reason::NotLocal;
     }
     match class {
@@ -100,7 +100,7 @@ fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
     if around.is_nested() {
         return Reason::SynNestedVlan;
     }
-    if !around.from_answerable() {
+    if !around.source_is_answerable() {
         return Reason::SynOddSource;
     }
     match around.socket() {
@@ -174,10 +174,10 @@ mod tests {
     }
 
     impl Surroundings for World {
-        fn to_local(&mut self) -> bool {
+        fn is_to_local(&mut self) -> bool {
             self.local
         }
-        fn from_answerable(&mut self) -> bool {
+        fn source_is_answerable(&mut self) -> bool {
             self.answerable
         }
         fn is_fragment(&mut self) -> bool {

@@ -12,6 +12,7 @@ pub mod classify;
 pub mod clock;
 pub mod cookie;
 pub mod decide;
+pub mod filter;
 pub mod learn;
 pub mod mark;
 pub mod profile;

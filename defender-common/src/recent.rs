@@ -51,20 +51,8 @@ impl Place {
 /// Finds a connection's place. `secret` keeps outsiders from choosing connections that share one.
 #[inline(always)]
 pub fn place<A: Address>(flow: &Flow<A>, secret: [u64; 2]) -> Place {
-    let hash = mix(flow, secret);
+    let hash = flow.mix(secret);
     Place { bucket: (hash >> 32) as u32 % RECENT_BUCKETS, tag: hash as u32 }
-}
-
-/// A keyed hash by multiplication: far cheaper than SipHash. Nobody outside sees its results.
-#[inline(always)]
-fn mix<A: Address>(flow: &Flow<A>, [k0, k1]: [u64; 2]) -> u64 {
-    let mut hash = k0 ^ flow.ports() as u64;
-    A::absorb(flow.source, flow.destination, |word| {
-        hash = (hash ^ word).wrapping_mul(0x9fb2_1c65_1e98_df25) ^ k1;
-        hash ^= hash >> 32;
-    });
-    hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    hash ^ hash >> 29
 }
 
 /// Remembers a connection.

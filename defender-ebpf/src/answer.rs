@@ -10,7 +10,7 @@ use defender_common::{
 };
 
 use crate::{
-    clock, config,
+    config,
     packet::XdpPacket,
     socket::Tupled,
     surroundings::{self, Around},
@@ -34,7 +34,7 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
         mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },
         window: around.service.window[A::FAMILY & 1][offer.timestamps_index()],
         ttl: if A::FAMILY == 0 { around.interface.ttl } else { around.interface.hop_limit },
-        timestamp: cookie::timestamp(clock::now(), offset as u32, cookie.timestamp_bits),
+        timestamp: cookie::timestamp(around.now, offset as u32, cookie.timestamp_bits),
         flow_label: (offset >> 32) as u32,
     };
     let reply = reply::syn_ack::<A, IP>(&segment.flow, segment.sequence, offer.timestamp, &cookie, &own);
@@ -73,7 +73,7 @@ extern "C" fn choose_profile(family: u64, offered: u64, mss: u64, window_scale: 
 fn write<const IP: usize>(context: *mut xdp_md, network: usize, reply: &SynAck<IP>) -> Option<()> {
     let before = XdpPacket::of_xdp(context);
     let [a, b, c, d, e, f] = before.halves(0)?;
-    let delta = (network + reply.len()) as i32 - before.linear_len() as i32;
+    let delta = (network + reply.len()) as i32 - before.len() as i32;
     // SAFETY: the context is the program's own; pointers into the packet are not used after this.
     if delta != 0 && unsafe { bpf_xdp_adjust_tail(context, delta) } != 0 {
         return None;

@@ -7,13 +7,14 @@ use defender_common::{
     verdict::Reason,
     wire::{
         Ip,
-        address::Address,
+        address::{Address, Flow},
         ethernet::{self, Network},
-        ipv4, ipv6, tcp,
+        ipv4, ipv6,
+        tcp::{self, Segment},
     },
 };
 
-use crate::{maps::LEARNT, packet::SkbPacket, service};
+use crate::{config, filter, maps::LEARNT, packet::SkbPacket, service};
 
 /// Looks at a packet that leaves.
 #[inline(always)]
@@ -30,13 +31,28 @@ pub(crate) fn watch(ctx: &TcContext) {
 #[inline(always)]
 fn outbound<A: Address>(packet: &SkbPacket, ip: Result<Ip<A>, Reason>) {
     let Ok(segment) = ip.and_then(|ip| tcp::parse(packet, &ip)) else { return };
-    if classify(segment.flags) != Class::SynAck {
-        return;
+    match classify(segment.flags) {
+        Class::Syn => opens(&segment.flow),
+        Class::SynAck => answers(packet, &segment),
+        _ => {}
     }
+}
+
+/// This host opens a connection: it will be in the socket table.
+#[inline(always)]
+fn opens<A: Address>(flow: &Flow<A>) {
+    if let Some(config) = config::config() {
+        filter::note(&flow.reversed(), config);
+    }
+}
+
+/// This host's kernel answers a SYN.
+#[inline(always)]
+fn answers<A: Address>(packet: &SkbPacket, segment: &Segment<A>) {
     let Some(found) = service::find(segment.flow.source, segment.flow.source_port) else { return };
     let Some(syn) = segment.options().syn(packet) else { return };
     if let Some(learnt) = LEARNT.get_ptr_mut(found.id) {
         // SAFETY: a map value; CPUs that write at the same time write what the same kernel sends.
-        learn::syn_ack(unsafe { &mut *learnt }, &segment, &syn.offer);
+        learn::syn_ack(unsafe { &mut *learnt }, segment, &syn.offer);
     }
 }

@@ -22,7 +22,7 @@ use defender_common::{
 };
 
 use crate::{
-    account, clock, config, kfunc,
+    account, clock, config, filter, kfunc,
     maps::RECENT,
     packet::SkbPacket,
     service,
@@ -131,6 +131,7 @@ fn hand_over<A: Tupled>(
     let outcome = assign(ctx, flow, &terms, stamps);
     if outcome == Handoff::Assigned {
         note(flow, config.secret, What::Assigned);
+        filter::note(flow, config);
     }
     account::handoff(outcome, found.id);
     Some(())

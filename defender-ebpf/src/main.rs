@@ -10,6 +10,7 @@ mod answer;
 mod clock;
 mod config;
 mod egress;
+mod filter;
 mod handoff;
 mod kfunc;
 mod maps;
@@ -25,15 +26,16 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 use defender_common::{
-    abi::Interface,
-    classify::classify,
+    abi::{Config, Interface},
+    classify::{Class, classify},
     decide::{Policy, decide},
     reply::Replies,
     verdict::{Reason, Verdict},
     wire::{
         Ip, Packet,
         ethernet::{self, Frame, Network},
-        ipv4, ipv6, tcp,
+        ipv4, ipv6,
+        tcp::{self, Segment},
     },
 };
 
@@ -106,14 +108,32 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
         Ok(segment) => segment,
         Err(reason) => return config::if_local(interface, ip.destination, reason),
     };
+    let Some(config) = config::config() else { return Reason::Unprotected };
+    let class = classify(segment.flags);
+    let reason = judge::<_, IP>(packet, network_offset, interface, &segment, class, config);
+    if class == Class::Syn && reason.verdict() == Verdict::Pass {
+        filter::note(&segment.flow, config);
+    }
+    reason
+}
+
+/// A TCP segment.
+#[inline(always)]
+fn judge<A: Replies<IP> + Tupled, const IP: usize>(
+    packet: &XdpPacket,
+    network_offset: usize,
+    interface: &Interface,
+    segment: &Segment<A>,
+    class: Class,
+    config: &Config,
+) -> Reason {
     let Some(Found { id, service }) = service::find(segment.flow.destination, segment.flow.destination_port)
     else {
         return Reason::Unprotected;
     };
-    let Some(config) = config::config() else { return Reason::Unprotected };
     let policy = Policy::of(service, config);
-    let mut around = Around::new(packet, network_offset, &segment, interface, config, service);
-    let reason = decide(classify(segment.flags), policy, &mut around);
+    let mut around = Around::new(packet, network_offset, segment, interface, config, service);
+    let reason = decide(class, policy, &mut around);
     let reason = match reason {
         Reason::SynChallenged => answer::challenge::<_, IP>(&around),
         Reason::Cookie | Reason::CookieRecent => handoff::announce(&around, reason),
@@ -156,6 +176,14 @@ fn defender_egress(ctx: TcContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn defender_sock_state(ctx: BtfTracePointContext) -> i32 {
     sock_state::changed(&ctx);
+    0
+}
+
+/// Fills the filter from the socket table, one socket a call. Run by the controller.
+#[unsafe(link_section = "iter/tcp")]
+#[unsafe(no_mangle)]
+extern "C" fn defender_sockets(ctx: *mut sock_state::IterTcp) -> i32 {
+    sock_state::visited(ctx);
     0
 }
 

@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use defender_common::abi::{
-    BUDGET_CELLS, Config, Counters, INTERFACE_SLOTS, Interface, KeySlot, Learnt, Port, RECENT_BUCKETS,
-    RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey,
+    BUDGET_CELLS, Config, Counters, FILTER_PAGE, FILTER_PAGES, INTERFACE_SLOTS, Interface, KeySlot, Learnt,
+    Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -39,5 +39,7 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_BUCKETS, 0);
 #[map]
 pub(crate) static BUDGET: Array<u32> = Array::with_max_entries(2 * BUDGET_CELLS, 0);
+#[map]
+pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FILTER_PAGES, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

@@ -45,10 +45,10 @@ impl XdpPacket {
         XdpContext::new(self.context).ingress_ifindex() as u32
     }
 
-    /// Bytes of the linear part: for all but jumbo frames, the whole frame.
+    /// Bytes of the whole frame, of which the linear part may be only the beginning.
     #[inline(always)]
-    pub(crate) fn linear_len(&self) -> usize {
-        self.end - self.start
+    pub(crate) fn len(&self) -> usize {
+        frame_len(self.context)
     }
 
     /// Writes words.
@@ -276,7 +276,7 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     let mut sum = 0u64;
     let mut rest = len;
-    for chunk in 0..MAX_CHUNKS {
+    for chunk in 0..=MAX_CHUNKS {
         // Hidden from the compiler: so the verifier finds every round like the one before and need not follow each.
         rest = core::hint::black_box(rest) & 0xffff;
         if rest == 0 {

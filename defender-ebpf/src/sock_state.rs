@@ -1,14 +1,17 @@
-//! Follows the states of this host's sockets: listeners that come and go, handed-over connections that are complete.
+//! Looks at this host's sockets: listeners that come and go, handed-over connections that are complete, and, when the
+//! controller walks through all of them, what the filter has to know.
+
+use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, programs::BtfTracePointContext};
 use defender_common::{
-    abi::{EVENT_LISTEN_BEGAN, EVENT_LISTEN_ENDED, Event, Handoff},
+    abi::{Config, EVENT_LISTEN_BEGAN, EVENT_LISTEN_ENDED, Event, Handoff},
     recent::{self, ESTABLISH_MS, What},
     wire::address::{Address, Flow, V4, V6},
 };
 
 use crate::{
-    account, clock, config,
+    account, clock, config, filter,
     maps::{EVENTS, RECENT},
 };
 
@@ -63,26 +66,79 @@ fn tell(kind: u32, port: u16) {
     let _ = EVENTS.output::<Event>(Event { kind, subject: port as u32, error: 0, reserved: 0 }, 0);
 }
 
+/// `bpf_iter_tcp`: the context of an iterator over TCP sockets (net/ipv4/tcp_ipv4.c).
+#[repr(C)]
+pub(crate) struct IterTcp {
+    meta: *const c_void,
+    socket: *const SockCommon,
+    uid: u32,
+}
+
+/// One socket of a walk through all of them; null at its end.
 #[inline(always)]
-fn established(socket: &SockCommon) {
-    let ports = (u16::from_be(socket.dport), socket.num);
-    let [_, _, third, _] = socket.v6_daddr;
-    // A dual-stack socket's IPv4 connection has both; the wire had IPv4.
-    if socket.family == AF_INET || third == MAPPED {
-        count(V4(socket.daddr), V4(socket.rcv_saddr), ports);
-    } else {
-        count(V6(socket.v6_daddr), V6(socket.v6_rcv_saddr), ports);
+pub(crate) fn visited(ctx: *const IterTcp) {
+    // SAFETY: a field of the program's own context.
+    let socket = unsafe { (*ctx).socket };
+    if socket.is_null() {
+        return;
     }
+    // SAFETY: the address is a socket's, and the helper checks it.
+    let Ok(socket) = (unsafe { bpf_probe_read_kernel(socket) }) else { return };
+    with_flow(&socket, &Note);
 }
 
 #[inline(always)]
-fn count<A: Address>(source: A, destination: A, (source_port, destination_port): (u16, u16)) {
+fn established(socket: &SockCommon) {
+    with_flow(socket, &Count);
+}
+
+/// What is done with a socket's connection, of either family.
+trait Visit {
+    fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config);
+}
+
+#[inline(always)]
+fn with_flow(socket: &SockCommon, visit: &impl Visit) {
     let Some(config) = config::config() else { return };
-    let flow = Flow { source, destination, source_port, destination_port };
-    let place = recent::place(&flow, config.secret);
-    let Some(bucket) = RECENT.get_ptr_mut(place.bucket) else { return };
-    // SAFETY: a map value, see handoff.rs.
-    if recent::take(unsafe { &mut *bucket }, place, What::Assigned, clock::now_for_tracing(), ESTABLISH_MS) {
-        account::handoff(Handoff::Established, 0);
+    let (source_port, destination_port) = (u16::from_be(socket.dport), socket.num);
+    let [_, _, third, _] = socket.v6_daddr;
+    // A dual-stack socket's IPv4 connection has both; the wire had IPv4.
+    if socket.family == AF_INET || third == MAPPED {
+        let (source, destination) = (V4(socket.daddr), V4(socket.rcv_saddr));
+        visit.visit(&Flow { source, destination, source_port, destination_port }, config);
+    } else {
+        let (source, destination) = (V6(socket.v6_daddr), V6(socket.v6_rcv_saddr));
+        visit.visit(&Flow { source, destination, source_port, destination_port }, config);
+    }
+}
+
+/// Notes it in the filter.
+struct Note;
+
+impl Visit for Note {
+    #[inline(always)]
+    fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
+        filter::note(flow, config);
+    }
+}
+
+/// Counts it as established if it was handed over.
+struct Count;
+
+impl Visit for Count {
+    #[inline(always)]
+    fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
+        let place = recent::place(flow, config.secret);
+        let Some(bucket) = RECENT.get_ptr_mut(place.bucket) else { return };
+        // SAFETY: a map value, see handoff.rs.
+        if recent::take(
+            unsafe { &mut *bucket },
+            place,
+            What::Assigned,
+            clock::now_for_tracing(),
+            ESTABLISH_MS,
+        ) {
+            account::handoff(Handoff::Established, 0);
+        }
     }
 }

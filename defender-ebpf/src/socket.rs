@@ -7,9 +7,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use defender_common::{
+    abi::Config,
     decide::Socket,
     wire::address::{Address, Flow, V4, V6},
 };
+
+use crate::filter;
 
 /// The state of a listener (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
@@ -87,12 +90,18 @@ impl Drop for Held {
     }
 }
 
-/// What the socket table says of a connection.
+/// What the socket table says of a connection to a service, or what is known without asking it.
 #[inline(always)]
-pub(crate) fn state<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>) -> Socket {
+pub(crate) fn state<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>, config: &Config, now: u32) -> Socket {
+    if filter::rules_out(flow, config, now) {
+        return Socket::Listener;
+    }
     match Held::lookup(ctx, flow) {
         None => Socket::Nothing,
         Some(socket) if socket.listens() => Socket::Listener,
-        Some(_) => Socket::Connection,
+        Some(_) => {
+            filter::note(flow, config);
+            Socket::Connection
+        }
     }
 }

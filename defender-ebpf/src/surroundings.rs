@@ -36,6 +36,8 @@ pub(crate) struct Around<'a, A> {
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
+    /// Milliseconds.
+    pub(crate) now: u32,
 }
 
 impl<'a, A: Address> Around<'a, A> {
@@ -49,7 +51,17 @@ impl<'a, A: Address> Around<'a, A> {
         service: &'a Service,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
-        Self { packet, network_offset, segment, interface, config, service, offer, options_sum }
+        Self {
+            packet,
+            network_offset,
+            segment,
+            interface,
+            config,
+            service,
+            offer,
+            options_sum,
+            now: clock::now(),
+        }
     }
 
     /// The sum of the TCP header, its options and data.
@@ -86,12 +98,12 @@ impl<'a, A: Address> Around<'a, A> {
 
 impl<A: Tupled> Surroundings for Around<'_, A> {
     #[inline(always)]
-    fn to_local(&mut self) -> bool {
+    fn is_to_local(&mut self) -> bool {
         config::is_local(self.interface, self.segment.flow.destination)
     }
 
     #[inline(always)]
-    fn from_answerable(&mut self) -> bool {
+    fn source_is_answerable(&mut self) -> bool {
         let source = self.segment.flow.source;
         source.is_answerable() && !config::is_local(self.interface, source)
     }
@@ -108,7 +120,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn socket(&mut self) -> Socket {
-        socket::state(self.packet.context.cast(), &self.segment.flow)
+        socket::state(self.packet.context.cast(), &self.segment.flow, self.config, self.now)
     }
 
     #[inline(always)]
@@ -134,7 +146,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
         if limit == 0 {
             return true;
         }
-        let now = clock::now();
+        let now = self.now;
         let mut within = false;
         for cell in budget::cells(self.segment.flow.source.budget_prefix(), self.config.secret) {
             let Some(cell) = BUDGET.get_ptr_mut(cell) else { return true };
@@ -157,7 +169,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     fn proved_recently(&mut self) -> bool {
         let place = recent::place(&self.segment.flow, self.config.secret);
         let Some(bucket) = RECENT.get(place.bucket) else { return false };
-        recent::seen(bucket, place, What::Proved, clock::now(), PASS_MS)
+        recent::seen(bucket, place, What::Proved, self.now, PASS_MS)
     }
 }
 

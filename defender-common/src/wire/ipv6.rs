@@ -73,6 +73,10 @@ pub fn scan_extensions(packet: &(impl Packet + ?Sized), offset: usize, first: u8
             flags = if word & 1 != 0 { CHAIN_FIRST_FRAGMENT } else { flags };
             len += 8;
         } else {
+            // With segments left it is on its way to somebody else (RFC 8200, section 4.4).
+            if next == ROUTING && word & 0xff != 0 {
+                return CHAIN_NOT_TCP;
+            }
             len += 8 + (word >> 16 & 0xff) as usize * 8;
         }
         next = (word >> 24) as u8;

@@ -226,7 +226,7 @@ pub fn scan_offer(packet: &(impl Packet + ?Sized), header: usize) -> u64 {
     let mut offer = Offer::NONE;
     let Some(found) = Found::scan(packet, header) else { return offer.pack() };
     if let Some(data) = found.data(MSS) {
-        offer.mss = (quad(packet, data) >> 16) as u16;
+        offer.mss = packet.halves(data).map_or(0, |[mss]| u16::from_be(mss));
     }
     if let Some(data) = found.data(WINDOW_SCALE) {
         offer.window_scale = clamp_scale(packet.byte(data).unwrap_or_default());

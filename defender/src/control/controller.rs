@@ -2,6 +2,7 @@
 
 use std::{
     future::pending,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,13 +11,13 @@ use defender_common::abi;
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use crate::{
     control::{
-        keys,
+        filter, keys,
         session::{Attached, Session},
     },
     dataplane::maps::Events,
@@ -73,7 +74,11 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
     let mut firewall = Box::pin(look_at_firewall());
     let mut pace = Pace::default();
     let mut failures = Failures::default();
+    let mut walking = None;
     loop {
+        if walking.is_none() {
+            walking = begin_walk(session, &mut failures);
+        }
         let attached = tokio::select! {
             () = signals.any() => return Ok(Ended::Signal),
             _ = rotation.tick() => session.rotate_keys(),
@@ -82,6 +87,7 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
                 pace.looked();
                 session.refresh_services()
             }
+            walked = join(&mut walking) => walked.and_then(|()| session.complete_generation()),
             found = events.next() => {
                 if found?.iter().any(is_about_listeners) {
                     pace.changed();
@@ -98,6 +104,30 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
             return Ok(Ended::Detached);
         }
     }
+}
+
+/// Begins a generation of the filter if it is time. The walk through the sockets may take its time, so it has a thread.
+fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHandle<Result<()>>> {
+    match session.begin_generation() {
+        Ok(walk) => walk.map(|walk| {
+            spawn_blocking(move || {
+                thread::sleep(filter::SETTLE);
+                walk.run()
+            })
+        }),
+        Err(error) => {
+            failures.still_attached(Err(error));
+            None
+        }
+    }
+}
+
+/// Waits for the walk that is under way, if one is.
+async fn join(walking: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+    let Some(walk) = walking else { return pending().await };
+    let walked = walk.await;
+    *walking = None;
+    walked.context("cannot walk through the sockets")?
 }
 
 /// Reads the firewall's rules after a while. That runs tools, which may take their time, so it has a thread.

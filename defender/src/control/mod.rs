@@ -3,6 +3,7 @@
 //! [`session`] does everything once; [`controller`] does it again whenever something changes.
 
 pub mod controller;
+pub mod filter;
 pub mod interfaces;
 pub mod keys;
 pub mod lock;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, Program, ProgramError, SchedClassifier, Xdp},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, SchedClassifier, Xdp},
 };
 use defender_common::abi::{self, program};
 
@@ -14,12 +14,15 @@ use crate::{
         kfunc,
         maps::Maps,
         pins::{PinRoot, Rollback, remove_file},
+        walk::Walk,
     },
     problem::Problem,
 };
 
 /// The tracepoint of [`program::SOCK_STATE`].
 const TRACEPOINT: &str = "inet_sock_set_state";
+/// What [`program::SOCKETS`] iterates over.
+const ITERATOR: &str = "tcp";
 /// Lines of the verifier's log that a message shows.
 const VERIFIER_LINES: usize = 4;
 
@@ -57,6 +60,12 @@ impl Programs {
     /// The tracepoint program.
     pub fn sock_state(&mut self) -> Result<&mut BtfTracePoint> {
         Ok(find(&mut self.0, program::SOCK_STATE)?.try_into()?)
+    }
+
+    /// A walk through the sockets of this thread's network namespace, which tells the filter of them.
+    pub fn walk(&mut self) -> Result<Walk> {
+        let iterator: &mut Iter = find(&mut self.0, program::SOCKETS)?.try_into()?;
+        Walk::new(iterator)
     }
 
     /// How many instructions the verifier walked for each program, by name.
@@ -119,7 +128,9 @@ fn load_programs(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<()> {
         explain(name, classifier.load())?;
     }
     let sock_state: &mut BtfTracePoint = find(ebpf, program::SOCK_STATE)?.try_into()?;
-    explain(program::SOCK_STATE, sock_state.load(TRACEPOINT, &kernel.btf))
+    explain(program::SOCK_STATE, sock_state.load(TRACEPOINT, &kernel.btf))?;
+    let sockets: &mut Iter = find(ebpf, program::SOCKETS)?.try_into()?;
+    explain(program::SOCKETS, sockets.load(ITERATOR, &kernel.btf))
 }
 
 /// The verifier refuses with "permission denied", which has nothing to do with privilege, and a very long log.

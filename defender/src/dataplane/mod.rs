@@ -6,6 +6,7 @@ pub mod link;
 pub mod loader;
 pub mod maps;
 pub mod pins;
+pub mod walk;
 
 /// The object file with all programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/defender-ebpf"));

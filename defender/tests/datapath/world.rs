@@ -79,6 +79,7 @@ impl Default for World {
                 flags: CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING | CONFIG_ECN,
                 reply_budget: 0,
                 secret: [0x5ec2_e7a1_1b2c_3d4e, 0x0102_0304_0506_0708],
+                ..Config::default()
             },
             keys: [
                 KeySlot { key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], epoch: 6, filled: 1 },

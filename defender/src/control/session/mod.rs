@@ -14,6 +14,7 @@ use defender_common::abi;
 
 use crate::{
     control::{
+        filter::{self, Generations},
         interfaces, keys,
         lock::{ControllerLock, WriteLock},
         outside,
@@ -29,6 +30,7 @@ use crate::{
         loader::Programs,
         maps::{Maps, Prefix},
         pins::{PinRoot, Rollback},
+        walk::Walk,
     },
     host::{
         addresses::{self, LocalPrefix},
@@ -77,6 +79,7 @@ pub struct Session {
     /// How many addresses of this host `LOCAL` has no room for.
     unplaced: usize,
     refusals: Refusals,
+    generations: Generations,
     firewall: Firewall,
     /// Services no longer challenged whose cookies are accepted until then.
     lingering: BTreeMap<u32, Instant>,
@@ -141,6 +144,7 @@ impl Session {
             local: BTreeSet::new(),
             unplaced: 0,
             refusals: Refusals::default(),
+            generations: Generations::default(),
             firewall: Firewall::read(),
             lingering: BTreeMap::new(),
         };
@@ -263,6 +267,7 @@ impl Session {
         self.write_config(self.maps.config.get(0)?)?;
         self.write_local(&local)?;
         self.write_services()?;
+        self.maps.config.set(0, self.generations.prolong(self.maps.config.get(0)?, filter::now_ms()?))?;
         Ok(if self.interfaces.is_empty() { Attached::No } else { Attached::Yes })
     }
 
@@ -270,6 +275,25 @@ impl Session {
     pub fn refresh_services(&mut self) -> Result<Attached> {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
         self.write_services()?;
+        Ok(Attached::Yes)
+    }
+
+    /// Begins a new generation of the filter if it is time: the walk is to be run after [`filter::SETTLE`].
+    pub fn begin_generation(&mut self) -> Result<Option<Walk>> {
+        let Some(_write) = self.write_lock()? else { return Ok(None) };
+        let now = Instant::now();
+        if !self.generations.is_due(now) {
+            return Ok(None);
+        }
+        let walk = self.programs.walk()?;
+        self.maps.config.set(0, self.generations.begin(self.maps.config.get(0)?, now))?;
+        Ok(Some(walk))
+    }
+
+    /// Ends the generation before, after the walk.
+    pub fn complete_generation(&mut self) -> Result<Attached> {
+        let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
+        self.maps.config.set(0, self.generations.complete(self.maps.config.get(0)?))?;
         Ok(Attached::Yes)
     }
 

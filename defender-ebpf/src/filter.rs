@@ -1,0 +1,47 @@
+//! The filter that stands in for the socket table in a flood, see `defender_common::filter`.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use defender_common::{
+    abi::{Config, FILTER_PAGE},
+    budget,
+    filter::{self, LOOKUPS},
+    wire::address::{Address, Flow},
+};
+
+use crate::maps::FILTER;
+
+/// Look-ups of strangers in this second, a cell as [`budget::charge`] has it.
+#[map]
+static LOOKED_UP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// Notes a connection that is or may become a socket.
+#[inline(always)]
+pub(crate) fn note<A: Address>(flow: &Flow<A>, config: &Config) {
+    let place = filter::place(flow, config.secret);
+    if let Some(page) = FILTER.get_ptr_mut(place.page) {
+        // SAFETY: a map value of which one byte is written; whoever else writes it writes as much.
+        unsafe { (*page)[place.offset & (FILTER_PAGE - 1)] = filter::noted(config) };
+    }
+}
+
+/// Whether the socket table need not be asked: it cannot hold the connection.
+#[inline(always)]
+pub(crate) fn rules_out<A: Address>(flow: &Flow<A>, config: &Config, now: u32) -> bool {
+    if !filter::counts(config, now) {
+        return false;
+    }
+    let place = filter::place(flow, config.secret);
+    let Some(page) = FILTER.get(place.page) else { return false };
+    !filter::may_hold(page[place.offset & (FILTER_PAGE - 1)], config) && !may_look_up(now)
+}
+
+/// Charges the budget of look-ups.
+#[inline(always)]
+fn may_look_up(now: u32) -> bool {
+    let Some(cell) = LOOKED_UP.get_ptr_mut(0) else { return true };
+    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
+    let cell = unsafe { &mut *cell };
+    let (next, count) = budget::charge(*cell, now);
+    *cell = next;
+    count <= LOOKUPS
+}

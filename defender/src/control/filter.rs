@@ -1,0 +1,82 @@
+//! Keeps the filter true that stands in for the socket table in a flood (`defender_common::filter`).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use defender_common::{abi::Config, clock, filter};
+use nix::time::{ClockId, clock_gettime};
+
+/// How often a new generation begins.
+const PERIOD: Duration = Duration::from_secs(5);
+/// How long the filter counts after the controller was last seen alive, in milliseconds.
+const VALID_MS: u32 = 3_000;
+/// Between the beginning of a generation and the walk through the sockets: whatever a CPU has seen before the beginning
+/// is in the socket table by then. A packet's way there takes microseconds.
+pub const SETTLE: Duration = Duration::from_millis(20);
+
+/// Where the filter's generations are.
+#[derive(Debug, Default)]
+pub struct Generations {
+    /// When the last one began.
+    begun: Option<Instant>,
+    /// A walk has ended since this process controls: what is in the socket table is in the filter.
+    complete: bool,
+}
+
+impl Generations {
+    /// Whether it is time for a new generation.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.begun.is_none_or(|begun| now.duration_since(begun) >= PERIOD)
+    }
+
+    /// Begins a generation: it is written from now on, and the one before counts as well.
+    pub fn begin(&mut self, config: Config, now: Instant) -> Config {
+        self.begun = Some(now);
+        Config { filter_newest: filter::next(config.filter_newest), ..config }
+    }
+
+    /// Ends the generation before: all that is in the socket table has the new one's number.
+    pub fn complete(&mut self, config: Config) -> Config {
+        self.complete = true;
+        Config { filter_oldest: config.filter_newest, ..config }
+    }
+
+    /// Lets the filter count for a while longer, if it has anything to say.
+    pub fn prolong(&self, config: Config, now_ms: u32) -> Config {
+        // 0 would mean that it does not count.
+        let until = now_ms.wrapping_add(VALID_MS).max(1);
+        Config { filter_until: if self.complete { until } else { config.filter_until }, ..config }
+    }
+}
+
+/// The datapath's clock, in milliseconds.
+pub fn now_ms() -> Result<u32> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
+    Ok(clock::milliseconds(Duration::from(now).as_nanos() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_counts_only_after_a_walk() {
+        let mut generations = Generations::default();
+        let now = Instant::now();
+        assert!(generations.is_due(now));
+        let config = generations.begin(Config::default(), now);
+        assert_eq!((config.filter_newest, config.filter_oldest), (1, 0));
+        assert!(!generations.is_due(now));
+        assert_eq!(generations.prolong(config, 1000).filter_until, 0);
+        let config = generations.complete(config);
+        assert_eq!((config.filter_newest, config.filter_oldest), (1, 1));
+        assert_eq!(generations.prolong(config, 1000).filter_until, 4000);
+        assert!(generations.is_due(now + PERIOD));
+    }
+
+    #[test]
+    fn the_clock_is_the_datapath_s() {
+        let (first, second) = (now_ms().expect("a clock"), now_ms().expect("a clock"));
+        assert!(second.wrapping_sub(first) < 1000);
+    }
+}

@@ -1,0 +1,114 @@
+//! In a heavy flood the filter stands in for the socket table. It must not cost any connection.
+
+mod support;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use defender_testbed::{
+    client::{self, DEADLINE},
+    flood::{Flood, Kind},
+    server::Server,
+    topology::Topology,
+};
+use support::{Counts, start, wait_active};
+
+/// The controller's first walk through the sockets has ended and the filter counts by then, three times over.
+const FILTER_READY: Duration = Duration::from_secs(4);
+/// Both floods are well over the budget of real look-ups (20,000 a second and CPU).
+const RATE: u64 = 200_000;
+/// Longer than a generation of the filter: connections outlive one.
+const FLOOD_TIME: Duration = Duration::from_secs(7);
+
+/// Both address families of the server.
+fn addresses(bed: &Topology) -> [SocketAddr; 2] {
+    [bed.server_v4(80), bed.server_v6(80)]
+}
+
+fn connect(bed: &Topology, address: SocketAddr) -> Result<TcpStream> {
+    let mut stream = client::connect_from(&bed.client, Some(bed.fresh_client(address)), address, DEADLINE)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut greeting = [0];
+    stream.read_exact(&mut greeting)?;
+    Ok(stream)
+}
+
+/// Sends a byte and waits for its echo.
+fn talk(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"?")?;
+    let mut echo = [0];
+    stream.read_exact(&mut echo)?;
+    ensure!(&echo == b"?", "the echo is {echo:?}");
+    Ok(())
+}
+
+/// Connections from before the attach and handed-over ones, busy and quiet: all go on while a flood of `kind` runs,
+/// through more than one generation of the filter.
+fn connections_live_through(kind: Kind, reasons: &[&str]) -> Result<()> {
+    let bed = Topology::new()?;
+    let servers = addresses(&bed).map(|address| Server::start(&bed.server, address));
+    let [_v4, _v6] = servers;
+    let (_v4, _v6) = (_v4?, _v6?);
+    let mut quiet = Vec::new();
+    let mut streams = Vec::new();
+    for address in addresses(&bed) {
+        for _ in 0..20 {
+            quiet.push(connect(&bed, address)?);
+            streams.push(connect(&bed, address)?);
+        }
+    }
+    let defender = start(&bed, &["--mode", "always"])?;
+    wait_active(&defender, 80)?;
+    for address in addresses(&bed) {
+        for _ in 0..20 {
+            quiet.push(connect(&bed, address)?);
+            streams.push(connect(&bed, address)?);
+        }
+    }
+    std::thread::sleep(FILTER_READY);
+    let before = Counts::of(&defender)?;
+    let flood = Flood {
+        rate: Some(RATE),
+        max_time: FLOOD_TIME,
+        max_packets: RATE * FLOOD_TIME.as_secs(),
+        ..Flood::new(kind, bed.server_v4(80))
+    }
+    .start(&bed)?;
+    flood.wait_until_running()?;
+    let end = Instant::now() + FLOOD_TIME - Duration::from_secs(1);
+    while Instant::now() < end {
+        for stream in &mut streams {
+            talk(stream)?;
+        }
+        for address in addresses(&bed) {
+            let mut fresh = connect(&bed, address)?;
+            talk(&mut fresh)?;
+        }
+    }
+    // Nothing but the walks has told the newest generation of these.
+    for stream in &mut quiet {
+        talk(stream)?;
+    }
+    let report = flood.wait()?;
+    let counts = &Counts::of(&defender)? - &before;
+    ensure!(report.sent > 500_000, "no flood to speak of: {report:?}");
+    counts.assert_no_drops_but(reasons);
+    // More was taken on the filter's word than the budget of real look-ups allows: both were at work.
+    let flooded: u64 = counts.get(if reasons.is_empty() { "tx.syn_challenged" } else { reasons[0] });
+    ensure!(flooded > 20_000 * 2 * FLOOD_TIME.as_secs(), "only {flooded} were judged");
+    Ok(())
+}
+
+#[test]
+fn connections_live_through_a_syn_flood() -> Result<()> {
+    connections_live_through(Kind::LinuxSyn, &[])
+}
+
+#[test]
+fn connections_live_through_a_flood_of_acknowledgements() -> Result<()> {
+    connections_live_through(Kind::Ack, &["drop.ack_bad_cookie"])
+}
