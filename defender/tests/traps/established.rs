@@ -23,7 +23,7 @@ use defender_testbed::{
 
 use crate::{
     ground::{Listener, counted, read_exactly, set_mode, wait_for_sockets},
-    hand::{KINDS, Wire},
+    hand::{Hand, KINDS, Wire},
     sockets::{self, Before},
     support::{CLIENT_PATIENCE, Counts, PATIENCE, PROGRAM, eventually, start, start_always, wait_active},
 };
@@ -150,6 +150,32 @@ pub(crate) fn take_over_with<'a>(
     Ok(second)
 }
 
+/// Cookies that are on their way when the defender is told to end: it stops challenging, waits a moment, and goes.
+#[test]
+fn the_last_cookies_are_accepted_while_the_defender_leaves() -> Result<()> {
+    let bed = Topology::new()?;
+    let servers = servers(&bed)?;
+    let defender = start_always(&bed, &[80])?;
+    let wire = Wire::new(&bed)?;
+    let mut clients = Vec::new();
+    for server in &servers {
+        for kind in KINDS {
+            clients.push(wire.greeted(server.address(), kind)?);
+        }
+    }
+    let acks: Vec<_> = clients.iter().map(Hand::ack).collect();
+    thread::scope(|scope| {
+        let leaving = scope.spawn(|| defender.stop());
+        thread::sleep(Duration::from_millis(50));
+        wire.send(&acks)?;
+        for client in &mut clients {
+            client.until("the greeting", |got| got.data == b"+")?;
+        }
+        ensure!(leaving.join().expect("no panic")?.success());
+        clients.iter_mut().try_for_each(Hand::talk)
+    })
+}
+
 /// The new program takes the place of the old one in its link: every packet is seen by one of them.
 #[test]
 fn a_takeover_misses_no_packet() -> Result<()> {
@@ -244,7 +270,7 @@ fn rst_and_fin_of_a_connection_reach_it() -> Result<()> {
 }
 
 #[test]
-fn many_connections_carry_bulk_data_through_a_challenge() -> Result<()> {
+fn bulk_data_flows_through_a_connection_that_was_challenged() -> Result<()> {
     let bed = Topology::new()?;
     let listener = Listener::new(&bed.server, bed.server_v4(80))?;
     let defender = start(&bed, &["--mode", "always"])?;

@@ -62,14 +62,14 @@ fn data_that_is_merged_comes_first() -> Result<()> {
     let (_, counts) = counted(&defender, || {
         for server in &servers {
             for kind in KINDS {
-                for pieces in 2..=6 {
+                for pieces in [2, 3, 4, 5, 6, 20] {
                     wire.greeted(server.address(), kind)?.burst(&[], pieces)?;
                 }
             }
         }
         Ok(())
     })?;
-    counts.assert(&[("syn_challenged", 20), ("handoff_assigned", 20), ("handoff_established", 20)]);
+    counts.assert(&[("syn_challenged", 24), ("handoff_assigned", 24), ("handoff_established", 24)]);
     counts.assert_no_drops_but(&[]);
     Ok(())
 }
@@ -85,11 +85,9 @@ fn the_end_comes_first() -> Result<()> {
             let mut client = wire.greeted(server.address(), kind)?;
             client.send(&[client.fin(0)])?;
             client.until("the end", |got| got.acknowledged == 1 && got.end)?;
-            client.send(&[client.ack()])?;
             let mut client = wire.greeted(server.address(), kind)?;
             client.send(&[client.data(0, b"last words").flags(flag::ACK | flag::FIN)])?;
             client.until("the end", |got| got.acknowledged == 11 && got.data == b"+last words" && got.end)?;
-            client.send(&[client.ack()])?;
         }
         wait_for_sockets(&bed.server, &[])
     })?;
