@@ -314,6 +314,12 @@ impl Hand<'_, '_> {
         let acknowledged = seen.ack.wrapping_sub(self.isn.wrapping_add(1));
         self.got.acknowledged = self.got.acknowledged.max(acknowledged);
         let offset = seen.seq.wrapping_sub(self.syn_ack().seq.wrapping_add(1));
+        if let (Some((first, _)), Some((stamp, _))) =
+            (self.syn_ack().options.timestamps, seen.options.timestamps)
+        {
+            // Else a client takes it for an old duplicate (RFC 7323, 5.3).
+            ensure!(stamp.wrapping_sub(first) as i32 >= 0, "the server's clock went back: {first}, {stamp}");
+        }
         let last = seen.flags & flag::FIN != 0;
         self.got.take(offset, &seen.payload, last);
         if last || !seen.payload.is_empty() {
