@@ -1,6 +1,6 @@
 //! Floods, bounded: what is counted is what came, and clients do not notice. Nothing here depends on how fast it goes.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io::Write as _, net::SocketAddr, path::Path, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use defender_testbed::{
@@ -8,16 +8,21 @@ use defender_testbed::{
     flood::{Flood, FloodHandle, Kind as FloodKind},
     interface,
     programs::Program,
-    server::Server,
-    topology::{Options, SERVER_INTERFACE, Topology},
+    server::{self, Server},
+    topology::{CLIENT_V4, CLIENT_V6, Options, SERVER_INTERFACE, Topology},
 };
 
 use crate::{
     established::take_over,
-    ground::{kernel_counters, sockets},
+    ground::{Listener, kernel_counters, read_exactly, sockets},
+    hand::{KINDS, Wire},
+    reuse::closed_by_server,
+    sockets::{self as client_sockets, Before},
     support::{Counts, PATIENCE, eventually, start_always},
 };
 
+/// The filter of the datapath is filled by then.
+const FILTER_READY: Duration = Duration::from_secs(4);
 const PACKETS: u64 = 200_000;
 
 fn bed() -> Result<Topology> {
@@ -118,6 +123,68 @@ fn the_controller_dies_in_a_flood_and_another_takes_over() -> Result<()> {
     let pins = second.pin_root().to_owned();
     ensure!(second.stop()?.success());
     nothing_is_left(&bed, &pins)
+}
+
+/// In a heavy flood the datapath does not ask the socket table about each packet; it must know what is in there all
+/// the same: a handshake begun in calm, TIME_WAIT, connections this host opens.
+#[test]
+fn what_the_kernel_holds_is_found_in_a_flood() -> Result<()> {
+    let bed = Topology::new()?;
+    let listeners =
+        [Listener::new(&bed.server, bed.server_v4(80))?, Listener::new(&bed.server, bed.server_v6(80))?];
+    let servers =
+        [Server::start(&bed.server, bed.server_v4(81))?, Server::start(&bed.server, bed.server_v6(81))?];
+    let shared = server::Options { reuse_port: true, ..server::Options::default() };
+    let _open = [
+        Server::with(&bed.server, bed.server_v4(82), shared)?,
+        Server::with(&bed.server, bed.server_v6(82), shared)?,
+    ];
+    let away = [
+        Listener::new(&bed.client, SocketAddr::new(CLIENT_V4.into(), 9000))?,
+        Listener::new(&bed.client, SocketAddr::new(CLIENT_V6.into(), 9000))?,
+    ];
+    let wire = Wire::new(&bed)?;
+    let mut waiting = Vec::new();
+    let mut ended = Vec::new();
+    for (server, listener) in servers.iter().zip(&listeners) {
+        for kind in KINDS {
+            waiting.push(wire.greeted(server.address(), kind)?);
+            ended.push(closed_by_server(&wire, listener, kind)?);
+        }
+    }
+    let defender = start_always(&bed, &[80, 81, 82])?;
+    thread::sleep(FILTER_READY);
+    let before = Counts::of(&defender)?;
+    // Forged ACKs are not answered, so that the clients see nothing of the flood.
+    let flood = Flood { max_packets: 2_000_000, ..Flood::new(FloodKind::Ack, bed.server_v4(80)) };
+    let handle = Flood { rate: Some(200_000), max_time: Duration::from_secs(20), ..flood }.start(&bed)?;
+    handle.wait_until_running()?;
+    // Longer than a generation: what is known now is known from the socket table.
+    thread::sleep(Duration::from_secs(6));
+    for client in &mut waiting {
+        client.insist_on_handshake()?;
+    }
+    for (client, listener) in ended.iter_mut().zip([0, 0, 1, 1].map(|family| &listeners[family])) {
+        client.isn = client.isn.wrapping_add(1_000_000);
+        client.insist_on_greeting()?;
+        client.send(&[client.ack(), client.ack()])?;
+        ensure!(listener.accept()?.peer_addr()? == client.from, "another client");
+    }
+    // From a port that is defended.
+    let own = [bed.server_v4(82), bed.server_v6(82)];
+    for (away, own) in away.iter().zip(own) {
+        let before = Before { from: Some(own), ..Before::default() };
+        let mut stream = client_sockets::connect(&bed.server, &before, away.address)?;
+        stream.write_all(b"out")?;
+        read_exactly(&mut away.accept()?, b"out")?;
+    }
+    handle.stop()?;
+    let counts = &Counts::of(&defender)? - &before;
+    assert!(counts.get("drop.ack_bad_cookie") > 400_000, "no flood to speak of: {counts}");
+    counts.assert(&[("syn_challenged", 0), ("handoff_assigned", 0)]);
+    assert!(counts.get("pass.syn_known") >= 4, "{counts}");
+    counts.assert_no_drops_but(&["drop.ack_bad_cookie"]);
+    Ok(())
 }
 
 #[test]

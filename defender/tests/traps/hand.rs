@@ -22,6 +22,10 @@ use crate::support::PATIENCE;
 /// How long nothing must come before it is taken for nothing. The server's kernel repeats a SYN-ACK after a second.
 pub(crate) const QUIET: Duration = Duration::from_millis(150);
 
+/// How often, and how long each time, a client tries that has a flood to get through.
+const TRIES: u32 = 20;
+const TRY: Duration = Duration::from_millis(200);
+
 const SYN_ACK: u8 = flag::SYN | flag::ACK;
 /// TSval of the client's first segment.
 const FIRST_STAMP: u32 = 0x1234_5678;
@@ -249,15 +253,49 @@ impl Hand<'_, '_> {
 
     /// Takes in what the server sends, and acknowledges it, until `enough`.
     pub(crate) fn until(&mut self, what: &str, enough: impl Fn(&Got) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while !enough(&self.got) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.next(left)? {
-                Some(seen) => self.take(&seen)?,
-                None => bail!("{} waited for {what}, and got {:?}", self.from, self.got),
-            }
+        if !self.is_within(PATIENCE, enough)? {
+            bail!("{} waited for {what}, and got {:?}", self.from, self.got);
         }
         Ok(())
+    }
+
+    /// The same, for so long at most.
+    fn is_within(&mut self, time: Duration, enough: impl Fn(&Got) -> bool) -> Result<bool> {
+        let deadline = Instant::now() + time;
+        while !enough(&self.got) {
+            let Some(seen) = self.next(deadline.saturating_duration_since(Instant::now()))? else {
+                return Ok(false);
+            };
+            self.take(&seen)?;
+        }
+        Ok(true)
+    }
+
+    /// Where a flood may push packets out: sends its ACK until the server's greeting comes.
+    pub(crate) fn insist_on_handshake(&mut self) -> Result<()> {
+        for _ in 0..TRIES {
+            self.send(&[self.ack()])?;
+            if self.is_within(TRY, |got| got.data == b"+")? {
+                return Ok(());
+            }
+        }
+        bail!("{} is not connected: {:?}", self.from, self.got)
+    }
+
+    /// The same for its SYN and the SYN-ACK.
+    pub(crate) fn insist_on_greeting(&mut self) -> Result<()> {
+        for _ in 0..TRIES {
+            self.send(&[self.syn()])?;
+            let own = self.isn.wrapping_add(1);
+            let answer = self
+                .capture
+                .next_tcp(TRY, |seen| seen.destination == self.from && seen.ack == own && seen.is(SYN_ACK))?;
+            if answer.is_some() {
+                (self.peer, self.got) = (answer, Got::default());
+                return Ok(());
+            }
+        }
+        bail!("{} gets no SYN-ACK", self.from)
     }
 
     /// Sends data in pieces of 1000 bytes, all in one poll, behind `first`; waits until the server has all and has
