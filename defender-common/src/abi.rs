@@ -103,8 +103,11 @@ pub struct Config {
     /// Until when the filter may stand in for the socket table, in milliseconds of the datapath's clock; 0: not at all.
     /// The controller moves it on as long as it keeps the filter and the services true.
     pub filter_until: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where `struct sock` has `sk_ack_backlog` and `sk_max_ack_backlog`, in bytes: the length and the limit of a
+    /// listener's accept queue. 0: not known, and queues are taken not to be full.
+    pub ack_backlog_offset: u16,
+    /// See [`Self::ack_backlog_offset`].
+    pub max_ack_backlog_offset: u16,
 }
 
 /// `Config::flags`: nothing is challenged (tcp_syncookies is 0).
@@ -247,6 +250,8 @@ pub const SERVICE_UNPROTECTABLE: u32 = 1 << 0;
 pub const SERVICE_ACCEPTS_COOKIES: u32 = 1 << 1;
 /// `Service::flags`: the slot is in use.
 pub const SERVICE_IN_USE: u32 = 1 << 2;
+/// `Service::flags`: it is challenged only since a moment ago: cookies of the kernel's own may still be on their way.
+pub const SERVICE_KERNEL_COOKIES: u32 = 1 << 3;
 
 /// `Service::families`: IPv4.
 pub const SERVICE_FAMILY_V4: u32 = 1 << 0;
@@ -327,11 +332,13 @@ pub enum Handoff {
     RefusedOther,
     /// The packet could not be read again at the hand-off.
     Unreadable,
+    /// The packet was dropped, as the kernel does: the listener's accept queue is full. The client sends it again.
+    QueueFull,
 }
 
 impl Handoff {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Assigned,
         Self::Established,
         Self::Repeated,
@@ -342,6 +349,7 @@ impl Handoff {
         Self::RefusedMemory,
         Self::RefusedOther,
         Self::Unreadable,
+        Self::QueueFull,
     ];
     /// How many outcomes there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -359,6 +367,7 @@ impl Handoff {
             Self::RefusedMemory => "handoff_refused_memory",
             Self::RefusedOther => "handoff_refused_other",
             Self::Unreadable => "handoff_unreadable",
+            Self::QueueFull => "handoff_queue_full",
         }
     }
 

@@ -6,8 +6,8 @@
 
 use crate::{
     abi::{
-        CONFIG_SUSPENDED, Config, MODE_ALWAYS, MODE_OFF, SERVICE_ACCEPTS_COOKIES, SERVICE_UNPROTECTABLE,
-        Service,
+        CONFIG_SUSPENDED, Config, MODE_ALWAYS, MODE_OFF, SERVICE_ACCEPTS_COOKIES, SERVICE_KERNEL_COOKIES,
+        SERVICE_UNPROTECTABLE, Service,
     },
     classify::Class,
     verdict::Reason,
@@ -44,6 +44,8 @@ pub trait Surroundings {
     fn charge_budget(&mut self) -> bool;
     /// It acknowledges a valid cookie.
     fn proves_cookie(&mut self) -> bool;
+    /// It acknowledges a valid SYN cookie of the kernel's own.
+    fn proves_kernel_cookie(&mut self) -> bool;
     /// An earlier segment of the connection proved a cookie a moment ago.
     fn proved_recently(&mut self) -> bool;
 }
@@ -57,6 +59,8 @@ pub struct Policy {
     pub syn: Result<(), Reason>,
     /// Cookies are looked for.
     pub accepts_cookies: bool,
+    /// The kernel may have answered SYNs with cookies of its own a moment ago: those are looked for as well.
+    pub kernel_cookies: bool,
 }
 
 impl Policy {
@@ -73,7 +77,8 @@ impl Policy {
             Ok(())
         };
         let accepts_cookies = syn.is_ok() || service.flags & SERVICE_ACCEPTS_COOKIES != 0;
-        Self { off: service.mode == MODE_OFF && !accepts_cookies, syn, accepts_cookies }
+        let kernel_cookies = service.flags & SERVICE_KERNEL_COOKIES != 0;
+        Self { off: service.mode == MODE_OFF && !accepts_cookies, syn, accepts_cookies, kernel_cookies }
     }
 }
 
@@ -97,16 +102,16 @@ fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
     if let Err(reason) = policy.syn {
         return reason;
     }
+    match around.socket() {
+        Socket::Nothing => return Reason::SynNoListener,
+        Socket::Connection => return Reason::SynKnown,
+        Socket::Listener => {}
+    }
     if around.is_nested() {
         return Reason::SynNestedVlan;
     }
     if !around.source_is_answerable() {
         return Reason::SynOddSource;
-    }
-    match around.socket() {
-        Socket::Nothing => return Reason::SynNoListener,
-        Socket::Connection => return Reason::SynKnown,
-        Socket::Listener => {}
     }
     if around.is_signed() {
         return Reason::SynSigned;
@@ -139,6 +144,9 @@ fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason
     if around.proved_recently() {
         return Reason::CookieRecent;
     }
+    if class == Class::Ack && policy.kernel_cookies && around.proves_kernel_cookie() {
+        return Reason::KernelCookie;
+    }
     // Without challenges nothing is dropped: what is unknown here, the kernel answers as it always does.
     if policy.syn.is_err() {
         return Reason::Monitored;
@@ -169,6 +177,7 @@ mod tests {
         budget: bool,
         cookie: bool,
         recent: bool,
+        kernel_cookie: bool,
         asked_socket: bool,
         charged: bool,
     }
@@ -206,12 +215,26 @@ mod tests {
         fn proved_recently(&mut self) -> bool {
             self.recent
         }
+        fn proves_kernel_cookie(&mut self) -> bool {
+            self.kernel_cookie
+        }
     }
 
     fn worlds() -> impl Strategy<Value = World> {
         let sockets = prop_oneof![Just(Socket::Nothing), Just(Socket::Listener), Just(Socket::Connection)];
-        (any::<[bool; 9]>(), sockets).prop_map(|(bits, socket)| {
-            let [local, answerable, fragment, nested, signed, checksum, budget, cookie, recent] = bits;
+        (any::<[bool; 10]>(), sockets).prop_map(|(bits, socket)| {
+            let [
+                local,
+                answerable,
+                fragment,
+                nested,
+                signed,
+                checksum,
+                budget,
+                cookie,
+                recent,
+                kernel_cookie,
+            ] = bits;
             World {
                 local,
                 answerable,
@@ -223,6 +246,7 @@ mod tests {
                 budget,
                 cookie,
                 recent,
+                kernel_cookie,
                 asked_socket: false,
                 charged: false,
             }
@@ -230,7 +254,7 @@ mod tests {
     }
 
     fn policies() -> impl Strategy<Value = Policy> {
-        (0u32..4, 0u32..4, 0u32..2).prop_map(|(mode, service_flags, config_flags)| {
+        (0u32..4, 0u32..16, 0u32..2).prop_map(|(mode, service_flags, config_flags)| {
             let service = Service { mode, flags: service_flags, ..Service::default() };
             Policy::of(&service, &Config { flags: config_flags, ..Config::default() })
         })

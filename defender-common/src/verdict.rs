@@ -55,7 +55,7 @@ macro_rules! reasons {
 reasons! {
     /// Neither IPv4 nor IPv6.
     Pass NotIp = "pass.not_ip",
-    /// An IP packet that carries no TCP, or more extension headers than are followed.
+    /// An IP packet that carries no TCP for this host.
     Pass NotTcp = "pass.not_tcp",
     /// A fragment that is not the first: it holds no TCP header.
     Pass LaterFragment = "pass.later_fragment",
@@ -75,6 +75,8 @@ reasons! {
     Pass NoListener = "pass.no_listener",
     /// An unknown connection's packet that proved a cookie; the kernel is given the connection.
     Pass Cookie = "pass.cookie",
+    /// A cookie of the kernel's own, from before this service was challenged.
+    Pass KernelCookie = "pass.kernel_cookie",
     /// A further segment of a connection whose cookie was accepted a moment ago.
     Pass CookieRecent = "pass.cookie_recent",
 
@@ -90,12 +92,12 @@ reasons! {
     Pass SynNoListener = "pass.syn_no_listener",
     /// SYN signed with TCP-MD5 or TCP-AO: only the kernel can answer it.
     Pass SynSigned = "pass.syn_signed",
-    /// SYN from a source that must not be answered (multicast, broadcast, loopback or this host itself).
-    Pass SynOddSource = "pass.syn_odd_source",
-    /// SYN below more VLAN tags than the hand-off can reach.
-    Pass SynNestedVlan = "pass.syn_nested_vlan",
     /// SYN answered with a cookie.
     Tx SynChallenged = "tx.syn_challenged",
+    /// SYN from a source that nobody has: multicast, broadcast, loopback, unspecified or this host itself.
+    Drop SynOddSource = "drop.syn_odd_source",
+    /// SYN below more VLAN tags than any VLAN device here takes off.
+    Drop SynNestedVlan = "drop.syn_nested_vlan",
     /// SYN with a wrong TCP checksum.
     Drop SynBadChecksum = "drop.syn_bad_checksum",
     /// SYN in a fragment: no TCP sends that.
@@ -115,6 +117,8 @@ reasons! {
     Drop BadFlags = "drop.bad_flags",
     /// First fragment without the whole TCP header.
     Drop FragmentHeader = "drop.fragment_header",
+    /// More IPv6 extension headers than are followed, to this host: they might lead to TCP.
+    Drop ExtensionChain = "drop.extension_chain",
     /// Frame or IP header cut short or inconsistent.
     Drop MalformedIp = "drop.malformed_ip",
     /// TCP header cut short or inconsistent.
@@ -147,7 +151,14 @@ impl Reason {
 
     /// Whether packets counted here are malformed.
     pub const fn is_malformed(self) -> bool {
-        matches!(self, Self::MalformedIp | Self::MalformedTcp | Self::FragmentHeader | Self::BadFlags)
+        matches!(
+            self,
+            Self::MalformedIp
+                | Self::MalformedTcp
+                | Self::FragmentHeader
+                | Self::ExtensionChain
+                | Self::BadFlags
+        )
     }
 }
 

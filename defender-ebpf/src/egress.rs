@@ -22,20 +22,29 @@ pub(crate) fn watch(ctx: &TcContext) {
     let packet = SkbPacket::of_skb(ctx.skb.skb);
     let Ok(frame) = ethernet::parse(&packet) else { return };
     match frame.network {
-        Network::V4 => outbound(&packet, ipv4::parse(&packet, frame.network_offset)),
-        Network::V6 => outbound(&packet, ipv6::parse(&packet, frame.network_offset)),
+        Network::V4 => outbound(ctx, &packet, ipv4::parse(&packet, frame.network_offset)),
+        Network::V6 => outbound(ctx, &packet, ipv6::parse(&packet, frame.network_offset)),
         Network::Other => {}
     }
 }
 
 #[inline(always)]
-fn outbound<A: Address>(packet: &SkbPacket, ip: Result<Ip<A>, Reason>) {
+fn outbound<A: Address>(ctx: &TcContext, packet: &SkbPacket, ip: Result<Ip<A>, Reason>) {
     let Ok(segment) = ip.and_then(|ip| tcp::parse(packet, &ip)) else { return };
     match classify(segment.flags) {
         Class::Syn => opens(&segment.flow),
-        Class::SynAck => answers(packet, &segment),
+        // Forwarded ones are another host's.
+        Class::SynAck if is_own(ctx, segment.flow.source) => answers(packet, &segment),
         _ => {}
     }
+}
+
+/// Whether an address is this host's.
+#[inline(always)]
+fn is_own<A: Address>(ctx: &TcContext, address: A) -> bool {
+    // SAFETY: a field of the program's own context.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    config::interface(ifindex).is_some_and(|interface| config::is_local(interface, address))
 }
 
 /// This host opens a connection: it will be in the socket table.

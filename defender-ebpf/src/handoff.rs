@@ -11,7 +11,7 @@ use defender_common::{
     cookie::Terms,
     decide::Policy,
     mark::{MAGIC, Mark},
-    recent::{self, ASSIGN_MS, What},
+    recent::{self, ASSIGN_MS, PASS_MS, What},
     verdict::Reason,
     wire::{
         Ip,
@@ -59,17 +59,27 @@ fn attach(context: *mut xdp_md, mark: Mark) -> Option<()> {
     Some(())
 }
 
+/// Whether a packet may go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passage {
+    Open,
+    /// Its listener has no room for it.
+    Closed,
+}
+
 /// Acts on a packet's mark. Called at tcx ingress for every packet.
 #[inline(always)]
-pub(crate) fn accept(ctx: &TcContext) {
+pub(crate) fn accept(ctx: &TcContext) -> Passage {
     let marked_by = marked_by(ctx);
     let ingress = if marked_by != 0 { marked_by } else { ifindex(ctx) };
-    let Some(interface) = config::interface(ingress) else { return };
+    let Some(interface) = config::interface(ingress) else { return Passage::Open };
     if marked_by == 0 && interface.flags & INTERFACE_NO_METADATA == 0 {
-        return;
+        return Passage::Open;
     }
     let packet = SkbPacket::of_skb(ctx.skb.skb);
-    let understood = match ethernet::parse(&packet) {
+    let done = match ethernet::parse(&packet) {
+        // The outer tag is off by now. Below an inner one the kernel takes no hand-off: the VLAN device's turn comes.
+        Ok(Frame { network_offset, .. }) if network_offset != ethernet::HEADER_LEN => return Passage::Open,
         Ok(Frame { network: Network::V4, network_offset }) => {
             hand_over(ctx, &packet, interface, ipv4::parse(&packet, network_offset))
         }
@@ -78,9 +88,10 @@ pub(crate) fn accept(ctx: &TcContext) {
         }
         _ => None,
     };
-    if marked_by != 0 && understood.is_none() {
+    if marked_by != 0 && done.is_none() {
         account::handoff(Handoff::Unreadable, 0);
     }
+    done.unwrap_or(Passage::Open)
 }
 
 /// The interface that marked the packet; 0: none did.
@@ -110,41 +121,58 @@ fn hand_over<A: Tupled>(
     packet: &SkbPacket,
     interface: &Interface,
     ip: Result<Ip<A>, Reason>,
-) -> Option<()> {
+) -> Option<Passage> {
     let ip = ip.ok()?;
     let segment = tcp::parse(packet, &ip).ok()?;
     let config = config::config()?;
-    let Some(found) = service::find(segment.flow.destination, segment.flow.destination_port) else {
-        return Some(());
+    let flow = &segment.flow;
+    let Some(found) = service::find(flow.destination, flow.destination_port) else {
+        return Some(Passage::Open);
     };
     if classify(segment.flags) != Class::Ack || !Policy::of(found.service, config).accepts_cookies {
-        return Some(());
+        return Some(Passage::Open);
     }
-    let Some((terms, stamps)) = surroundings::proven(packet, &segment, interface, found.service) else {
-        return Some(());
+    let proven = surroundings::proven(packet, &segment, interface, found.service);
+    if proven.is_none() && !recently(flow, config.secret, What::Proved, PASS_MS) {
+        return Some(Passage::Open);
+    }
+    let (outcome, passage) = match listener(ctx, flow) {
+        Err(outcome) => (outcome, Passage::Open),
+        // Without room the kernel would drop the acknowledgement of a handshake and wait for it to come again. What goes
+        // on from here instead would meet the bare listener, which resets.
+        Ok(listener) if listener.is_full(config) => (Handoff::QueueFull, Passage::Closed),
+        Ok(listener) => match proven {
+            None => return Some(Passage::Open),
+            Some(_) if recently(flow, config.secret, What::Assigned, ASSIGN_MS) => {
+                (Handoff::Repeated, Passage::Open)
+            }
+            Some((terms, stamps)) => (assign(ctx, &listener, &terms, stamps), Passage::Open),
+        },
     };
-    let flow = &segment.flow;
-    if recently_assigned(flow, config.secret) {
-        account::handoff(Handoff::Repeated, found.id);
-        return Some(());
-    }
-    let outcome = assign(ctx, flow, &terms, stamps);
     if outcome == Handoff::Assigned {
         note(flow, config.secret, What::Assigned);
         filter::note(flow, config);
     }
-    account::handoff(outcome, found.id);
-    Some(())
+    if proven.is_some() || outcome == Handoff::QueueFull {
+        account::handoff(outcome, found.id);
+    }
+    Some(passage)
+}
+
+/// The listener of a connection that is not there yet.
+#[inline(always)]
+fn listener<A: Tupled>(ctx: &TcContext, flow: &Flow<A>) -> Result<Held, Handoff> {
+    match Held::lookup(ctx.skb.skb.cast(), flow) {
+        None => Err(Handoff::NoListener),
+        Some(socket) if !socket.listens() => Err(Handoff::AlreadyKnown),
+        Some(socket) => Ok(socket),
+    }
 }
 
 #[inline(always)]
-fn assign<A: Tupled>(ctx: &TcContext, flow: &Flow<A>, terms: &Terms, stamps: (u32, u32)) -> Handoff {
-    let Some(socket) = Held::lookup(ctx.skb.skb.cast(), flow) else { return Handoff::NoListener };
-    if !socket.listens() {
-        return Handoff::AlreadyKnown;
-    }
+fn assign(ctx: &TcContext, listener: &Held, terms: &Terms, stamps: (u32, u32)) -> Handoff {
     // SAFETY: the socket is held.
-    let listener = unsafe { bpf_skc_to_tcp_sock(socket.as_ptr()) };
+    let listener = unsafe { bpf_skc_to_tcp_sock(listener.as_ptr()) };
     if listener.is_null() {
         return Handoff::NoListener;
     }
@@ -159,10 +187,10 @@ fn assign<A: Tupled>(ctx: &TcContext, flow: &Flow<A>, terms: &Terms, stamps: (u3
 }
 
 #[inline(always)]
-fn recently_assigned<A: Tupled>(flow: &Flow<A>, secret: [u64; 2]) -> bool {
+fn recently<A: Tupled>(flow: &Flow<A>, secret: [u64; 2], what: What, window: u32) -> bool {
     let place = recent::place(flow, secret);
     let Some(bucket) = RECENT.get(place.bucket) else { return false };
-    recent::seen(bucket, place, What::Assigned, clock::now(), ASSIGN_MS)
+    recent::seen(bucket, place, what, clock::now(), window)
 }
 
 #[inline(always)]

@@ -39,7 +39,7 @@ use defender_common::{
     },
 };
 
-use crate::{packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around};
+use crate::{handoff::Passage, packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around};
 
 /// parse → classify → decide → rewrite | pass | drop → account
 #[xdp(frags)]
@@ -72,12 +72,25 @@ extern "C" fn ipv4_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
 extern "C" fn ipv6_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
     let packet = XdpPacket::of_xdp(ctx);
     let network_offset = network_offset as usize & MAX_NETWORK_OFFSET;
-    let ip = ipv6::parse(&packet, network_offset);
-    conclude(inbound::<_, 10>(&packet, network_offset, ip))
+    let reason = match ipv6::parse(&packet, network_offset) {
+        Err(Reason::ExtensionChain) => too_long(&packet, network_offset),
+        ip => inbound::<_, 10>(&packet, network_offset, ip),
+    };
+    conclude(reason)
 }
 
 /// No network header begins further behind: the verifier wants to see a bound.
 const MAX_NETWORK_OFFSET: usize = 31;
+
+/// A packet with too many extension headers: not ours to judge unless it is to this host.
+#[inline(always)]
+fn too_long(packet: &XdpPacket, network_offset: usize) -> Reason {
+    let Some(interface) = own_interface(packet) else { return Reason::OtherMac };
+    match ipv6::destination(packet, network_offset) {
+        Some(destination) => config::if_local(interface, destination, Reason::ExtensionChain),
+        None => Reason::MalformedIp,
+    }
+}
 
 /// Counts a packet and says what XDP is to do with it.
 #[inline(always)]
@@ -161,8 +174,10 @@ fn own_interface(packet: &XdpPacket) -> Option<&'static Interface> {
 /// The hand-off: what XDP let pass with a mark is assigned to its listener. Others' programs always run after it.
 #[classifier]
 fn defender_handoff(ctx: TcContext) -> i32 {
-    handoff::accept(&ctx);
-    TCX_NEXT
+    match handoff::accept(&ctx) {
+        Passage::Open => TCX_NEXT,
+        Passage::Closed => TCX_DROP,
+    }
 }
 
 /// Learns from what the kernel answers.
@@ -189,6 +204,8 @@ extern "C" fn defender_sockets(ctx: *mut sock_state::IterTcp) -> i32 {
 
 /// Go on with the next program at this hook (include/uapi/linux/bpf.h, `enum tcx_action_base`).
 const TCX_NEXT: i32 = -1;
+/// Drop the packet.
+const TCX_DROP: i32 = 2;
 
 /// The kernel lets only GPL-compatible programs call `bpf_sk_assign_tcp_reqsk`.
 #[unsafe(link_section = "license")]

@@ -4,7 +4,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_sk_release, bpf_skc_lookup_tcp},
+    },
+    macros::map,
+    maps::PerCpuArray,
 };
 use defender_common::{
     abi::Config,
@@ -49,6 +54,10 @@ impl Tupled for V6 {
     }
 }
 
+/// See [`Held::address`].
+#[map]
+static ADDRESS: PerCpuArray<usize> = PerCpuArray::with_max_entries(1, 0);
+
 /// A socket that is released when it goes.
 pub(crate) struct Held(*mut bpf_sock);
 
@@ -74,6 +83,31 @@ impl Held {
     pub(crate) fn listens(&self) -> bool {
         // SAFETY: the socket is held, and `state` is a field that every kind of socket has.
         unsafe { (*self.0).state == TCP_LISTEN }
+    }
+
+    /// Whether a listener's accept queue is full (`sk_acceptq_is_full`, include/net/sock.h).
+    #[inline(always)]
+    pub(crate) fn is_full(&self, config: &Config) -> bool {
+        if config.ack_backlog_offset == 0 {
+            return false;
+        }
+        let Some(address) = self.address() else { return false };
+        let word = |offset: u16| {
+            let at = address + offset as usize;
+            // SAFETY: the socket is held, and the helper checks the address.
+            unsafe { bpf_probe_read_kernel(at as *const u32) }.unwrap_or_default()
+        };
+        word(config.ack_backlog_offset) > word(config.max_ack_backlog_offset)
+    }
+
+    /// Where it is. The verifier allows no arithmetic on a socket's pointer, but any on a number; a map makes it one.
+    #[inline(always)]
+    fn address(&self) -> Option<usize> {
+        let number = ADDRESS.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own value; nothing else uses it while the program runs. Volatile, so that it is read back.
+        unsafe { number.write_volatile(self.0 as usize) };
+        // SAFETY: as above.
+        Some(unsafe { number.read_volatile() })
     }
 
     #[inline(always)]

@@ -166,6 +166,12 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     }
 
     #[inline(always)]
+    fn proves_kernel_cookie(&mut self) -> bool {
+        let offset = self.network_offset as u64 | (self.segment.header as u64) << 16;
+        packet::kernel_cookie(self.packet.context, offset, A::FAMILY)
+    }
+
+    #[inline(always)]
     fn proved_recently(&mut self) -> bool {
         let place = recent::place(&self.segment.flow, self.config.secret);
         let Some(bucket) = RECENT.get(place.bucket) else { return false };

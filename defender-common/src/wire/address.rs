@@ -47,9 +47,11 @@ impl Address for V4 {
 
     #[inline(always)]
     fn is_answerable(self) -> bool {
-        let first = (u32::from_be(self.0) >> 24) as u8;
-        // 0/8 "this network", 127/8 loopback, 224/4 multicast, 240/4 reserved and limited broadcast (RFC 6890).
-        first != 0 && first != 127 && first < 224
+        let word = u32::from_be(self.0);
+        let first = (word >> 24) as u8;
+        // Loopback 127/8, multicast 224/4, unspecified and limited broadcast (RFC 6890). The rest of 0/8 and 240/4 the
+        // kernel takes as sources (net/ipv4/route.c, ip_route_input_slow), so they are challenged like any other.
+        word != 0 && word != u32::MAX && first != 127 && first >> 4 != 14
     }
 
     #[inline(always)]
@@ -195,12 +197,18 @@ mod tests {
 
     #[test]
     fn only_unicast_is_answered() {
-        for yes in ["192.0.2.1", "1.1.1.1", "223.255.255.255", "128.0.0.1"] {
+        for yes in [
+            "192.0.2.1",
+            "1.1.1.1",
+            "223.255.255.255",
+            "128.0.0.1",
+            "0.1.2.3",
+            "240.0.0.1",
+            "255.255.255.254",
+        ] {
             assert!(v4(yes).is_answerable(), "{yes}");
         }
-        for no in
-            ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255"]
-        {
+        for no in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "239.1.1.1", "255.255.255.255"] {
             assert!(!v4(no).is_answerable(), "{no}");
         }
         for yes in ["2001:db8::1", "fe80::1", "fd00::1", "::2"] {

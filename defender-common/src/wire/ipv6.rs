@@ -29,6 +29,7 @@ pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V6>, R
     match chain & !(CHAIN_LEN as u64 | CHAIN_FIRST_FRAGMENT) {
         0 => {}
         CHAIN_NOT_TCP => return Err(Reason::NotTcp),
+        CHAIN_TOO_LONG => return Err(Reason::ExtensionChain),
         CHAIN_LATER_FRAGMENT => return Err(Reason::LaterFragment),
         _ => return Err(Reason::MalformedIp),
     }
@@ -51,6 +52,7 @@ const CHAIN_FIRST_FRAGMENT: u64 = 1 << 16;
 const CHAIN_NOT_TCP: u64 = 1 << 17;
 const CHAIN_LATER_FRAGMENT: u64 = 1 << 18;
 const CHAIN_CUT_SHORT: u64 = 1 << 19;
+const CHAIN_TOO_LONG: u64 = 1 << 20;
 
 /// Follows the extension headers from `offset`, the first of kind `first`, to TCP. The result is a number that [`parse`]
 /// reads: this runs out of line in eBPF.
@@ -60,7 +62,7 @@ pub fn scan_extensions(packet: &(impl Packet + ?Sized), offset: usize, first: u8
     let mut len = 0;
     let mut flags = 0;
     for _ in 0..MAX_EXTENSIONS {
-        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+        if !is_extension(next) {
             break;
         }
         let Some([word]) = packet.words(offset + len) else { return CHAIN_CUT_SHORT };
@@ -81,5 +83,22 @@ pub fn scan_extensions(packet: &(impl Packet + ?Sized), offset: usize, first: u8
         }
         next = (word >> 24) as u8;
     }
-    if next == PROTOCOL_TCP { len as u64 & CHAIN_LEN as u64 | flags } else { CHAIN_NOT_TCP }
+    if next == PROTOCOL_TCP {
+        len as u64 & CHAIN_LEN as u64 | flags
+    } else if is_extension(next) {
+        CHAIN_TOO_LONG
+    } else {
+        CHAIN_NOT_TCP
+    }
+}
+
+#[inline(always)]
+fn is_extension(kind: u8) -> bool {
+    matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
+}
+
+/// The destination of a packet whose header [`parse`] could read but whose extension headers it could not.
+#[inline(always)]
+pub fn destination(packet: &(impl Packet + ?Sized), offset: usize) -> Option<V6> {
+    packet.words(offset + 24).map(V6)
 }

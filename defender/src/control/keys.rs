@@ -10,6 +10,9 @@ pub const ROTATION: Duration = Duration::from_secs(30);
 /// How long a cookie may live at most.
 pub const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
 
+/// How long a SYN cookie of the kernel's own may live (`MAX_SYNCOOKIE_AGE`, include/net/tcp.h: two minutes).
+pub const KERNEL_COOKIE_LIFETIME: Duration = Duration::from_secs(125);
+
 /// Random bits.
 pub fn random() -> Result<[u64; 2]> {
     let mut bytes = [0; 16];

@@ -70,10 +70,14 @@ pub fn update_slot(
     }
 }
 
-/// The slot in `mode`. Cookies of a service that was challenged a moment ago are still accepted.
+/// The slot in `mode`. Cookies of a service that was challenged a moment ago are still accepted, and so are the kernel's
+/// own where it was not.
 pub fn with_mode(slot: &abi::Service, mode: Mode) -> abi::Service {
     let challenges = [slot.mode, mode.to_abi()].contains(&abi::MODE_ALWAYS);
-    let flags = if challenges { slot.flags | abi::SERVICE_ACCEPTS_COOKIES } else { slot.flags };
+    let begins = slot.mode != abi::MODE_ALWAYS && mode.to_abi() == abi::MODE_ALWAYS;
+    let flags = slot.flags
+        | if challenges { abi::SERVICE_ACCEPTS_COOKIES } else { 0 }
+        | if begins { abi::SERVICE_KERNEL_COOKIES } else { 0 };
     abi::Service { mode: mode.to_abi(), flags, ..*slot }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod features;
 pub mod kfunc;
+pub mod layout;
 pub mod link;
 pub mod loader;
 pub mod maps;

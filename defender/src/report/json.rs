@@ -168,6 +168,8 @@ mod tests {
                 "handoff_repeated": 7,
                 "handoff_failed": 5 + 4,
                 "handoff_no_listener": 5,
+                "handoff_queue_full": 0,
+                    "handoff_queue_full": 0,
                 "handoff_already_known": 0,
                 "handoff_refused_invalid": 4,
                 "handoff_refused_namespace": 0,

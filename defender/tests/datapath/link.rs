@@ -31,13 +31,13 @@ fn tags() -> Vec<Row> {
             .challenged(LINUX4),
         row("802.1Q, id 0: priority only", syn4().vlan_tag(CUSTOMER, 0xa000)).challenged(LINUX4),
         row("802.1ad alone", syn4().vlan_tag(PROVIDER, 7)).challenged(LINUX4),
-        none(row("802.1Q where none may be", syn4().vlan(100))).passes(Reason::SynNestedVlan),
+        none(row("802.1Q where none may be", syn4().vlan(100))).dropped(Reason::SynNestedVlan),
         two(row("802.1ad and 802.1Q", syn4().vlan_tag(PROVIDER, 0x2064).vlan(200))).challenged(LINUX4),
         two(row("802.1ad and 802.1Q, IPv6", syn6().vlan_tag(PROVIDER, 0x2064).vlan(200))).challenged(LINUX6),
         two(row("802.1Q twice", syn4().vlan(1).vlan(2))).challenged(LINUX4),
         row("two tags where one may be", syn4().vlan_tag(PROVIDER, 100).vlan(200))
-            .passes(Reason::SynNestedVlan),
-        row("two tags where one may be, IPv6", syn6().vlan(100).vlan(200)).passes(Reason::SynNestedVlan),
+            .dropped(Reason::SynNestedVlan),
+        row("two tags where one may be, IPv6", syn6().vlan(100).vlan(200)).dropped(Reason::SynNestedVlan),
         row("no cookie below two tags where one may be", stray(client4(), flag::ACK).ack(1).vlan(1).vlan(2))
             .dropped(Reason::AckBadCookie),
         two(row("three tags are not followed", syn4().vlan(1).vlan(2).vlan(3))).passes(Reason::NotIp),

@@ -63,7 +63,7 @@ fn ipv6() -> Vec<Row> {
                 Routing,
             ]),
         )
-        .passes(Reason::NotTcp),
+        .dropped(Reason::ExtensionChain),
         row("an acknowledgement behind destination options", {
             stray(client6(), flag::ACK).ack(1).extension(DestinationOptions(4))
         })

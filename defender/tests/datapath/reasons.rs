@@ -18,6 +18,8 @@ fn every_reason_has_a_row() {
         sources::rows(),
     ];
     let expected: Vec<Reason> = rows.iter().flatten().map(|row| row.expected.reason()).collect();
-    let missing: Vec<_> = Reason::ALL.into_iter().filter(|reason| !expected.contains(reason)).collect();
+    // Only the kernel can make a cookie of its own: tests/traps/kernel_cookies.rs has it make them.
+    let of_rows = Reason::ALL.into_iter().filter(|reason| *reason != Reason::KernelCookie);
+    let missing: Vec<_> = of_rows.filter(|reason| !expected.contains(reason)).collect();
     assert!(missing.is_empty(), "{} rows, none for {missing:?}", expected.len());
 }

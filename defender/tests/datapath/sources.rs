@@ -18,12 +18,10 @@ fn odd() -> Vec<Row> {
     let mut rows = Vec::new();
     for source in [
         "0.0.0.0",
-        "0.1.2.3",
         "127.0.0.1",
         "127.255.255.254",
         "224.0.0.1",
         "239.255.255.250",
-        "240.0.0.1",
         "255.255.255.255",
         "10.203.0.2",
         "::",
@@ -33,22 +31,25 @@ fn odd() -> Vec<Row> {
         "::ffff:192.0.2.1",
         "2001:db8:0:1::2",
     ] {
-        rows.push(row(format!("from {source}"), from(source)).passes(Reason::SynOddSource));
+        rows.push(row(format!("from {source}"), from(source)).dropped(Reason::SynOddSource));
     }
     rows.extend([
         row("from a local prefix", from("203.0.113.9"))
             .world(|world| world.add_local4([203, 0, 113, 0], 24))
-            .passes(Reason::SynOddSource),
+            .dropped(Reason::SynOddSource),
         row("from its own address and port (LAND)", {
             let server = server_of(client4(), DUAL);
             TcpFrame::linux_syn(server, server, ISN)
         })
-        .passes(Reason::SynOddSource),
+        .dropped(Reason::SynOddSource),
         row("an acknowledgement from nowhere is no SYN", {
             let source = at(address("127.0.0.1"), 4_000);
             TcpFrame::new(source, server_of(source, DUAL)).flags(flag::ACK).ack(1)
         })
         .dropped(Reason::AckBadCookie),
+        row("from the rest of 0/8, which the kernel takes", from("0.1.2.3")).challenged(LINUX4),
+        row("from 240/4, which the kernel takes", from("240.0.0.1")).challenged(LINUX4),
+        row("from 255.255.255.254", from("255.255.255.254")).challenged(LINUX4),
         row("from 1.0.0.0, the first that is somebody's", from("1.0.0.0")).challenged(LINUX4),
         row("from 126.255.255.255", from("126.255.255.255")).challenged(LINUX4),
         row("from 128.0.0.0", from("128.0.0.0")).challenged(LINUX4),

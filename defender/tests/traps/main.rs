@@ -6,6 +6,7 @@ mod floods;
 mod forged;
 mod ground;
 mod hand;
+mod kernel_cookies;
 mod lost;
 mod modes;
 mod options;

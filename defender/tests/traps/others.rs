@@ -170,7 +170,7 @@ fn sources_that_must_not_be_answered_are_not() -> Result<()> {
         ensure!(answers.is_empty(), "answered: {answers:?}");
         Ok(())
     })?;
-    counts.assert(&[("syn_challenged", 0), ("pass.syn_odd_source", frames.len() as u64)]);
+    counts.assert(&[("syn_challenged", 0), ("drop.syn_odd_source", frames.len() as u64)]);
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use crate::{
         sysctls,
     },
     dataplane::{
-        link,
+        layout, link,
         loader::Programs,
         maps::{Maps, Prefix},
         pins::{PinRoot, Rollback},
@@ -83,6 +83,8 @@ pub struct Session {
     firewall: Firewall,
     /// Services no longer challenged whose cookies are accepted until then.
     lingering: BTreeMap<u32, Instant>,
+    /// Services challenged only since a moment ago: the kernel's own cookies are accepted until then.
+    settling: BTreeMap<u32, Instant>,
     findings: Findings,
 }
 
@@ -147,6 +149,7 @@ impl Session {
             generations: Generations::default(),
             firewall: Firewall::read(),
             lingering: BTreeMap::new(),
+            settling: BTreeMap::new(),
         };
         session.fill()?;
         session.attach(&links, rollback)?;
@@ -189,7 +192,9 @@ impl Session {
         } else {
             self.adopt()?;
         }
-        self.write_config(config)?;
+        let [ack_backlog_offset, max_ack_backlog_offset] =
+            layout::offsets("sock", ["sk_ack_backlog", "sk_max_ack_backlog"])?;
+        self.write_config(abi::Config { ack_backlog_offset, max_ack_backlog_offset, ..config })?;
         self.write_local(&addresses::local_prefixes()?)?;
         self.write_services()
     }
@@ -259,9 +264,7 @@ impl Session {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
         self.sysctls = Sysctls::read()?;
         self.defaults.rules = Rules::from(&self.sysctls);
-        if let Some(settings) = Settings::read(&self.directory)? {
-            self.settings = settings;
-        }
+        self.read_settings()?;
         let local = addresses::local_prefixes()?;
         self.refresh_interfaces(&local)?;
         self.write_config(self.maps.config.get(0)?)?;
@@ -274,8 +277,17 @@ impl Session {
     /// Looks at the listeners again.
     pub fn refresh_services(&mut self) -> Result<Attached> {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
+        self.read_settings()?;
         self.write_services()?;
         Ok(Attached::Yes)
+    }
+
+    /// Takes in what `defender set` has changed meanwhile: services are never written by older settings.
+    fn read_settings(&mut self) -> Result<()> {
+        if let Some(settings) = Settings::read(&self.directory)? {
+            self.settings = settings;
+        }
+        Ok(())
     }
 
     /// Begins a new generation of the filter if it is time: the walk is to be run after [`filter::SETTLE`].

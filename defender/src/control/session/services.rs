@@ -40,6 +40,7 @@ impl Session {
         }
         self.refusals.retain(|id| next.services.contains_key(&id));
         self.lingering.retain(|id, _| next.services.contains_key(id));
+        self.settling.retain(|id, _| next.services.contains_key(id));
         self.table = next;
         findings.warnings = self.warnings();
         self.publish(findings)
@@ -57,6 +58,7 @@ impl Session {
         let slot = policy::with_mode(&slot, self.settings.mode_of(service.endpoint.port));
         let slot = policy::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
         let slot = self.end_lingering(id, &slot);
+        let slot = self.end_settling(id, &slot);
         if slot != present {
             self.maps.services.set(id, slot)?;
         }
@@ -114,6 +116,17 @@ impl Session {
         let now = Instant::now();
         let until = *self.lingering.entry(id).or_insert(now + keys::COOKIE_LIFETIME);
         policy::with_flag(slot, abi::SERVICE_ACCEPTS_COOKIES, now < until)
+    }
+
+    /// The kernel's own cookies are accepted for their lifetime after the service began to be challenged.
+    fn end_settling(&mut self, id: u32, slot: &abi::Service) -> abi::Service {
+        if slot.flags & abi::SERVICE_KERNEL_COOKIES == 0 {
+            self.settling.remove(&id);
+            return *slot;
+        }
+        let now = Instant::now();
+        let until = *self.settling.entry(id).or_insert(now + keys::KERNEL_COOKIE_LIFETIME);
+        policy::with_flag(slot, abi::SERVICE_KERNEL_COOKIES, now < until)
     }
 
     fn write_routes(&mut self, routes: &Routes) -> Result<()> {
