@@ -5,6 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_skc_to_tcp_sock, bpf_xdp_adjust_meta},
     programs::{TcContext, XdpContext},
 };
+use aya_log_ebpf::debug;
 use defender_common::{
     abi::{Handoff, INTERFACE_NO_METADATA, Interface},
     classify::{Class, classify},
@@ -177,7 +178,12 @@ fn assign(ctx: &TcContext, listener: &Held, terms: &Terms, stamps: (u32, u32)) -
         return Handoff::NoListener;
     }
     // SAFETY: the listener is held, and this is a tc ingress program.
-    match unsafe { kfunc::assign_reqsk(ctx.skb.skb, listener.cast(), terms, stamps) } {
+    let result = unsafe { kfunc::assign_reqsk(ctx.skb.skb, listener.cast(), terms, stamps) };
+    if result != 0 {
+        // Rare, and off unless the controller was told to say more: the verifier then leaves it out.
+        debug!(ctx, "the kernel refused a hand-off: error {}", -result);
+    }
+    match result {
         0 => Handoff::Assigned,
         -12 => Handoff::RefusedMemory,
         -22 => Handoff::RefusedInvalid,

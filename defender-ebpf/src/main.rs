@@ -4,6 +4,7 @@
 // The kernel function that takes a hand-off can only be called from inline assembly (kfunc.rs).
 #![feature(asm_experimental_arch)]
 #![expect(unstable_features, reason = "asm_experimental_arch")]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand contexts over by value")]
 
 mod account;
 mod answer;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 const TCP_ESTABLISHED: i32 = 1;
+const TCP_CLOSE: i32 = 7;
 const TCP_LISTEN: i32 = 10;
 const AF_INET: u16 = 2;
 /// `::ffff:0:0/96` as the third word of an address lies in memory.
@@ -46,14 +47,16 @@ struct SockCommon {
 pub(crate) fn changed(ctx: &BtfTracePointContext) {
     let socket: *const SockCommon = ctx.arg(0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    if new != TCP_ESTABLISHED && new != TCP_LISTEN && old != TCP_LISTEN {
+    // A socket that a listener spawns leaves LISTEN as well, for SYN_RECV: only CLOSE is the listener's own end.
+    let ended = old == TCP_LISTEN && new == TCP_CLOSE;
+    if new != TCP_ESTABLISHED && new != TCP_LISTEN && !ended {
         return;
     }
     // SAFETY: the address is a socket's, and the helper checks it.
     let Ok(socket) = (unsafe { bpf_probe_read_kernel(socket) }) else { return };
     if new == TCP_LISTEN {
         tell(EVENT_LISTEN_BEGAN, socket.num);
-    } else if old == TCP_LISTEN {
+    } else if ended {
         tell(EVENT_LISTEN_ENDED, socket.num);
     } else {
         established(&socket);
@@ -131,13 +134,9 @@ impl Visit for Count {
         let place = recent::place(flow, config.secret);
         let Some(bucket) = RECENT.get_ptr_mut(place.bucket) else { return };
         // SAFETY: a map value, see handoff.rs.
-        if recent::take(
-            unsafe { &mut *bucket },
-            place,
-            What::Assigned,
-            clock::now_for_tracing(),
-            ESTABLISH_MS,
-        ) {
+        let bucket = unsafe { &mut *bucket };
+        let now = clock::now_for_tracing();
+        if recent::take(bucket, place, What::Assigned, now, ESTABLISH_MS) {
             account::handoff(Handoff::Established, 0);
         }
     }

@@ -1,18 +1,21 @@
 //! Ethernet II with up to two VLAN tags (IEEE 802.1Q).
 
+use network_types::eth::{EthHdr, EtherType};
+
 use super::Packet;
 use crate::verdict::Reason;
 
 /// Length of a header without tags.
-pub const HEADER_LEN: usize = 14;
+pub const HEADER_LEN: usize = EthHdr::LEN;
 const TAG_LEN: usize = 4;
 /// How many tags are followed.
 pub const MAX_TAGS: usize = 2;
 
-const TYPE_IPV4: u16 = 0x0800;
-const TYPE_IPV6: u16 = 0x86dd;
-const TYPE_VLAN: u16 = 0x8100;
-const TYPE_SERVICE_VLAN: u16 = 0x88a8;
+// EtherType has them as they lie in memory.
+const TYPE_IPV4: u16 = EtherType::Ipv4 as u16;
+const TYPE_IPV6: u16 = EtherType::Ipv6 as u16;
+const TYPE_VLAN: u16 = EtherType::Ieee8021q as u16;
+const TYPE_SERVICE_VLAN: u16 = EtherType::Ieee8021ad as u16;
 
 /// The network layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +47,14 @@ pub const fn tags_before(network_offset: usize) -> usize {
 #[inline(always)]
 pub fn parse(packet: &(impl Packet + ?Sized)) -> Result<Frame, Reason> {
     let [ethertype] = packet.halves(HEADER_LEN - 2).ok_or(Reason::MalformedIp)?;
-    let mut ethertype = u16::from_be(ethertype);
+    let mut ethertype = ethertype;
     let mut network_offset = HEADER_LEN;
     for _ in 0..MAX_TAGS {
         if ethertype != TYPE_VLAN && ethertype != TYPE_SERVICE_VLAN {
             break;
         }
         let [_, inner] = packet.halves(network_offset).ok_or(Reason::MalformedIp)?;
-        ethertype = u16::from_be(inner);
+        ethertype = inner;
         network_offset += TAG_LEN;
     }
     let network = match ethertype {

@@ -1,10 +1,12 @@
 //! IPv4 (RFC 791).
 
+use network_types::ip::Ipv4Hdr;
+
 use super::{Ip, PROTOCOL_TCP, Packet, address::V4};
 use crate::verdict::Reason;
 
 /// Length of a header without options.
-pub const HEADER_LEN: usize = 20;
+pub const HEADER_LEN: usize = Ipv4Hdr::LEN;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 const ECN: u32 = 3;

@@ -1,17 +1,19 @@
 //! IPv6 and the extension headers before TCP (RFC 8200).
 
+use network_types::ip::{IpProto, Ipv6Hdr};
+
 use super::{Ip, PROTOCOL_TCP, Packet, address::V6};
 use crate::verdict::Reason;
 
 /// Length of the fixed header.
-pub const HEADER_LEN: usize = 40;
+pub const HEADER_LEN: usize = Ipv6Hdr::LEN;
 /// How many extension headers are followed: each kind once (destination options twice), as RFC 8200, section 4.1, has it.
 pub const MAX_EXTENSIONS: usize = 5;
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
+const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+const ROUTING: u8 = IpProto::Ipv6Route as u8;
+const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 
 /// Reads the header of an IPv6 packet that may carry TCP.
 #[inline(always)]

@@ -10,6 +10,8 @@ pub mod ipv6;
 pub mod options;
 pub mod tcp;
 
+use network_types::ip::IpProto;
+
 /// A packet to read from. Offsets are in bytes from its first.
 pub trait Packet {
     /// `N` 32-bit words in memory order, or nothing where the packet ends before the last.
@@ -64,7 +66,7 @@ pub struct Ip<A> {
 }
 
 /// IP protocol number of TCP.
-pub const PROTOCOL_TCP: u8 = 6;
+pub const PROTOCOL_TCP: u8 = IpProto::Tcp as u8;
 
 impl Packet for [u8] {
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {

@@ -1,10 +1,12 @@
 //! The TCP header (RFC 9293, section 3.1).
 
+use network_types::tcp::TcpHdr;
+
 use super::{Ip, Packet, address::Flow, options::Options};
 use crate::verdict::Reason;
 
 /// Length of a header without options.
-pub const HEADER_LEN: usize = 20;
+pub const HEADER_LEN: usize = TcpHdr::LEN;
 
 /// FIN.
 pub const FIN: u8 = 0x01;

@@ -75,6 +75,7 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
     let mut pace = Pace::default();
     let mut failures = Failures::default();
     let mut walking = None;
+    let mut logs = Box::pin(session.logs()?.pass_on());
     loop {
         if walking.is_none() {
             walking = begin_walk(session, &mut failures);
@@ -92,6 +93,10 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
                 if found?.iter().any(is_about_listeners) {
                     pace.changed();
                 }
+                continue;
+            }
+            ended = &mut logs => {
+                ended?;
                 continue;
             }
             found = &mut firewall => {

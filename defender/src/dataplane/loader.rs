@@ -12,6 +12,7 @@ use crate::{
         OBJECT,
         features::Kernel,
         kfunc,
+        logs::{self, Logs},
         maps::Maps,
         pins::{PinRoot, Rollback, remove_file},
         walk::Walk,
@@ -68,6 +69,11 @@ impl Programs {
         Walk::new(iterator)
     }
 
+    /// What the programs log.
+    pub fn logs(&mut self) -> Result<Logs> {
+        Logs::open(&mut self.0)
+    }
+
     /// How many instructions the verifier walked for each program, by name.
     pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
         let mut counts = Vec::new();
@@ -109,7 +115,8 @@ fn remove_unfilled_maps(root: &PinRoot) -> Result<()> {
 
 fn load_object(object: &[u8], root: &PinRoot, kernel: &Kernel, rollback: &mut Rollback) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&kernel.btf));
+    let log_level = logs::level();
+    loader.btf(Some(&kernel.btf)).override_global(aya_log::LEVEL, &log_level, true);
     for name in abi::map::ALL {
         let pin = root.map(name);
         if !pin.exists() {

@@ -5,6 +5,7 @@ pub mod kfunc;
 pub mod layout;
 pub mod link;
 pub mod loader;
+pub mod logs;
 pub mod maps;
 pub mod pins;
 pub mod walk;

@@ -28,6 +28,7 @@ use crate::{
     dataplane::{
         layout, link,
         loader::Programs,
+        logs::Logs,
         maps::{Maps, Prefix},
         pins::{PinRoot, Rollback},
         walk::Walk,
@@ -176,6 +177,11 @@ impl Session {
     /// What was found out.
     pub fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    /// What the programs log.
+    pub fn logs(&mut self) -> Result<Logs> {
+        self.programs.logs()
     }
 
     /// The pin root.
