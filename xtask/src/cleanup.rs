@@ -21,6 +21,9 @@ use crate::{privilege, process};
 const PREFIX: &str = "dfnd-";
 const NAMESPACES: &str = "/run/netns";
 const PINS: &str = "/sys/fs/bpf";
+/// Where a controller keeps its state, in directories named after its pins with `/` and `-` escaped.
+const STATE: &str = "/run/defender";
+const STATE_PREFIX: &str = "sys-fs-bpf-dfnd%2d";
 
 /// How often, and for how long, the aftermath of a killed test run is looked for.
 const AFTERMATH_STEP: Duration = Duration::from_millis(500);
@@ -36,11 +39,11 @@ pub(crate) fn run() -> Result<()> {
 
 /// The part that needs root.
 pub(crate) fn remove_leftovers() -> Result<()> {
-    for namespace in leftovers(NAMESPACES) {
+    for namespace in leftovers(NAMESPACES, PREFIX) {
         gone(&namespace, remove_namespace(&namespace))?;
     }
-    for pins in leftovers(PINS) {
-        gone(&pins, fs::remove_dir_all(&pins).map_err(Into::into))?;
+    for directory in leftovers(PINS, PREFIX).into_iter().chain(leftovers(STATE, STATE_PREFIX)) {
+        gone(&directory, fs::remove_dir_all(&directory).map_err(Into::into))?;
     }
     Ok(())
 }
@@ -94,14 +97,15 @@ pub(crate) fn after_parent() -> Result<()> {
 }
 
 /// What lies in this directory, has a test's name and belongs to no process any more.
-fn leftovers(directory: &str) -> Vec<PathBuf> {
+fn leftovers(directory: &str, prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_leftover)).collect()
+    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    paths.filter(|path| name(path).is_some_and(|name| is_leftover(&name, prefix))).collect()
 }
 
-fn is_leftover(name: &str) -> bool {
-    name.strip_prefix(PREFIX).is_some_and(|rest| !owner(rest).is_some_and(is_alive))
+fn is_leftover(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| !owner(rest).is_some_and(is_alive))
 }
 
 /// The process id in a name whose prefix was taken off.
@@ -145,18 +149,20 @@ mod tests {
 
     #[test]
     fn only_what_no_process_owns_is_left_over() {
-        assert!(!is_leftover(&format!("dfnd-{}-server", std::process::id())));
-        assert!(!is_leftover(&format!("dfnd-{}", std::process::id())));
+        assert!(!is_leftover(&format!("dfnd-{}-server", std::process::id()), PREFIX));
+        assert!(!is_leftover(&format!("dfnd-{}", std::process::id()), PREFIX));
         // Above the highest process id there can be.
-        assert!(is_leftover("dfnd-4194305-server"));
-        assert!(is_leftover("dfnd-4194305"));
-        assert!(is_leftover("dfnd-server"));
+        assert!(is_leftover("dfnd-4194305-server", PREFIX));
+        assert!(is_leftover("dfnd-4194305", PREFIX));
+        assert!(is_leftover("dfnd-server", PREFIX));
+        assert!(is_leftover("sys-fs-bpf-dfnd%2d4194305%2d0", STATE_PREFIX));
     }
 
     #[test]
     fn other_names_are_left_alone() {
-        assert!(!is_leftover("defender"));
-        assert!(!is_leftover("mine-dfnd-4194305"));
-        assert!(!is_leftover("dfnd"));
+        assert!(!is_leftover("defender", PREFIX));
+        assert!(!is_leftover("mine-dfnd-4194305", PREFIX));
+        assert!(!is_leftover("dfnd", PREFIX));
+        assert!(!is_leftover("sys-fs-bpf-defender", STATE_PREFIX));
     }
 }

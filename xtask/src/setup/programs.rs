@@ -1,4 +1,4 @@
-//! Programs that the tests, the demo and the benchmark run.
+//! Programs that the tests and the demo run.
 
 use std::path::Path;
 
