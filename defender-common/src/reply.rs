@@ -51,14 +51,8 @@ pub struct SynAck<const IP: usize> {
 impl<const IP: usize> SynAck<IP> {
     /// Bytes of all headers.
     #[inline(always)]
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         (IP + TCP_WORDS + self.option_words) * 4
-    }
-
-    /// Never: it has headers.
-    #[inline(always)]
-    pub fn is_empty(&self) -> bool {
-        false
     }
 }
 

@@ -73,7 +73,7 @@ extern "C" fn choose_profile(family: u64, offered: u64, mss: u64, window_scale: 
 fn write<const IP: usize>(context: *mut xdp_md, network: usize, reply: &SynAck<IP>) -> Option<()> {
     let before = XdpPacket::of_xdp(context);
     let [a, b, c, d, e, f] = before.halves(0)?;
-    let delta = (network + reply.len()) as i32 - before.len() as i32;
+    let delta = (network + reply.bytes()) as i32 - before.len() as i32;
     // SAFETY: the context is the program's own; pointers into the packet are not used after this.
     if delta != 0 && unsafe { bpf_xdp_adjust_tail(context, delta) } != 0 {
         return None;

@@ -12,7 +12,7 @@ use defender_common::{
     cookie::Terms,
     decide::Policy,
     mark::{MAGIC, Mark},
-    recent::{self, ASSIGN_MS, PASS_MS, What},
+    recent::{ASSIGN_MS, PASS_MS, What},
     verdict::Reason,
     wire::{
         Ip,
@@ -24,9 +24,8 @@ use defender_common::{
 
 use crate::{
     account, clock, config, filter, kfunc,
-    maps::RECENT,
     packet::SkbPacket,
-    service,
+    recent, service,
     socket::{Held, Tupled},
     surroundings::{self, Around},
 };
@@ -35,7 +34,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn announce<A: Tupled>(around: &Around<'_, A>, reason: Reason) -> Reason {
     if reason == Reason::Cookie {
-        note(&around.segment.flow, around.config.secret, What::Proved);
+        recent::note(&around.segment.flow, around.config, What::Proved, around.now);
     }
     let mark = Mark { magic: MAGIC, ifindex: around.interface.ifindex };
     if attach(around.packet.context, mark).is_none() {
@@ -133,8 +132,9 @@ fn hand_over<A: Tupled>(
     if classify(segment.flags) != Class::Ack || !Policy::of(found.service, config).accepts_cookies {
         return Some(Passage::Open);
     }
+    let now = clock::now();
     let proven = surroundings::proven(packet, &segment, interface, found.service);
-    if proven.is_none() && !recently(flow, config.secret, What::Proved, PASS_MS) {
+    if proven.is_none() && !recent::seen(flow, config, What::Proved, now, PASS_MS) {
         return Some(Passage::Open);
     }
     let (outcome, passage) = match listener(ctx, flow) {
@@ -144,14 +144,14 @@ fn hand_over<A: Tupled>(
         Ok(listener) if listener.is_full(config) => (Handoff::QueueFull, Passage::Closed),
         Ok(listener) => match proven {
             None => return Some(Passage::Open),
-            Some(_) if recently(flow, config.secret, What::Assigned, ASSIGN_MS) => {
+            Some(_) if recent::seen(flow, config, What::Assigned, now, ASSIGN_MS) => {
                 (Handoff::Repeated, Passage::Open)
             }
             Some((terms, stamps)) => (assign(ctx, &listener, &terms, stamps), Passage::Open),
         },
     };
     if outcome == Handoff::Assigned {
-        note(flow, config.secret, What::Assigned);
+        recent::note(flow, config, What::Assigned, now);
         filter::note(flow, config);
     }
     if proven.is_some() || outcome == Handoff::QueueFull {
@@ -189,21 +189,5 @@ fn assign(ctx: &TcContext, listener: &Held, terms: &Terms, stamps: (u32, u32)) -
         -22 => Handoff::RefusedInvalid,
         -101 => Handoff::RefusedNamespace,
         _ => Handoff::RefusedOther,
-    }
-}
-
-#[inline(always)]
-fn recently<A: Tupled>(flow: &Flow<A>, secret: [u64; 2], what: What, window: u32) -> bool {
-    let place = recent::place(flow, secret);
-    let Some(bucket) = RECENT.get(place.bucket) else { return false };
-    recent::seen(bucket, place, what, clock::now(), window)
-}
-
-#[inline(always)]
-fn note<A: Tupled>(flow: &Flow<A>, secret: [u64; 2], what: What) {
-    let place = recent::place(flow, secret);
-    if let Some(bucket) = RECENT.get_ptr_mut(place.bucket) {
-        // SAFETY: a map value; writers on other CPUs may cost an entry (see defender_common::recent), nothing else.
-        recent::note(unsafe { &mut *bucket }, place, what, clock::now());
     }
 }

@@ -16,6 +16,7 @@ mod handoff;
 mod kfunc;
 mod maps;
 mod packet;
+mod recent;
 mod service;
 mod sock_state;
 mod socket;

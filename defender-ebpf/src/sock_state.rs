@@ -6,14 +6,11 @@ use core::ffi::c_void;
 use aya_ebpf::{helpers::bpf_probe_read_kernel, programs::BtfTracePointContext};
 use defender_common::{
     abi::{Config, EVENT_LISTEN_BEGAN, EVENT_LISTEN_ENDED, Event, Handoff},
-    recent::{self, ESTABLISH_MS, What},
+    recent::{ESTABLISH_MS, What},
     wire::address::{Address, Flow, V4, V6},
 };
 
-use crate::{
-    account, clock, config, filter,
-    maps::{EVENTS, RECENT},
-};
+use crate::{account, clock, config, filter, maps::EVENTS, recent};
 
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_CLOSE: i32 = 7;
@@ -131,12 +128,8 @@ struct Count;
 impl Visit for Count {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
-        let place = recent::place(flow, config.secret);
-        let Some(bucket) = RECENT.get_ptr_mut(place.bucket) else { return };
-        // SAFETY: a map value, see handoff.rs.
-        let bucket = unsafe { &mut *bucket };
         let now = clock::now_for_tracing();
-        if recent::take(bucket, place, What::Assigned, now, ESTABLISH_MS) {
+        if recent::take(flow, config, What::Assigned, now, ESTABLISH_MS) {
             account::handoff(Handoff::Established, 0);
         }
     }

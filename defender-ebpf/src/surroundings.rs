@@ -8,7 +8,7 @@ use defender_common::{
     budget, checksum, cookie,
     cookie::{Host, Terms},
     decide::{Socket, Surroundings},
-    recent::{self, PASS_MS, What},
+    recent::{PASS_MS, What},
     wire::{
         Packet,
         address::Address,
@@ -20,8 +20,9 @@ use defender_common::{
 
 use crate::{
     clock, config,
-    maps::{BUDGET, RECENT},
+    maps::BUDGET,
     packet::{self, XdpPacket},
+    recent,
     socket::{self, Tupled},
 };
 
@@ -36,7 +37,7 @@ pub(crate) struct Around<'a, A> {
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
-    /// Milliseconds.
+    /// Milliseconds; read by `socket`, before which nothing depends on the time.
     pub(crate) now: u32,
 }
 
@@ -51,17 +52,7 @@ impl<'a, A: Address> Around<'a, A> {
         service: &'a Service,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
-        Self {
-            packet,
-            network_offset,
-            segment,
-            interface,
-            config,
-            service,
-            offer,
-            options_sum,
-            now: clock::now(),
-        }
+        Self { packet, network_offset, segment, interface, config, service, offer, options_sum, now: 0 }
     }
 
     /// The sum of the TCP header, its options and data.
@@ -120,6 +111,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn socket(&mut self) -> Socket {
+        self.now = clock::now();
         socket::state(self.packet.context.cast(), &self.segment.flow, self.config, self.now)
     }
 
@@ -173,9 +165,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn proved_recently(&mut self) -> bool {
-        let place = recent::place(&self.segment.flow, self.config.secret);
-        let Some(bucket) = RECENT.get(place.bucket) else { return false };
-        recent::seen(bucket, place, What::Proved, self.now, PASS_MS)
+        recent::seen(&self.segment.flow, self.config, What::Proved, self.now, PASS_MS)
     }
 }
 

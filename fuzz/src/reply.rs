@@ -75,7 +75,7 @@ fn written<A: Replies<IP>, const IP: usize>(
     let words = reply.ip.iter().chain(&reply.tcp).chain(&reply.options[..reply.option_words]);
     let mut bytes = [[0; 12].as_slice(), &ethertype].concat();
     bytes.extend(words.flat_map(|word| word.to_ne_bytes()));
-    assert_eq!(bytes.len(), 14 + reply.len());
+    assert_eq!(bytes.len(), 14 + reply.bytes());
     assert!(reply.options[reply.option_words..].iter().all(|word| *word == 0));
     (bytes, Made { offer, isn, cookie, own })
 }

@@ -46,8 +46,7 @@ pub const fn tags_before(network_offset: usize) -> usize {
 /// Reads the Ethernet header.
 #[inline(always)]
 pub fn parse(packet: &(impl Packet + ?Sized)) -> Result<Frame, Reason> {
-    let [ethertype] = packet.halves(HEADER_LEN - 2).ok_or(Reason::MalformedIp)?;
-    let mut ethertype = ethertype;
+    let [mut ethertype] = packet.halves(HEADER_LEN - 2).ok_or(Reason::MalformedIp)?;
     let mut network_offset = HEADER_LEN;
     for _ in 0..MAX_TAGS {
         if ethertype != TYPE_VLAN && ethertype != TYPE_SERVICE_VLAN {

@@ -122,7 +122,7 @@ pub struct Syn {
 impl Options {
     /// Reads the options of a SYN, or nothing where the packet ends before them.
     #[inline(always)]
-    pub fn syn(&self, packet: &impl Packet) -> Option<Syn> {
+    pub fn syn(&self, packet: &(impl Packet + ?Sized)) -> Option<Syn> {
         if let Some(syn) = self.known_syn(packet) {
             return Some(syn);
         }
@@ -132,7 +132,7 @@ impl Options {
 
     /// Reads timestamp value and echo of any segment.
     #[inline(always)]
-    pub fn timestamps(&self, packet: &impl Packet) -> Option<(u32, u32)> {
+    pub fn timestamps(&self, packet: &(impl Packet + ?Sized)) -> Option<(u32, u32)> {
         // What every stack sends once the connection is up (RFC 7323, appendix A).
         if self.len == 12 {
             let [first, value, echo] = packet.words(self.at())?;
@@ -156,7 +156,7 @@ impl Options {
 
     /// The layouts of Linux, Android, Windows and bare-bones stacks.
     #[inline(always)]
-    fn known_syn(&self, packet: &impl Packet) -> Option<Syn> {
+    fn known_syn(&self, packet: &(impl Packet + ?Sized)) -> Option<Syn> {
         match self.len {
             20 => linux(packet.words(self.at())?),
             12 => windows(packet.words(self.at())?),
@@ -371,47 +371,30 @@ mod tests {
     use proptest::prelude::*;
 
     /// A TCP header with options, as a packet of its own. Data follows, so that reads behind the options show.
-    struct Header(Vec<u8>);
-
-    impl Packet for Header {
-        fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-            self.0.words(offset)
-        }
-        fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
-            self.0.halves(offset)
-        }
-        fn byte(&self, offset: usize) -> Option<u8> {
-            self.0.byte(offset)
-        }
-        fn reaches(&self, end: usize) -> bool {
-            self.0.reaches(end)
-        }
-    }
-
-    fn header(options: &[u8]) -> (Header, Options) {
+    fn header(options: &[u8]) -> (Vec<u8>, Options) {
         let mut bytes = vec![0; 20];
         bytes.extend(options);
         bytes.resize(20 + options.len().next_multiple_of(4), END);
         let len = bytes.len() - 20;
         bytes[12] = ((bytes.len() / 4) << 4) as u8;
         bytes.extend([TIMESTAMPS, 10, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
-        (Header(bytes), Options { header: 0, len })
+        (bytes, Options { header: 0, len })
     }
 
     fn read(options: &[u8]) -> Offer {
         let (packet, options) = header(options);
-        options.syn(&packet).expect("complete").offer
+        options.syn(packet.as_slice()).expect("complete").offer
     }
 
     fn scanned(options: &[u8]) -> Syn {
         let (packet, options) = header(options);
-        let sum = scan_sum(&packet, options.header).expect("complete");
-        Syn { offer: Offer::unpack(scan_offer(&packet, options.header)), sum }
+        let sum = scan_sum(packet.as_slice(), options.header).expect("complete");
+        Syn { offer: Offer::unpack(scan_offer(packet.as_slice(), options.header)), sum }
     }
 
     fn timestamps(options: &[u8]) -> Option<(u32, u32)> {
         let (packet, options) = header(options);
-        options.timestamps(&packet)
+        options.timestamps(packet.as_slice())
     }
 
     #[test]
@@ -539,7 +522,7 @@ mod tests {
             let windows = [2, 4, m, n, 1, 3, 3, scale, 1, 1, 4, 2];
             for bytes in [&linux[..], &windows[..], &linux[..linux.len() - cut * 4]] {
                 let (packet, options) = header(bytes);
-                prop_assert_eq!(options.syn(&packet), Some(scanned(bytes)));
+                prop_assert_eq!(options.syn(packet.as_slice()), Some(scanned(bytes)));
             }
         }
 
