@@ -104,7 +104,7 @@ impl Load {
                 cpu::pin_current(cpu)?;
             }
             if self.urgent {
-                cpu::real_time_current()?;
+                cpu::make_real_time(0)?;
             }
             Clients::new(*self)?.run()
         })

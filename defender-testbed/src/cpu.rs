@@ -48,10 +48,11 @@ pub fn prioritise(thread: i32) -> Result<()> {
     set_scheduling(thread, &scheduling(libc::SCHED_OTHER, 0)).context("cannot raise the priority of a thread")
 }
 
-/// Lets the calling thread interrupt any other one as soon as it has something to do. For threads that mostly wait: what
-/// they measure is then how long the network took, not how long they had to wait for a processor.
-pub fn real_time_current() -> Result<()> {
-    set_scheduling(0, &scheduling(libc::SCHED_FIFO, 1)).context("cannot make a thread real-time")
+/// Lets a thread, given by its id, interrupt any other one as soon as it has something to do; 0 is the calling thread. For
+/// threads that mostly wait: what they measure is then how long the network took, not how long they had to wait for a
+/// processor.
+pub fn make_real_time(thread: i32) -> Result<()> {
+    set_scheduling(thread, &scheduling(libc::SCHED_FIFO, 1)).context("cannot make a thread real-time")
 }
 
 fn scheduling(policy: libc::c_int, priority: u32) -> libc::sched_attr {

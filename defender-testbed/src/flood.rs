@@ -59,6 +59,12 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Ends the kernel's call; nothing else uses it here.
 const INTERRUPT: Signal = Signal::SIGUSR2;
 
+/// The processor that a flood's source has to itself: the last one, if there are several.
+pub fn source_cpu() -> Option<usize> {
+    let cpus = cpu::count();
+    (cpus > 1).then(|| cpus - 1)
+}
+
 /// What the frames of a flood are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -106,7 +112,7 @@ pub struct Flood {
     pub burst: u64,
     /// Frames handed to the interface together, up to 256.
     pub batch: u32,
-    /// Processor of the source; the last one if there are several.
+    /// Processor of the source.
     pub cpu: Option<usize>,
 }
 
@@ -114,7 +120,6 @@ impl Flood {
     /// As fast as it goes from 198.18.0.0/15 or 2001:db8:f::/48, for at most a second and ten million packets.
     pub fn new(kind: Kind, target: SocketAddr) -> Self {
         let source = if target.is_ipv4() { Range::V4(Ipv4Addr::new(198, 18, 0, 0), 15) } else { Range::V6 };
-        let cpus = cpu::count();
         Self {
             kind,
             target,
@@ -124,7 +129,7 @@ impl Flood {
             max_time: Duration::from_secs(1),
             burst: BURST,
             batch: BATCH,
-            cpu: (cpus > 1).then(|| cpus - 1),
+            cpu: source_cpu(),
         }
     }
 

@@ -37,9 +37,10 @@ pub fn set_feature(namespace: &Namespace, name: &str, feature: &str, on: bool) -
     exec(namespace, &["ethtool", "-K", name, feature, state])
 }
 
-/// Lets a kernel thread of its own poll each queue of the interface, instead of whichever processor is interrupted.
-pub fn set_threaded(namespace: &Namespace, name: &str) -> Result<()> {
-    exec(namespace, &["sh", "-c", &format!("echo 1 > /sys/class/net/{name}/threaded")])
+/// Whether a kernel thread of its own polls each queue of the interface, instead of whichever processor is interrupted.
+pub fn set_threaded(namespace: &Namespace, name: &str, threaded: bool) -> Result<()> {
+    let threaded = u8::from(threaded);
+    exec(namespace, &["sh", "-c", &format!("echo {threaded} > /sys/class/net/{name}/threaded")])
 }
 
 /// `ip netns exec` shows the namespace's own `/sys`, which entering the network namespace alone does not.

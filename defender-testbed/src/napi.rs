@@ -39,11 +39,6 @@ pub fn pin(namespace: &Namespace, name: &str, cpu: usize) -> Result<()> {
     existing(namespace, name)?.into_iter().try_for_each(|thread| cpu::pin(thread, cpu))
 }
 
-/// Puts all threads that poll the interface before everything else.
-pub fn prioritise(namespace: &Namespace, name: &str) -> Result<()> {
-    existing(namespace, name)?.into_iter().try_for_each(cpu::prioritise)
-}
-
 fn existing(namespace: &Namespace, name: &str) -> Result<Vec<i32>> {
     let threads = threads(namespace, name)?;
     ensure!(!threads.is_empty(), "{name} is not polled by threads of its own");

@@ -205,7 +205,7 @@ impl Serving {
             cpu::pin_current(cpu)?;
         }
         if self.options.urgent {
-            cpu::real_time_current()?;
+            cpu::make_real_time(0)?;
         }
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.shared.stop.load(Ordering::Acquire) {

@@ -80,8 +80,6 @@ pub struct Options {
     pub client_end: Option<Program>,
     /// Give each queue a kernel thread that polls it, and bind those of the server end to this processor.
     pub server_cpu: Option<usize>,
-    /// The same for the client end. Without, answers are taken by the processor that sends them.
-    pub client_cpu: Option<usize>,
     /// Put those threads before everything else on the machine, for measurements.
     pub urgent: bool,
     /// Put another host behind the server, which then forwards.
@@ -95,7 +93,6 @@ impl Default for Options {
             checksum_offload: true,
             client_end: Some(Program::Pass),
             server_cpu: None,
-            client_cpu: None,
             urgent: false,
             behind: false,
         }
@@ -175,6 +172,19 @@ impl Topology {
         Attached::new(&self.server, SERVER_INTERFACE, program)
     }
 
+    /// Says who takes what arrives at the client end: a thread of its own on that processor, before whatever else runs
+    /// there, or, as is usual with a veth, the processor that sends.
+    ///
+    /// The first keeps the client's work off the server's processor, so that a measurement shows what the server can do;
+    /// the second saves the thread's wake-ups, so that it shows how quick the server is.
+    pub fn poll_client_end(&self, cpu: Option<usize>) -> Result<()> {
+        let Some(cpu) = cpu else {
+            return interface::set_threaded(&self.client, CLIENT_INTERFACE, false);
+        };
+        poll_on(&self.client, CLIENT_INTERFACE, cpu)?;
+        napi::threads(&self.client, CLIENT_INTERFACE)?.into_iter().try_for_each(cpu::make_real_time)
+    }
+
     fn set_sysctls(&self) -> Result<()> {
         for namespace in [&self.client, &self.server] {
             // Addresses are spoofed on purpose, and clients use addresses that no interface carries.
@@ -215,11 +225,10 @@ impl Topology {
             interface::set_feature(&self.client, CLIENT_INTERFACE, "tx", false)?;
         }
         if let Some(cpu) = options.server_cpu {
-            poll_on(&self.server, SERVER_INTERFACE, cpu, options.urgent)?;
-        }
-        if let Some(cpu) = options.client_cpu {
-            interface::set_feature(&self.client, CLIENT_INTERFACE, "gro", true)?;
-            poll_on(&self.client, CLIENT_INTERFACE, cpu, options.urgent)?;
+            poll_on(&self.server, SERVER_INTERFACE, cpu)?;
+            if options.urgent {
+                napi::threads(&self.server, SERVER_INTERFACE)?.into_iter().try_for_each(cpu::prioritise)?;
+            }
         }
         Ok(())
     }
@@ -301,13 +310,10 @@ fn routes_back() -> String {
     commands
 }
 
-fn poll_on(namespace: &Namespace, name: &str, cpu: usize, urgent: bool) -> Result<()> {
-    interface::set_threaded(namespace, name)?;
+fn poll_on(namespace: &Namespace, name: &str, cpu: usize) -> Result<()> {
+    interface::set_threaded(namespace, name, true)?;
     if cpu < cpu::count() {
         napi::pin(namespace, name, cpu).context("cannot bind the polling threads")?;
-    }
-    if urgent {
-        napi::prioritise(namespace, name)?;
     }
     Ok(())
 }

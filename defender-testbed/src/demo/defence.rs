@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use defender_testbed::{
     controller::Controller,
+    flood::source_cpu,
     programs::{Attached, Program},
     topology::{SERVER_INTERFACE, Topology},
 };
@@ -102,6 +103,12 @@ impl Defence {
 }
 
 impl Level {
+    /// Where the client end takes the answers. At full speed it is the source's processor, as the client's host would do
+    /// it itself; at other speeds there is time for it on the server's.
+    pub(super) fn client_cpu(self) -> Option<usize> {
+        (self == Self::Full).then(source_cpu).flatten()
+    }
+
     /// What it is called in the table and in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -64,6 +64,7 @@ impl Cell {
         if let Standing::Defender(controller) = standing {
             controller.wait_for_listener(PORT)?;
         }
+        bed.poll_client_end(self.level.client_cpu())?;
         let before = answers(bed)?;
         let flood = self.start_flood(bed, plan, server.address())?;
         let linux = half(bed, plan, &server, true)?;

@@ -85,7 +85,8 @@ const LEGEND: &str = "offered, taken, answered: SYNs of the flood per second, as
     first byte within a second; half of them use timestamps as Linux does, half do not as Windows does. p50, p99: how \
     long their handshakes took. kept: connections of clients with timestamps that kept these, SACK, MSS and both \
     window scales; kept, no TS: the same of clients without. At full speed the flood overflows the link itself, so \
-    clients lose packets before any program sees them: compare answered there, not clients.";
+    clients lose packets before any program sees them: compare answered there, not clients. The source's processor \
+    then takes the answers as well, as the attacker's host would, and sends less where it gets more of them.";
 
 /// Prints the table and what it means.
 pub(crate) fn print(plan: &Plan, rows: &[Row]) {
