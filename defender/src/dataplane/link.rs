@@ -247,10 +247,8 @@ fn is_live(pin: &Path, index: u32) -> Result<bool> {
 /// is read.
 fn ifindex_of(link: &FdLink) -> Result<u32> {
     let id = link.info().context("cannot look at a link")?.id().to_string();
-    let descriptors =
-        fs::read_dir("/proc/self/fdinfo").context("cannot look at this process's descriptors")?;
-    for descriptor in descriptors {
-        let text = match fs::read_to_string(descriptor?.path()) {
+    for descriptor in descriptors().context("cannot look at this process's descriptors")? {
+        let text = match fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error).context("cannot look at this process's descriptors"),
@@ -260,6 +258,15 @@ fn ifindex_of(link: &FdLink) -> Result<u32> {
         }
     }
     Ok(0)
+}
+
+/// This process's descriptors, highest first: the one opened last is nearly always among the first.
+fn descriptors() -> io::Result<Vec<u32>> {
+    let names = fs::read_dir("/proc/self/fdinfo")?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbers)
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
