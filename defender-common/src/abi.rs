@@ -7,7 +7,7 @@
 use crate::verdict::Reason;
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps.
 pub mod map {
@@ -94,8 +94,10 @@ pub struct Config {
     pub flags: u32,
     /// SYN-ACKs a second that one source prefix (/24, /64) is answered at most; 0: no limit.
     pub reply_budget: u32,
-    /// Secret of the timestamp offsets and of table tags; drawn once, never rotated.
+    /// Secret of the timestamp offsets and of the reply budget; drawn once, never rotated.
     pub secret: [u64; 2],
+    /// Keys of the hashes by which tables are ordered; drawn once, never rotated.
+    pub table_keys: TableKeys,
     /// The filter's newest generation, which is written; the lowest eight bits count.
     pub filter_newest: u32,
     /// The oldest generation that counts as present.
@@ -109,6 +111,9 @@ pub struct Config {
     /// See [`Self::ack_backlog_offset`].
     pub max_ack_backlog_offset: u16,
 }
+
+/// Keys of the hashes by which tables are ordered: one for each word of a connection ([`crate::wire::address::Flow::mix`]).
+pub type TableKeys = [u64; 5];
 
 /// `Config::flags`: nothing is challenged (tcp_syncookies is 0).
 pub const CONFIG_SUSPENDED: u32 = 1 << 0;
@@ -456,7 +461,7 @@ macro_rules! plain {
 }
 
 plain! {
-    Config: 48,
+    Config: 88,
     KeySlot: 24,
     Interface: 72,
     Port: 24,

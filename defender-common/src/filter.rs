@@ -15,7 +15,7 @@
 //! flood the socket table itself is always asked, and connections that moved here from another interface are found.
 
 use crate::{
-    abi::{Config, FILTER_PAGE, FILTER_PAGES},
+    abi::{Config, FILTER_PAGE, FILTER_PAGES, TableKeys},
     wire::address::{Address, Flow},
 };
 
@@ -34,8 +34,8 @@ pub struct Place {
 
 /// Finds a connection's byte; `flow` is as the client names it.
 #[inline(always)]
-pub fn place<A: Address>(flow: &Flow<A>, secret: [u64; 2]) -> Place {
-    let hash = flow.mix(secret);
+pub fn place<A: Address>(flow: &Flow<A>, keys: &TableKeys) -> Place {
+    let hash = flow.mix(keys);
     Place { page: (hash >> 52) as u32 % FILTER_PAGES, offset: (hash >> 16) as usize % FILTER_PAGE }
 }
 
@@ -67,7 +67,7 @@ pub const fn next(generation: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::address::V4;
+    use crate::wire::address::{KEYS, V4};
     use proptest::prelude::*;
 
     fn config(newest: u32, oldest: u32) -> Config {
@@ -104,9 +104,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn places_are_within_and_depend_on_the_secret(source: u32, port: u16, secret: [u64; 2]) {
+        fn places_are_within_and_need_no_certain_keys(source: u32, port: u16, keys: TableKeys) {
             let flow = Flow { source: V4(source), destination: V4(1), source_port: port, destination_port: 443 };
-            let place = place(&flow, secret);
+            let place = place(&flow, &keys);
             prop_assert!(place.page < FILTER_PAGES && place.offset < FILTER_PAGE);
         }
     }
@@ -121,7 +121,7 @@ mod tests {
                 source_port: 5,
                 destination_port: 443,
             };
-            let place = place(&flow, [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
+            let place = place(&flow, &KEYS);
             taken.insert((place.page, place.offset));
         }
         // Random places: 20,000 into 262,144 collide about 740 times.

@@ -9,7 +9,7 @@
 //! entries is lost, which costs that connection a retransmission and nothing else.
 
 use crate::{
-    abi::{RECENT_BUCKETS, RecentBucket},
+    abi::{RECENT_BUCKETS, RecentBucket, TableKeys},
     wire::address::{Address, Flow},
 };
 
@@ -48,10 +48,10 @@ impl Place {
     }
 }
 
-/// Finds a connection's place. `secret` keeps outsiders from choosing connections that share one.
+/// Finds a connection's place. `keys` keep outsiders from choosing connections that share one.
 #[inline(always)]
-pub fn place<A: Address>(flow: &Flow<A>, secret: [u64; 2]) -> Place {
-    let hash = flow.mix(secret);
+pub fn place<A: Address>(flow: &Flow<A>, keys: &TableKeys) -> Place {
+    let hash = flow.mix(keys);
     Place { bucket: (hash >> 32) as u32 % RECENT_BUCKETS, tag: hash as u32 }
 }
 
@@ -106,12 +106,12 @@ pub fn take(bucket: &mut RecentBucket, place: Place, what: What, now: u32, windo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::address::V4;
+    use crate::wire::address::{KEYS, V4};
     use proptest::prelude::*;
 
     fn place_of(client: u32) -> Place {
         let flow = Flow { source: V4(client), destination: V4(1), source_port: 5, destination_port: 443 };
-        place(&flow, [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210])
+        place(&flow, &KEYS)
     }
 
     #[test]

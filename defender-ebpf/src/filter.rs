@@ -17,7 +17,7 @@ static LOOKED_UP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// Notes a connection that is or may become a socket.
 #[inline(always)]
 pub(crate) fn note<A: Address>(flow: &Flow<A>, config: &Config) {
-    let place = filter::place(flow, config.secret);
+    let place = filter::place(flow, &config.table_keys);
     if let Some(page) = FILTER.get_ptr_mut(place.page) {
         // SAFETY: a map value of which one byte is written; whoever else writes it writes as much.
         unsafe { (*page)[place.offset & (FILTER_PAGE - 1)] = filter::noted(config) };
@@ -30,7 +30,7 @@ pub(crate) fn rules_out<A: Address>(flow: &Flow<A>, config: &Config, now: u32) -
     if !filter::counts(config, now) {
         return false;
     }
-    let place = filter::place(flow, config.secret);
+    let place = filter::place(flow, &config.table_keys);
     let Some(page) = FILTER.get(place.page) else { return false };
     !filter::may_hold(page[place.offset & (FILTER_PAGE - 1)], config) && !may_look_up(now)
 }

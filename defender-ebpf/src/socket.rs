@@ -35,13 +35,13 @@ struct Tuple<A> {
 /// An address family that sockets can be looked up for: both have the tuple's layout.
 pub(crate) trait Tupled: Address {
     type Words: Copy;
-    fn words(self) -> Self::Words;
+    fn tuple(self) -> Self::Words;
 }
 
 impl Tupled for V4 {
     type Words = u32;
     #[inline(always)]
-    fn words(self) -> u32 {
+    fn tuple(self) -> u32 {
         self.0
     }
 }
@@ -49,7 +49,7 @@ impl Tupled for V4 {
 impl Tupled for V6 {
     type Words = [u32; 4];
     #[inline(always)]
-    fn words(self) -> [u32; 4] {
+    fn tuple(self) -> [u32; 4] {
         self.0
     }
 }
@@ -66,8 +66,8 @@ impl Held {
     #[inline(always)]
     pub(crate) fn lookup<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>) -> Option<Self> {
         let mut tuple = Tuple {
-            source: flow.source.words(),
-            destination: flow.destination.words(),
+            source: flow.source.tuple(),
+            destination: flow.destination.tuple(),
             ports: flow.ports().to_be(),
         };
         let tuple_ptr: *mut bpf_sock_tuple = (&raw mut tuple).cast();

@@ -14,11 +14,12 @@ pub const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
 pub const KERNEL_COOKIE_LIFETIME: Duration = Duration::from_secs(125);
 
 /// Random bits.
-pub fn random() -> Result<[u64; 2]> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).context("the kernel gives no random numbers")?;
-    let bits = u128::from_ne_bytes(bytes);
-    Ok([bits as u64, (bits >> 64) as u64])
+pub fn random<const N: usize>() -> Result<[u64; N]> {
+    let mut words = [0; N];
+    for word in &mut words {
+        *word = getrandom::u64().context("the kernel gives no random numbers")?;
+    }
+    Ok(words)
 }
 
 /// A slot with the key that comes after epoch `last`.

@@ -79,6 +79,13 @@ impl Default for World {
                 flags: CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING | CONFIG_ECN,
                 reply_budget: 0,
                 secret: [0x5ec2_e7a1_1b2c_3d4e, 0x0102_0304_0506_0708],
+                table_keys: [
+                    0x9e37_79b9_7f4a_7c15,
+                    0xbf58_476d_1ce4_e5b9,
+                    0x94d0_49bb_1331_11eb,
+                    0x5851_f42d_4c95_7f2d,
+                    0xd6e8_feb8_6659_fd93,
+                ],
                 ..Config::default()
             },
             keys: [

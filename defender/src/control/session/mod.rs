@@ -193,7 +193,12 @@ impl Session {
     fn fill(&mut self) -> Result<()> {
         let mut config = self.maps.config.get(0)?;
         if config.abi_version == 0 {
-            config = abi::Config { abi_version: abi::ABI_VERSION, secret: keys::random()?, ..config };
+            config = abi::Config {
+                abi_version: abi::ABI_VERSION,
+                secret: keys::random()?,
+                table_keys: keys::random()?,
+                ..config
+            };
             self.maps.keys.set(config.key_current, keys::next(u32::MAX, keys::random()?))?;
         } else {
             self.adopt()?;
