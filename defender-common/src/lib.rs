@@ -19,5 +19,6 @@ pub mod profile;
 pub mod recent;
 pub mod reply;
 pub mod siphash;
+pub mod tcp_state;
 pub mod verdict;
 pub mod wire;
