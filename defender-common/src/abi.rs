@@ -37,11 +37,19 @@ pub mod map {
     pub const BUDGET: &str = "BUDGET";
     /// Array of [`super::FILTER_PAGES`] pages of [`super::FILTER_PAGE`] bytes, see [`crate::filter`].
     pub const FILTER: &str = "FILTER";
+    /// Array of [`super::FlowBucket`], a power of two of them: established connections, see [`crate::flow`].
+    pub const FLOWS: &str = "FLOWS";
+    /// Array of [`super::HALF_OPEN_BUCKETS`] [`super::FlowBucket`]: connections whose SYN passed.
+    pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Array of [`super::SERVICE_SLOTS`] [`super::Sources`].
+    pub const SOURCES: &str = "SOURCES";
+    /// Array of [`super::TRACE_LINES`] [`super::TraceLine`].
+    pub const TRACE: &str = "TRACE";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map, in the order above.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 18] = [
         CONFIG,
         KEYS,
         INTERFACES,
@@ -55,6 +63,10 @@ pub mod map {
         RECENT,
         BUDGET,
         FILTER,
+        FLOWS,
+        HALF_OPEN,
+        SOURCES,
+        TRACE,
         EVENTS,
     ];
 }
@@ -69,8 +81,10 @@ pub mod program {
     pub const EGRESS: &str = "defender_egress";
     /// BTF tracepoint `inet_sock_set_state`, once: listeners that come and go, handed-over connections established.
     pub const SOCK_STATE: &str = "defender_sock_state";
-    /// Iterator over TCP sockets, run by the controller: fills the filter.
+    /// Iterator over TCP sockets, run by the controller: fills the filter, confirms flows.
     pub const SOCKETS: &str = "defender_sockets";
+    /// Iterator over TCP sockets, pinned for whoever asks: lists the connections to services as [`super::Listed`].
+    pub const FLOWS: &str = "defender_flows";
 }
 
 /// Kernel functions that programs call; each is called through its own sentinel immediate until the loader has put the
@@ -110,6 +124,16 @@ pub struct Config {
     pub ack_backlog_offset: u16,
     /// See [`Self::ack_backlog_offset`].
     pub max_ack_backlog_offset: u16,
+    /// Where `struct inet_timewait_sock` has `tw_substate`, in bytes; 0: not known, and all are in TIME_WAIT.
+    pub substate_offset: u16,
+    /// Where `struct inet_sock` has `inet_sport`, in bytes: a socket's own port, which stays when the socket gives it back.
+    pub source_port_offset: u16,
+    /// The number of buckets of `FLOWS` less one.
+    pub flow_mask: u32,
+    /// The network namespace that is defended, as `/proc/PID/ns/net` numbers it; 0: not known, and all are heard of.
+    pub namespace: u32,
+    /// Where `struct net` has that number, in bytes.
+    pub namespace_offset: u32,
 }
 
 /// Keys of the hashes by which tables are ordered: one for each word of a connection ([`crate::wire::address::Flow::mix`]).
@@ -295,6 +319,8 @@ pub struct ServiceCounters {
     pub handoff_assigned: u64,
     /// Refusals of the kernel.
     pub handoff_failed: u64,
+    /// Connections that reached ESTABLISHED, however they were admitted.
+    pub established: u64,
 }
 
 /// All counters of one CPU.
@@ -305,11 +331,13 @@ pub struct Counters {
     pub verdicts: [u64; Reason::COUNT],
     /// Counts of the hand-off, by [`Handoff`].
     pub handoff: [u64; Handoff::COUNT],
+    /// Counts of the flow table, by [`Tracked`].
+    pub tracked: [u64; Tracked::COUNT],
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { verdicts: [0; Reason::COUNT], handoff: [0; Handoff::COUNT] }
+        Self { verdicts: [0; Reason::COUNT], handoff: [0; Handoff::COUNT], tracked: [0; Tracked::COUNT] }
     }
 }
 
@@ -390,6 +418,117 @@ impl Handoff {
     }
 }
 
+/// What happened in the flow table; the discriminant is its index in [`Counters::tracked`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Tracked {
+    /// A SYN passed and opened a connection.
+    Opened,
+    /// A half-open connection was pushed out by a newer one; the kernel may still have it.
+    PushedOut,
+    /// A connection reached ESTABLISHED.
+    Established,
+    /// An established connection found no room; the kernel has it nevertheless.
+    NoRoom,
+    /// A connection ended.
+    Ended,
+}
+
+impl Tracked {
+    /// All, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::Opened, Self::PushedOut, Self::Established, Self::NoRoom, Self::Ended];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The counter's name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opened => "flows_opened",
+            Self::PushedOut => "flows_pushed_out",
+            Self::Established => "flows_established",
+            Self::NoRoom => "flows_no_room",
+            Self::Ended => "flows_ended",
+        }
+    }
+}
+
+/// Entries of a [`FlowBucket`]: a power of two.
+pub const FLOW_ENTRIES: usize = 4;
+/// Buckets of `HALF_OPEN`: a power of two.
+pub const HALF_OPEN_BUCKETS: u32 = 8192;
+
+/// Four connections in two cache lines, see [`crate::flow`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowBucket {
+    /// What a data packet needs.
+    pub hot: [FlowHot; FLOW_ENTRIES],
+    /// What only the beginning and the end of a connection need.
+    pub cold: [FlowCold; FLOW_ENTRIES],
+}
+
+/// One connection of a [`FlowBucket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowHot {
+    /// Hash of the connection; 0: empty.
+    pub tag: u32,
+    /// Packets so far, both ways.
+    pub packets: u32,
+    /// The kernel's number of the state that the packets led to.
+    pub state: u8,
+    /// `tcp_state`'s flags.
+    pub flags: u8,
+    /// [`crate::flow::Admitted`].
+    pub admitted: u8,
+    /// The filter's generation in which the kernel was last known to have it.
+    pub generation: u8,
+    /// The client's next sequence number.
+    pub next_in: u32,
+}
+
+/// The other half of a connection of a [`FlowBucket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCold {
+    /// When it was first seen, in units of 2³⁰ ns of the monotonic clock.
+    pub began: u32,
+    /// When its state began, in milliseconds of that clock, wrapping.
+    pub since: u32,
+    /// The sequence number after the client's FIN.
+    pub fin_in: u32,
+    /// The sequence number after this host's FIN.
+    pub fin_out: u32,
+}
+
+/// One line of the listing of connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The client's address.
+    pub remote: [u8; 16],
+    /// This host's address.
+    pub local: [u8; 16],
+    /// The client's port.
+    pub remote_port: u16,
+    /// The service's port.
+    pub local_port: u16,
+    /// The id of its service.
+    pub service: u32,
+    /// The kernel's state.
+    pub state: u8,
+    /// The state that the packets led to; 0: not tracked. The rest is zero then, too.
+    pub wire_state: u8,
+    /// [`crate::flow::Admitted`].
+    pub admitted: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Packets so far, both ways.
+    pub packets: u32,
+    /// See [`FlowCold::began`].
+    pub began: u32,
+}
+
 /// Buckets of `RECENT`: a power of two.
 pub const RECENT_BUCKETS: u32 = 16_384;
 
@@ -418,6 +557,67 @@ pub const BUDGET_CELLS: u32 = 65_536;
 pub const FILTER_PAGES: u32 = 64;
 /// Bytes of a page of `FILTER`: a power of two.
 pub const FILTER_PAGE: usize = 4096;
+
+/// Registers of one bank of [`Sources`]: a power of two.
+pub const SOURCE_REGISTERS: usize = 512;
+/// Samples of [`Sources`]: a power of two.
+pub const SOURCE_SAMPLES: usize = 64;
+
+/// Who sends SYNs to a service, see [`crate::sources`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Two banks, of even and of odd windows. A register holds bits of its window's number above six bits of rank; a
+    /// rank of 0: empty.
+    pub registers: [[u16; SOURCE_REGISTERS]; 2],
+    /// Some of the sources.
+    pub samples: [SourceSample; SOURCE_SAMPLES],
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { registers: [[0; SOURCE_REGISTERS]; 2], samples: [SourceSample::default(); SOURCE_SAMPLES] }
+    }
+}
+
+/// One source in [`Sources`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceSample {
+    /// Its address, mapped if IPv4.
+    pub address: [u8; 16],
+    /// When it sent a SYN, in milliseconds of the datapath's clock; 0: never.
+    pub at: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Lines of the trace: a power of two.
+pub const TRACE_LINES: u32 = 8192;
+
+/// One cache line of the last verdicts about some peers, see [`crate::trace`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceLine {
+    /// Two of proven packets, then two of packets that anybody can send.
+    pub entries: [TraceEntry; 4],
+}
+
+/// A verdict in a [`TraceLine`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceEntry {
+    /// Hash of the peer's address; 0: empty.
+    pub tag: u32,
+    /// When it was last given, in milliseconds of the datapath's clock.
+    pub at: u32,
+    /// Index of the [`Reason`], see [`Reason::from_index`].
+    pub reason: u16,
+    /// The service's port.
+    pub port: u16,
+    /// How many packets got it, in a row without a minute's pause.
+    pub count: u32,
+}
 
 /// What the datapath tells the controller at once. Rare by construction.
 #[repr(C)]
@@ -461,15 +661,20 @@ macro_rules! plain {
 }
 
 plain! {
-    Config: 88,
+    u32: 4,
+    Config: 104,
     KeySlot: 24,
     Interface: 72,
     Port: 24,
     ServiceKey: 20,
     Service: 48,
     Learnt: 16,
-    ServiceCounters: 48,
+    ServiceCounters: 56,
     RecentBucket: 64,
+    FlowBucket: 128,
+    Listed: 52,
+    Sources: 3584,
+    TraceLine: 64,
     Event: 16,
 }
 // SAFETY: arrays of u64 only.

@@ -10,9 +10,28 @@ pub const fn milliseconds(nanoseconds: u64) -> u32 {
     (units + (units.wrapping_mul(3183) >> 16)) as u32
 }
 
+/// How far ahead of a reader's clock a time may be that another CPU wrote, in milliseconds.
+const AHEAD_MS: u32 = 1_000;
+
+/// How long ago `at` was, in milliseconds; 0 if another CPU wrote it a moment after `now` was read.
+#[inline(always)]
+pub const fn age(at: u32, now: u32) -> u32 {
+    let age = now.wrapping_sub(at);
+    if age > u32::MAX - AHEAD_MS { 0 } else { age }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_wrap_and_are_never_negative() {
+        assert_eq!(age(1_000, 61_000), 60_000);
+        assert_eq!(age(u32::MAX - 9, 10), 20);
+        assert_eq!(age(61_000, 61_000), 0);
+        assert_eq!(age(61_003, 61_000), 0);
+        assert_eq!(age(2, u32::MAX), 0);
+    }
 
     #[test]
     fn runs_as_the_clock_does_but_never_ahead() {

@@ -129,6 +129,17 @@ impl Reason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
 
+    /// The reason of an index in [`crate::abi::Counters::verdicts`].
+    pub fn from_index(index: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(index)).copied()
+    }
+
+    /// Whether packets counted here belong to a connection or prove a cookie: spoofing the source is not enough.
+    #[inline(always)]
+    pub const fn is_proven(self) -> bool {
+        matches!(self, Self::Known | Self::Cookie | Self::KernelCookie | Self::CookieRecent)
+    }
+
     /// Whether packets counted here are SYNs to a service.
     pub const fn is_syn(self) -> bool {
         matches!(
@@ -179,6 +190,23 @@ mod tests {
             assert!(reason.name().starts_with(verdict), "{}", reason.name());
             assert!(seen.insert(reason.name()), "{} twice", reason.name());
             assert!(!reason.describe().is_empty());
+        }
+    }
+
+    #[test]
+    fn indices_lead_back() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_index(reason as u16), Some(reason));
+        }
+        assert_eq!(Reason::from_index(Reason::COUNT as u16), None);
+        assert_eq!(Reason::from_index(u16::MAX), None);
+    }
+
+    #[test]
+    fn nothing_dropped_and_no_syn_is_proven() {
+        for reason in Reason::ALL {
+            let spoofable = reason.verdict() != Verdict::Pass || reason.is_syn();
+            assert!(!(spoofable && reason.is_proven()), "{}", reason.name());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Counting: every packet under one reason, proven connections by what became of them.
 
 use defender_common::{
-    abi::{Handoff, ServiceCounters},
+    abi::{Handoff, ServiceCounters, Tracked},
     verdict::Reason,
 };
 
@@ -39,6 +39,23 @@ pub(crate) fn handoff(outcome: Handoff, service: u32) {
         outcome if outcome.is_failure() => counters.handoff_failed += 1,
         _ => {}
     });
+}
+
+/// Counts what happened in the flow table.
+#[inline(always)]
+pub(crate) fn tracked(what: Tracked) {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+    // SAFETY: as above.
+    let counters = unsafe { &mut *counters };
+    if let Some(count) = counters.tracked.get_mut(checked(what as usize)) {
+        *count += 1;
+    }
+}
+
+/// Counts a connection to a service that reached ESTABLISHED.
+#[inline(always)]
+pub(crate) fn established(service: u32) {
+    with_service(service, |counters| counters.established += 1);
 }
 
 /// Counts a packet to a service.

@@ -15,3 +15,17 @@ pub(crate) fn now_for_tracing() -> u32 {
     // SAFETY: as above.
     defender_common::clock::milliseconds(unsafe { bpf_ktime_get_ns() })
 }
+
+/// Units of 2³⁰ ns since the machine started: for ages, which outlast the milliseconds.
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    // SAFETY: as above.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
+}
+
+/// The same, for tracing programs.
+#[inline(always)]
+pub(crate) fn epoch_for_tracing() -> u32 {
+    // SAFETY: as above.
+    (unsafe { bpf_ktime_get_ns() } >> 30) as u32
+}

@@ -14,7 +14,7 @@ use defender_common::{
     },
 };
 
-use crate::{config, filter, maps::LEARNT, packet::SkbPacket, service};
+use crate::{config, filter, flow, maps::LEARNT, packet::SkbPacket, service};
 
 /// Looks at a packet that leaves.
 #[inline(always)]
@@ -35,7 +35,18 @@ fn outbound<A: Address>(ctx: &TcContext, packet: &SkbPacket, ip: Result<Ip<A>, R
         Class::Syn => opens(&segment.flow),
         // Forwarded ones are another host's.
         Class::SynAck if is_own(ctx, segment.flow.source) => answers(packet, &segment),
-        _ => {}
+        Class::SynAck => {}
+        _ => goes_on(&segment),
+    }
+}
+
+/// This host goes on with a connection to a service. What is forwarded is none the flow table has.
+#[inline(always)]
+fn goes_on<A: Address>(segment: &Segment<A>) {
+    if service::find(segment.flow.source, segment.flow.source_port).is_some()
+        && let Some(config) = config::config()
+    {
+        flow::outbound(segment, config);
     }
 }
 
@@ -59,6 +70,9 @@ fn opens<A: Address>(flow: &Flow<A>) {
 #[inline(always)]
 fn answers<A: Address>(packet: &SkbPacket, segment: &Segment<A>) {
     let Some(found) = service::find(segment.flow.source, segment.flow.source_port) else { return };
+    if let Some(config) = config::config() {
+        flow::answers(segment, config);
+    }
     let Some(syn) = segment.options().syn(packet) else { return };
     if let Some(learnt) = LEARNT.get_ptr_mut(found.id) {
         // SAFETY: a map value; CPUs that write at the same time write what the same kernel sends.

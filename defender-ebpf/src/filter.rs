@@ -24,15 +24,18 @@ pub(crate) fn note<A: Address>(flow: &Flow<A>, config: &Config) {
     }
 }
 
+/// Whether a connection may be in the socket table or the flow table.
+#[inline(always)]
+pub(crate) fn may_hold<A: Address>(flow: &Flow<A>, config: &Config) -> bool {
+    let place = filter::place(flow, &config.table_keys);
+    let Some(page) = FILTER.get(place.page) else { return true };
+    filter::may_hold(page[place.offset & (FILTER_PAGE - 1)], config)
+}
+
 /// Whether the socket table need not be asked: it cannot hold the connection.
 #[inline(always)]
 pub(crate) fn rules_out<A: Address>(flow: &Flow<A>, config: &Config, now: u32) -> bool {
-    if !filter::counts(config, now) {
-        return false;
-    }
-    let place = filter::place(flow, &config.table_keys);
-    let Some(page) = FILTER.get(place.page) else { return false };
-    !filter::may_hold(page[place.offset & (FILTER_PAGE - 1)], config) && !may_look_up(now)
+    filter::counts(config, now) && !may_hold(flow, config) && !may_look_up(now)
 }
 
 /// Charges the budget of look-ups.

@@ -8,19 +8,25 @@
 
 mod account;
 mod answer;
+mod atomic;
 mod clock;
 mod config;
 mod egress;
 mod filter;
+mod flow;
 mod handoff;
 mod kfunc;
 mod maps;
 mod packet;
 mod recent;
 mod service;
+mod sock_common;
 mod sock_state;
 mod socket;
+mod sources;
 mod surroundings;
+mod trace;
+mod walk;
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -147,7 +153,8 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         return Reason::Unprotected;
     };
     let policy = Policy::of(service, config);
-    let mut around = Around::new(packet, network_offset, segment, interface, config, service);
+    let tracked = class != Class::Syn && !policy.off && flow::inbound(segment, config);
+    let mut around = Around::new(packet, network_offset, segment, interface, config, service, tracked);
     let reason = decide(class, policy, &mut around);
     let reason = match reason {
         Reason::SynChallenged => answer::challenge::<_, IP>(&around),
@@ -155,6 +162,17 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         reason => reason,
     };
     account::service(id, reason);
+    if reason.is_syn() {
+        sources::note(id, segment.flow.source, config, around.now());
+    }
+    match reason.verdict() {
+        Verdict::Pass if reason.is_syn() => flow::opens(segment, config),
+        Verdict::Tx => flow::begins_anew(segment, config),
+        _ => {}
+    }
+    if trace::is_worth_it(reason) {
+        trace::note(&segment.flow, reason, config, around.now());
+    }
     reason
 }
 
@@ -189,18 +207,26 @@ fn defender_egress(ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
-/// Follows listeners and handed-over connections.
+/// Follows listeners, and the beginning and end of connections.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn defender_sock_state(ctx: BtfTracePointContext) -> i32 {
     sock_state::changed(&ctx);
     0
 }
 
-/// Fills the filter from the socket table, one socket a call. Run by the controller.
+/// Tells the filter and the flow table what the socket table holds, one socket a call. Run by the controller.
 #[unsafe(link_section = "iter/tcp")]
 #[unsafe(no_mangle)]
-extern "C" fn defender_sockets(ctx: *mut sock_state::IterTcp) -> i32 {
-    sock_state::visited(ctx);
+extern "C" fn defender_sockets(ctx: *mut walk::IterTcp) -> i32 {
+    walk::confirm(ctx);
+    0
+}
+
+/// Lists the connections to services, one a call. Run by whoever reads its pin.
+#[unsafe(link_section = "iter/tcp")]
+#[unsafe(no_mangle)]
+extern "C" fn defender_flows(ctx: *mut walk::IterTcp) -> i32 {
+    walk::list(ctx);
     0
 }
 

@@ -5,8 +5,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use defender_common::abi::{
-    BUDGET_CELLS, Config, Counters, FILTER_PAGE, FILTER_PAGES, INTERFACE_SLOTS, Interface, KeySlot, Learnt,
-    Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey,
+    BUDGET_CELLS, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS,
+    INTERFACE_SLOTS, Interface, KeySlot, Learnt, Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service,
+    ServiceCounters, ServiceKey, Sources, TRACE_LINES, TraceLine,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -41,5 +42,13 @@ pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_B
 pub(crate) static BUDGET: Array<u32> = Array::with_max_entries(2 * BUDGET_CELLS, 0);
 #[map]
 pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FILTER_PAGES, 0);
+#[map]
+pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static HALF_OPEN: Array<FlowBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, 0);
+#[map]
+pub(crate) static SOURCES: Array<Sources> = Array::with_max_entries(SERVICE_SLOTS, 0);
+#[map]
+pub(crate) static TRACE: Array<TraceLine> = Array::with_max_entries(TRACE_LINES, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

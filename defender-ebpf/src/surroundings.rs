@@ -34,10 +34,12 @@ pub(crate) struct Around<'a, A> {
     pub(crate) interface: &'a Interface,
     pub(crate) config: &'a Config,
     pub(crate) service: &'a Service,
+    /// The flow table has the connection.
+    tracked: bool,
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
-    /// Milliseconds; read by `socket`, before which nothing depends on the time.
+    /// Milliseconds; 0 before [`Self::now`] has read them.
     pub(crate) now: u32,
 }
 
@@ -50,9 +52,30 @@ impl<'a, A: Address> Around<'a, A> {
         interface: &'a Interface,
         config: &'a Config,
         service: &'a Service,
+        tracked: bool,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
-        Self { packet, network_offset, segment, interface, config, service, offer, options_sum, now: 0 }
+        Self {
+            packet,
+            network_offset,
+            segment,
+            interface,
+            config,
+            service,
+            tracked,
+            offer,
+            options_sum,
+            now: 0,
+        }
+    }
+
+    /// Milliseconds, read when first asked for: most packets need no clock.
+    #[inline(always)]
+    pub(crate) fn now(&mut self) -> u32 {
+        if self.now == 0 {
+            self.now = clock::now();
+        }
+        self.now
     }
 
     /// The sum of the TCP header, its options and data.
@@ -111,8 +134,11 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn socket(&mut self) -> Socket {
-        self.now = clock::now();
-        socket::state(self.packet.context.cast(), &self.segment.flow, self.config, self.now)
+        if self.tracked {
+            return Socket::Connection;
+        }
+        let now = self.now();
+        socket::state(self.packet.context.cast(), &self.segment.flow, self.config, now)
     }
 
     #[inline(always)]

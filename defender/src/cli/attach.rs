@@ -44,6 +44,7 @@ fn begin(root: PinRoot, arguments: &AttachArguments) -> Result<Session> {
         interfaces: without_repetition(&arguments.iface),
         mode: arguments.mode,
         ports: arguments.port.clone(),
+        flows: arguments.flows,
     };
     let session = Session::begin(root, &options)?;
     introduce(&session);

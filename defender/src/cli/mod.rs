@@ -70,6 +70,9 @@ struct AttachArguments {
     /// Defend these ports only [default: as it was, or every port that something listens on]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<Vec<u16>>,
+    /// Connections to keep track of, at 64 bytes each [default: as it was, or 131072]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    flows: Option<u32>,
 }
 
 #[derive(Args, Debug)]

@@ -40,7 +40,7 @@ pub(super) fn stats(root: &PinRoot, arguments: &StatsArguments) -> Result<()> {
 }
 
 /// Who stops reading, as `head` does, has seen enough.
-fn show(text: &str) -> Result<()> {
+pub(super) fn show(text: &str) -> Result<()> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),

@@ -2,6 +2,7 @@
 //!
 //! [`session`] does everything once; [`controller`] does it again whenever something changes.
 
+pub mod attack;
 pub mod controller;
 pub mod filter;
 pub mod interfaces;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::dataplane::pins::PinRoot;
+use crate::{control::attack::Attack, dataplane::pins::PinRoot};
 
 /// Where all controllers of this host keep theirs.
 const BASE: &str = "/run/defender";
@@ -91,6 +91,9 @@ pub struct Findings {
     /// Why services cannot be protected, by service id.
     #[serde(default)]
     pub unprotectable: BTreeMap<u32, String>,
+    /// Attacks under way, by service id.
+    #[serde(default)]
+    pub attacks: BTreeMap<u32, Attack>,
     /// What else people should know.
     #[serde(default)]
     pub warnings: Vec<String>,

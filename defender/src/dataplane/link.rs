@@ -31,16 +31,27 @@ pub fn attach_sock_state(programs: &mut Programs, root: &PinRoot, rollback: &mut
     let program = programs.sock_state()?;
     let id = program.attach().context("cannot attach to the tracepoint inet_sock_set_state")?;
     let link = FdLink::from(program.take_link(id)?);
-    let pin = root.sock_state();
+    put_in_place(link, &root.sock_state(), rollback)
+}
+
+/// Makes the listing of connections ready to be read.
+pub fn attach_listing(programs: &mut Programs, root: &PinRoot, rollback: &mut Rollback) -> Result<()> {
+    let program = programs.flows()?;
+    let id = program.attach().context("cannot iterate over the sockets")?;
+    let link = FdLink::try_from(program.take_link(id)?).context("cannot pin the listing of connections")?;
+    put_in_place(link, &root.flows(), rollback)
+}
+
+/// Pins a link of a kind that cannot be updated, in place of the one before.
+fn put_in_place(link: FdLink, pin: &Path, rollback: &mut Rollback) -> Result<()> {
     if !pin.exists() {
-        rollback.note(pin.clone());
-        return pin_link(link, &pin);
+        rollback.note(pin.to_owned());
+        return pin_link(link, pin);
     }
-    // Links of tracepoints cannot be updated.
-    let replacement = PinRoot::replacement(&pin);
+    let replacement = PinRoot::replacement(pin);
     remove_file(&replacement)?;
     pin_link(link, &replacement)?;
-    fs::rename(&replacement, &pin).with_context(|| format!("cannot replace {}", pin.display()))
+    fs::rename(&replacement, pin).with_context(|| format!("cannot replace {}", pin.display()))
 }
 
 /// Attaches the programs of one interface, XDP last: what it accepts, the others must be there to take over.

@@ -22,7 +22,7 @@ use crate::{
 
 /// The tracepoint of [`program::SOCK_STATE`].
 const TRACEPOINT: &str = "inet_sock_set_state";
-/// What [`program::SOCKETS`] iterates over.
+/// What [`program::SOCKETS`] and [`program::FLOWS`] iterate over.
 const ITERATOR: &str = "tcp";
 /// Lines of the verifier's log that a message shows.
 const VERIFIER_LINES: usize = 4;
@@ -31,14 +31,15 @@ const VERIFIER_LINES: usize = 4;
 pub struct Programs(Ebpf);
 
 impl Programs {
-    /// Loads the programs onto the maps pinned below `root`, which are created where they are missing.
-    pub fn load(root: &PinRoot, rollback: &mut Rollback) -> Result<Self> {
+    /// Loads the programs onto the maps pinned below `root`, which are created where they are missing, with
+    /// `flow_buckets` of [`abi::FlowBucket`].
+    pub fn load(root: &PinRoot, flow_buckets: u32, rollback: &mut Rollback) -> Result<Self> {
         let kernel = Kernel::probe()?;
         require_same_version(root)?;
         root.create(rollback)?;
         let mut object = OBJECT.to_vec();
         kfunc::patch(&mut object, kernel.assign_reqsk)?;
-        let mut ebpf = load_object(&object, root, &kernel, rollback)?;
+        let mut ebpf = load_object(&object, root, &kernel, flow_buckets, rollback)?;
         load_programs(&mut ebpf, &kernel)?;
         Ok(Self(ebpf))
     }
@@ -63,7 +64,12 @@ impl Programs {
         Ok(find(&mut self.0, program::SOCK_STATE)?.try_into()?)
     }
 
-    /// A walk through the sockets of this thread's network namespace, which tells the filter of them.
+    /// The program that lists the connections to services.
+    pub fn flows(&mut self) -> Result<&mut Iter> {
+        Ok(find(&mut self.0, program::FLOWS)?.try_into()?)
+    }
+
+    /// A walk through the sockets of this thread's network namespace, which tells the filter and the flow table of them.
     pub fn walk(&mut self) -> Result<Walk> {
         let iterator: &mut Iter = find(&mut self.0, program::SOCKETS)?.try_into()?;
         Walk::new(iterator)
@@ -113,10 +119,17 @@ fn remove_unfilled_maps(root: &PinRoot) -> Result<()> {
     Ok(())
 }
 
-fn load_object(object: &[u8], root: &PinRoot, kernel: &Kernel, rollback: &mut Rollback) -> Result<Ebpf> {
+fn load_object(
+    object: &[u8],
+    root: &PinRoot,
+    kernel: &Kernel,
+    flow_buckets: u32,
+    rollback: &mut Rollback,
+) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     let log_level = logs::level();
     loader.btf(Some(&kernel.btf)).override_global(aya_log::LEVEL, &log_level, true);
+    loader.map_max_entries(abi::map::FLOWS, flow_buckets);
     for name in abi::map::ALL {
         let pin = root.map(name);
         if !pin.exists() {
@@ -136,8 +149,11 @@ fn load_programs(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<()> {
     }
     let sock_state: &mut BtfTracePoint = find(ebpf, program::SOCK_STATE)?.try_into()?;
     explain(program::SOCK_STATE, sock_state.load(TRACEPOINT, &kernel.btf))?;
-    let sockets: &mut Iter = find(ebpf, program::SOCKETS)?.try_into()?;
-    explain(program::SOCKETS, sockets.load(ITERATOR, &kernel.btf))
+    for name in [program::SOCKETS, program::FLOWS] {
+        let iterator: &mut Iter = find(ebpf, name)?.try_into()?;
+        explain(name, iterator.load(ITERATOR, &kernel.btf))?;
+    }
+    Ok(())
 }
 
 /// The verifier refuses with "permission denied", which has nothing to do with privilege, and a very long log.

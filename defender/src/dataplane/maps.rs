@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
 };
@@ -211,8 +211,14 @@ pub struct Maps {
     pub learnt: Slots<abi::Learnt>,
     /// [`map::SERVICE_COUNTERS`].
     pub service_counters: PerCpuSlots<abi::ServiceCounters>,
+    /// [`map::SOURCES`].
+    pub sources: Slots<abi::Sources>,
     /// [`map::COUNTERS`].
     pub counters: PerCpuSlots<abi::Counters>,
+    /// [`map::BUDGET`].
+    pub budget: Slots<u32>,
+    /// [`map::TRACE`].
+    pub trace: Slots<abi::TraceLine>,
 }
 
 impl Maps {
@@ -230,7 +236,10 @@ impl Maps {
             services: Slots::open(root, map::SERVICES)?,
             learnt: Slots::open(root, map::LEARNT)?,
             service_counters: PerCpuSlots::open(root, map::SERVICE_COUNTERS)?,
+            sources: Slots::open(root, map::SOURCES)?,
             counters: PerCpuSlots::open(root, map::COUNTERS)?,
+            budget: Slots::open(root, map::BUDGET)?,
+            trace: Slots::open(root, map::TRACE)?,
         })
     }
 
@@ -250,6 +259,12 @@ impl Maps {
         Ok(Some(version).filter(|version| *version != 0))
     }
 
+    /// How many buckets the flow table has.
+    pub fn flow_buckets(root: &PinRoot) -> Result<u32> {
+        let Map::Array(data) = open(root, map::FLOWS)? else { bail!(wrong_layout(map::FLOWS)) };
+        Ok(data.info().context("cannot look at the pinned map FLOWS")?.max_entries())
+    }
+
     /// The sum of `id`'s counters over all CPUs.
     pub fn service_counters(&self, id: u32) -> Result<abi::ServiceCounters> {
         let mut sum = abi::ServiceCounters::default();
@@ -260,6 +275,7 @@ impl Maps {
             sum.ack_rejected += cpu.ack_rejected;
             sum.handoff_assigned += cpu.handoff_assigned;
             sum.handoff_failed += cpu.handoff_failed;
+            sum.established += cpu.established;
         }
         Ok(sum)
     }
@@ -270,6 +286,7 @@ impl Maps {
         for cpu in self.counters.get(0)? {
             add(&mut sum.verdicts, &cpu.verdicts);
             add(&mut sum.handoff, &cpu.handoff);
+            add(&mut sum.tracked, &cpu.tracked);
         }
         Ok(sum)
     }

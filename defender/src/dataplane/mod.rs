@@ -1,6 +1,7 @@
 //! The eBPF side: loading, attaching, and the maps. Nothing else in this crate calls aya.
 
 pub mod features;
+pub mod flows;
 pub mod kfunc;
 pub mod layout;
 pub mod link;

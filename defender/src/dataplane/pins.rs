@@ -22,6 +22,8 @@ use crate::problem::Problem;
 const BPFFS: &str = "/sys/fs/bpf";
 /// The pin of the tracepoint's link.
 const SOCK_STATE: &str = "sock_state";
+/// The pin of the listing of connections, an iterator.
+const FLOWS: &str = "flows";
 /// What a new link is pinned as before it takes another's place.
 const REPLACEMENT_SUFFIX: &str = "-new";
 
@@ -129,6 +131,11 @@ impl PinRoot {
     /// Where the tracepoint's link is pinned.
     pub fn sock_state(&self) -> PathBuf {
         self.links_directory().join(SOCK_STATE)
+    }
+
+    /// Where the listing of connections is pinned: reading that file runs it.
+    pub fn flows(&self) -> PathBuf {
+        self.links_directory().join(FLOWS)
     }
 
     /// Where a link is pinned that is about to replace the one at `pin`.

@@ -7,6 +7,7 @@ pub mod addresses;
 mod ethtool;
 pub mod firewall;
 pub mod links;
+pub mod namespace;
 mod netdev;
 mod netlink;
 pub mod sockets;

@@ -5,18 +5,22 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::report::snapshot::{ENGINE, Interface, Service, Snapshot};
+use crate::report::{
+    evidence::Evidence,
+    snapshot::{ENGINE, Interface, Service, Snapshot},
+};
 
 /// Version of the shapes.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 #[derive(Serialize)]
 struct Stats<'a> {
     version: u32,
     engine: &'static str,
     interfaces: Vec<StatsInterface<'a>>,
-    services: Vec<StatsService>,
+    services: Vec<StatsService<'a>>,
     verdicts: BTreeMap<&'static str, u64>,
+    rates: BTreeMap<&'static str, u64>,
     counters: BTreeMap<&'static str, u64>,
     states: &'a BTreeMap<&'static str, u64>,
 }
@@ -28,13 +32,14 @@ struct StatsInterface<'a> {
 }
 
 #[derive(Serialize)]
-struct StatsService {
+struct StatsService<'a> {
     port: u16,
     address: String,
     mode: &'static str,
     active: bool,
     half_open: u64,
     syn_rate: u64,
+    states: &'a BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]
@@ -60,8 +65,10 @@ struct StatusInterface<'a> {
 #[derive(Serialize)]
 struct StatusService<'a> {
     #[serde(flatten)]
-    stats: StatsService,
+    stats: StatsService<'a>,
     unprotectable: Option<&'a str>,
+    attack_seconds: Option<u64>,
+    evidence: &'a Evidence,
 }
 
 impl<'a> From<&'a Interface> for StatsInterface<'a> {
@@ -70,15 +77,16 @@ impl<'a> From<&'a Interface> for StatsInterface<'a> {
     }
 }
 
-impl From<&Service> for StatsService {
-    fn from(service: &Service) -> Self {
+impl<'a> From<&'a Service> for StatsService<'a> {
+    fn from(service: &'a Service) -> Self {
         Self {
             port: service.endpoint.port,
             address: service.endpoint.address.to_string(),
             mode: service.mode.name(),
             active: service.active,
-            half_open: service.half_open,
+            half_open: service.half_open(),
             syn_rate: service.syn_rate,
+            states: &service.states,
         }
     }
 }
@@ -91,7 +99,12 @@ impl<'a> From<&'a Interface> for StatusInterface<'a> {
 
 impl<'a> From<&'a Service> for StatusService<'a> {
     fn from(service: &'a Service) -> Self {
-        Self { stats: service.into(), unprotectable: service.unprotectable.as_deref() }
+        Self {
+            stats: service.into(),
+            unprotectable: service.unprotectable.as_deref(),
+            attack_seconds: service.attack_seconds,
+            evidence: &service.evidence,
+        }
     }
 }
 
@@ -103,6 +116,7 @@ pub fn stats(snapshot: &Snapshot, one_line: bool) -> Result<String> {
         interfaces: snapshot.interfaces.iter().map(StatsInterface::from).collect(),
         services: snapshot.services.iter().map(StatsService::from).collect(),
         verdicts: snapshot.verdicts().map(|(reason, count)| (reason.name(), count)).collect(),
+        rates: snapshot.rates().map(|(reason, rate)| (reason.name(), rate)).collect(),
         counters: snapshot.totals().into_iter().collect(),
         states: &snapshot.states,
     };
@@ -141,7 +155,7 @@ mod tests {
         let stats: Value = serde_json::from_str(&stats(&example(), true).expect("JSON")).expect("JSON");
         assert_eq!(
             names(&stats),
-            ["counters", "engine", "interfaces", "services", "states", "verdicts", "version"]
+            ["counters", "engine", "interfaces", "rates", "services", "states", "verdicts", "version"]
         );
         assert_eq!(stats["version"], 1);
         assert_eq!(stats["engine"], "reqsk");
@@ -149,8 +163,10 @@ mod tests {
         assert_eq!(
             stats["services"],
             json!([
-                {"port": 80, "address": "::", "mode": "always", "active": true, "half_open": 3, "syn_rate": 1000},
-                {"port": 443, "address": "192.0.2.1", "mode": "monitor", "active": false, "half_open": 0, "syn_rate": 0},
+                {"port": 80, "address": "::", "mode": "always", "active": true, "half_open": 3, "syn_rate": 1000,
+                 "states": {"SYN_RECV": 3}},
+                {"port": 443, "address": "192.0.2.1", "mode": "monitor", "active": false, "half_open": 0, "syn_rate": 0,
+                 "states": {}},
             ])
         );
         assert_eq!(
@@ -169,13 +185,17 @@ mod tests {
                 "handoff_failed": 5 + 4,
                 "handoff_no_listener": 5,
                 "handoff_queue_full": 0,
-                    "handoff_queue_full": 0,
                 "handoff_already_known": 0,
                 "handoff_refused_invalid": 4,
                 "handoff_refused_namespace": 0,
                 "handoff_refused_memory": 0,
                 "handoff_refused_other": 0,
                 "handoff_unreadable": 0,
+                "flows_opened": 0,
+                "flows_pushed_out": 0,
+                "flows_established": 0,
+                "flows_no_room": 0,
+                "flows_ended": 0,
             })
         );
         assert_eq!(stats["states"], json!({"ESTABLISHED": 12, "SYN_RECV": 3}));

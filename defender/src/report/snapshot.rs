@@ -3,17 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
 use defender_common::{
-    abi::{self, Counters, Handoff, ServiceCounters},
+    abi::{self, Counters, Handoff, ServiceCounters, Tracked},
     verdict::{Reason, Verdict},
 };
 
 use crate::{
     control::{
+        attack::Attack,
+        filter,
         lock::ControllerLock,
         policy,
         services::Endpoint,
@@ -25,7 +27,8 @@ use crate::{
         maps::Maps,
         pins::{Hook, PinRoot},
     },
-    host::{links, sockets},
+    host::links,
+    report::{connections, evidence::Evidence},
 };
 
 /// How long rates are measured.
@@ -46,6 +49,8 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// All counters.
     pub counters: Counters,
+    /// Packets a second, by reason.
+    pub rates: [u64; Reason::COUNT],
     /// The kernel's connections to the services, by state.
     pub states: BTreeMap<&'static str, u64>,
     /// What people should know.
@@ -76,12 +81,23 @@ pub struct Service {
     pub active: bool,
     /// Why it cannot be protected, if so.
     pub unprotectable: Option<String>,
-    /// Connections to its port that the kernel holds half open.
-    pub half_open: u64,
+    /// The kernel's connections to it, by state; SYN_RECV is half open.
+    pub states: BTreeMap<&'static str, u64>,
     /// SYNs a second.
     pub syn_rate: u64,
+    /// What its SYNs look like.
+    pub evidence: Evidence,
+    /// For how many seconds it has been under attack, if it is.
+    pub attack_seconds: Option<u64>,
     /// Its counters.
     pub counters: ServiceCounters,
+}
+
+impl Service {
+    /// Its connections that the kernel holds half open.
+    pub fn half_open(&self) -> u64 {
+        self.states.get("SYN_RECV").copied().unwrap_or(0)
+    }
 }
 
 impl Snapshot {
@@ -94,9 +110,11 @@ impl Snapshot {
         let findings = Findings::read(&directory)?;
         let slots = slots(&maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
-        let states = sockets::states(&ports)?;
+        let connections = connections::list(root)?;
         let mut services = Vec::new();
-        for (id, syn_rate) in rates(&maps, slots.keys().copied())? {
+        let now = filter::now_ms()?;
+        let (samples, rates) = sample(&maps, slots.keys().copied())?;
+        for (id, sample) in samples {
             let slot = &slots[&id];
             services.push(Service {
                 endpoint: Endpoint::from_abi(slot),
@@ -105,9 +123,11 @@ impl Snapshot {
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
-                half_open: states.syn_received.get(&slot.port).copied().unwrap_or(0),
-                syn_rate,
-                counters: maps.service_counters(id)?,
+                states: connections::count(connections.iter().filter(|it| it.service == id)),
+                syn_rate: sample.syn_rate(),
+                evidence: Evidence::of(&maps.sources.get(id)?, now, &sample.before, &sample.after),
+                attack_seconds: findings.attacks.get(&id).map(seconds_since),
+                counters: sample.after,
             });
         }
         services.sort_by_key(|service| service.endpoint);
@@ -120,8 +140,14 @@ impl Snapshot {
             interfaces: interfaces(root)?,
             services,
             counters: maps.counters()?,
-            states: states.counts,
+            rates,
+            states: connections::count(connections.iter()),
         })
+    }
+
+    /// Packets a second by verdict and reason.
+    pub fn rates(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.rates)
     }
 
     /// Packets by verdict and reason.
@@ -146,11 +172,13 @@ impl Snapshot {
             ("handoff_failed", failed.map(|outcome| self.counters.handoff[outcome as usize]).sum()),
         ];
         totals.extend(Handoff::ALL.map(|outcome| (outcome.name(), self.counters.handoff[outcome as usize])));
+        totals.extend(Tracked::ALL.map(|what| (what.name(), self.counters.tracked[what as usize])));
         totals
     }
 }
 
-fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
+/// The services' slots that are in use, by id.
+pub(super) fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
     let mut slots = BTreeMap::new();
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
@@ -161,18 +189,45 @@ fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
     Ok(slots)
 }
 
-/// SYNs a second, by service.
-fn rates(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<Vec<(u32, u64)>> {
+fn seconds_since(attack: &Attack) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    now.saturating_sub(attack.began)
+}
+
+/// A service's counters at the beginning and the end of a short time.
+struct Sample {
+    before: ServiceCounters,
+    after: ServiceCounters,
+    elapsed: Duration,
+}
+
+impl Sample {
+    /// SYNs a second.
+    fn syn_rate(&self) -> u64 {
+        per_second(self.before.syn_received, self.after.syn_received, self.elapsed)
+    }
+}
+
+/// How much a counter grows in a second.
+fn per_second(before: u64, after: u64, elapsed: Duration) -> u64 {
+    (after.saturating_sub(before) as f64 / elapsed.as_secs_f64()).round() as u64
+}
+
+type Rates = [u64; Reason::COUNT];
+
+/// Samples each service's counters, and the rates of all verdicts.
+fn sample(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<(Vec<(u32, Sample)>, Rates)> {
     let start = Instant::now();
-    let before =
-        ids.map(|id| Ok((id, maps.service_counters(id)?.syn_received))).collect::<Result<Vec<_>>>()?;
+    let verdicts = maps.counters()?.verdicts;
+    let before = ids.map(|id| Ok((id, maps.service_counters(id)?))).collect::<Result<Vec<_>>>()?;
     thread::sleep(SAMPLE);
-    let elapsed = start.elapsed().as_secs_f64();
-    let rate = |(id, before): &(u32, u64)| {
-        let more = maps.service_counters(*id)?.syn_received.saturating_sub(*before);
-        Ok((*id, (more as f64 / elapsed).round() as u64))
-    };
-    before.iter().map(rate).collect()
+    let elapsed = start.elapsed();
+    let mut rates = maps.counters()?.verdicts;
+    for (rate, before) in rates.iter_mut().zip(verdicts) {
+        *rate = per_second(before, *rate, elapsed);
+    }
+    let complete = |(id, before)| Ok((id, Sample { before, after: maps.service_counters(id)?, elapsed }));
+    Ok((before.into_iter().map(complete).collect::<Result<_>>()?, rates))
 }
 
 fn interfaces(root: &PinRoot) -> Result<Vec<Interface>> {
@@ -254,8 +309,10 @@ pub(super) mod tests {
             mode: Mode::Monitor,
             active: false,
             unprotectable: None,
-            half_open: 0,
+            states: BTreeMap::new(),
             syn_rate: 0,
+            evidence: Evidence::default(),
+            attack_seconds: None,
             counters: ServiceCounters::default(),
         };
         let web = service(80, "::", abi::SERVICE_FAMILY_V4 | abi::SERVICE_FAMILY_V6);
@@ -270,10 +327,17 @@ pub(super) mod tests {
                 vlans: Vec::new(),
             }],
             services: vec![
-                Service { mode: Mode::Always, active: true, half_open: 3, syn_rate: 1000, ..web },
+                Service {
+                    mode: Mode::Always,
+                    active: true,
+                    states: [("SYN_RECV", 3)].into(),
+                    syn_rate: 1000,
+                    ..web
+                },
                 Service { unprotectable: Some("it is MPTCP".into()), ..other },
             ],
             counters,
+            rates: [0; Reason::COUNT],
             states: [("ESTABLISHED", 12), ("SYN_RECV", 3)].into(),
             warnings: vec!["something is odd".into()],
         }

@@ -1,5 +1,10 @@
 //! Aligned columns.
 
+use std::fmt::Write as _;
+
+/// What stands where there is no value.
+pub const NONE: &str = "-";
+
 /// Lays out `rows` below `head`. Columns of numbers are aligned to the right.
 pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..head.len())
@@ -9,20 +14,24 @@ pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
         })
         .collect();
     let numbers: Vec<bool> =
-        (0..head.len()).map(|column| rows.iter().all(|row| is_number(&row[column]))).collect();
+        (0..head.len()).map(|column| are_numbers(rows.iter().map(|row| row[column].as_str()))).collect();
     let mut text = String::new();
     let head: Vec<String> = head.iter().map(|cell| cell.to_uppercase()).collect();
     for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::from(" ");
+        text.push(' ');
         for ((cell, width), number) in row.iter().zip(&widths).zip(&numbers) {
-            line.push(' ');
-            line.push_str(&if *number { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
-            line.push(' ');
+            let _ = if *number { write!(text, " {cell:>width$} ") } else { write!(text, " {cell:<width$} ") };
         }
-        text.push_str(line.trim_end());
+        text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
     }
     text
+}
+
+/// Whether all are numbers, but for those that are missing.
+fn are_numbers<'a>(cells: impl Iterator<Item = &'a str>) -> bool {
+    let mut given = cells.filter(|cell| *cell != NONE).peekable();
+    given.peek().is_some() && given.all(is_number)
 }
 
 fn is_number(cell: &str) -> bool {
@@ -37,5 +46,11 @@ mod tests {
     fn columns_are_aligned() {
         let rows = [vec!["a".to_owned(), "7".to_owned()], vec!["long".to_owned(), "1234".to_owned()]];
         assert_eq!(render(&["name", "n"], &rows), "  NAME     N\n  a        7\n  long  1234\n");
+    }
+
+    #[test]
+    fn what_is_missing_does_not_keep_numbers_from_the_right() {
+        let rows = [vec!["-".to_owned(), "-".to_owned()], vec!["1234".to_owned(), "-".to_owned()]];
+        assert_eq!(render(&["n", "none"], &rows), "     N  NONE\n     -  -\n  1234  -\n");
     }
 }

@@ -1,12 +1,13 @@
 //! Reports for people.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use defender_common::verdict::Verdict;
+use defender_common::{tcp_state::State, verdict::Verdict};
 
 use crate::{
     control::settings::Mode,
     report::{
+        connections::STATES,
         snapshot::{Service, Snapshot},
         table,
     },
@@ -19,6 +20,11 @@ pub fn status(snapshot: &Snapshot) -> String {
     text.push_str(&interfaces(snapshot));
     text.push('\n');
     text.push_str(&services(snapshot));
+    for service in &snapshot.services {
+        if let Some(sentence) = attack(service) {
+            let _ = writeln!(text, "\n{sentence}");
+        }
+    }
     let unprotectable = snapshot.services.iter().filter_map(|service| {
         let reason = service.unprotectable.as_ref()?;
         Some(format!(
@@ -81,7 +87,7 @@ fn services(snapshot: &Snapshot) -> String {
                 service.endpoint.to_string(),
                 service.mode.to_string(),
                 service.syn_rate.to_string(),
-                service.half_open.to_string(),
+                service.half_open().to_string(),
                 service.counters.syn_challenged.to_string(),
                 service.counters.ack_accepted.to_string(),
                 service.counters.ack_rejected.to_string(),
@@ -93,6 +99,45 @@ fn services(snapshot: &Snapshot) -> String {
         &["service", "mode", "syn/s", "half open", "challenged", "accepted", "rejected", "what is done"],
         &rows,
     )
+}
+
+/// What an attack looks like.
+fn attack(service: &Service) -> Option<String> {
+    let seconds = service.attack_seconds?;
+    let evidence = &service.evidence;
+    let mut sentence = format!(
+        "port {}: under attack for {seconds} s: {} SYN/s from about {} sources",
+        service.endpoint.port,
+        thousands(service.syn_rate),
+        thousands(rounded(evidence.sources)),
+    );
+    if let Some(completed) = evidence.completed {
+        let _ = write!(sentence, ", {:.1} % complete", completed * 100.0);
+    }
+    let _ = write!(sentence, ", {} half open", thousands(service.half_open()));
+    for network in &evidence.networks {
+        let _ = write!(sentence, ", {:.0} % from {}", network.share * 100.0, network.prefix);
+    }
+    Some(sentence)
+}
+
+/// To two digits: an estimate has no more.
+fn rounded(number: u64) -> u64 {
+    let unit = 10_u64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    (number + unit / 2) / unit * unit
+}
+
+/// A number with a comma before every three digits.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn doing(service: &Service) -> &'static str {
@@ -121,9 +166,22 @@ pub fn stats(snapshot: &Snapshot) -> String {
     let counters = counters.map(|(name, value)| vec![name.to_owned(), value.to_string()]);
     text.push_str(&table::render(&["counter", "value"], &counters.collect::<Vec<_>>()));
     text.push('\n');
-    let states = snapshot.states.iter().map(|(name, value)| vec![(*name).to_owned(), value.to_string()]);
-    text.push_str(&table::render(&["kernel state", "connections"], &states.collect::<Vec<_>>()));
+    text.push_str(&states(snapshot));
     text
+}
+
+/// Connections by service and state.
+fn states(snapshot: &Snapshot) -> String {
+    let mut head = vec!["connections to"];
+    head.extend(STATES.map(State::name));
+    let row = |what: String, counts: &BTreeMap<&str, u64>| {
+        let count = |state: State| counts.get(state.name()).copied().unwrap_or(0).to_string();
+        std::iter::once(what).chain(STATES.map(count)).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<_> =
+        snapshot.services.iter().map(|service| row(service.endpoint.to_string(), &service.states)).collect();
+    rows.push(row("all".to_owned(), &snapshot.states));
+    table::render(&head, &rows)
 }
 
 fn verdicts(snapshot: &Snapshot) -> String {
@@ -132,19 +190,23 @@ fn verdicts(snapshot: &Snapshot) -> String {
         .flat_map(|verdict| snapshot.verdicts().filter(move |(reason, _)| reason.verdict() == verdict))
         .filter(|(_, packets)| *packets != 0)
         .map(|(reason, packets)| {
-            vec![reason.name().to_owned(), packets.to_string(), reason.describe().to_owned()]
+            let rate = snapshot.rates[reason as usize].to_string();
+            vec![reason.name().to_owned(), packets.to_string(), rate, reason.describe().to_owned()]
         })
         .collect();
     if rows.is_empty() {
         return "  no packet has arrived yet\n".to_owned();
     }
-    table::render(&["verdict", "packets", "meaning"], &rows)
+    table::render(&["verdict", "packets", "per second", "meaning"], &rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::snapshot::tests::example;
+    use crate::report::{
+        evidence::{Evidence, Network},
+        snapshot::tests::example,
+    };
 
     #[test]
     fn status_says_what_and_why() {
@@ -155,6 +217,33 @@ mod tests {
         );
         assert!(status.contains("! something is odd\n"), "{status}");
         assert!(status.contains("! port 443 (192.0.2.1): unprotectable: it is MPTCP\n"), "{status}");
+    }
+
+    #[test]
+    fn an_attack_is_told_in_a_sentence() {
+        let mut snapshot = example();
+        assert_eq!(attack(&snapshot.services[0]), None);
+        let service = &mut snapshot.services[0];
+        (service.attack_seconds, service.syn_rate) = (Some(12), 41_200);
+        service.evidence = Evidence {
+            sources: 38_321,
+            completed: Some(0.003),
+            networks: vec![Network { prefix: "192.0.2.0/24".into(), share: 0.21 }],
+            ..Evidence::default()
+        };
+        assert!(status(&snapshot).contains(
+            "port 80: under attack for 12 s: 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half open, \
+             21 % from 192.0.2.0/24\n"
+        ));
+    }
+
+    #[test]
+    fn estimates_are_rounded() {
+        let rounds = [(0, 0), (7, 7), (99, 99), (104, 100), (105, 110), (38_321, 38_000)];
+        for (number, expected) in rounds {
+            assert_eq!(rounded(number), expected);
+        }
+        assert_eq!(thousands(1_234_567), "1,234,567");
     }
 
     #[test]

@@ -21,7 +21,14 @@ fn instructions_stay_within_budget() -> Result<()> {
     let names: Vec<_> = counts.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        [program::EGRESS, program::HANDOFF, program::SOCK_STATE, program::SOCKETS, program::XDP]
+        [
+            program::EGRESS,
+            program::FLOWS,
+            program::HANDOFF,
+            program::SOCK_STATE,
+            program::SOCKETS,
+            program::XDP
+        ]
     );
     for (name, count) in counts {
         assert!((1..=MOST_INSTRUCTIONS).contains(&count), "{name}: {count}");

@@ -14,6 +14,7 @@ use defender_common::abi;
 
 use crate::{
     control::{
+        attack::Attacks,
         filter::{self, Generations},
         interfaces, keys,
         lock::{ControllerLock, WriteLock},
@@ -37,6 +38,7 @@ use crate::{
         addresses::{self, LocalPrefix},
         firewall::Firewall,
         links::{self, Link},
+        namespace,
         sysctl::{self, Sysctls},
         window::Rules,
     },
@@ -51,7 +53,12 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// The ports to defend; none: as it was, or all.
     pub ports: Option<Vec<u16>>,
+    /// How many connections the flow table is made for; none: as it was, or [`DEFAULT_FLOWS`].
+    pub flows: Option<u32>,
 }
+
+/// How many connections a new flow table is made for: 64 bytes each, 8 MiB together.
+pub const DEFAULT_FLOWS: u32 = 131_072;
 
 /// What the controller finds when it looks after its interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +87,7 @@ pub struct Session {
     /// How many addresses of this host `LOCAL` has no room for.
     unplaced: usize,
     refusals: Refusals,
+    attacks: Attacks,
     generations: Generations,
     firewall: Firewall,
     /// Services no longer challenged whose cookies are accepted until then.
@@ -127,7 +135,8 @@ impl Session {
         }
         let settings = settings(&root, &directory, options)?;
         let links = with_those_attached(&root, wanted)?;
-        let programs = Programs::load(&root, rollback)?;
+        let buckets = flow_buckets(options.flows.unwrap_or(DEFAULT_FLOWS));
+        let programs = Programs::load(&root, buckets, rollback)?;
         let sysctls = Sysctls::read()?;
         let defaults = defaults(&sysctls, &links);
         let mut session = Self {
@@ -147,13 +156,18 @@ impl Session {
             local: BTreeSet::new(),
             unplaced: 0,
             refusals: Refusals::default(),
+            attacks: Attacks::default(),
             generations: Generations::default(),
             firewall: Firewall::read(),
             lingering: BTreeMap::new(),
             settling: BTreeMap::new(),
         };
         session.fill()?;
+        if options.flows.is_some() && session.maps.config.get(0)?.flow_mask != buckets - 1 {
+            log::warn!("--flows: the flow table keeps its size until `defender detach`");
+        }
         session.attach(&links, rollback)?;
+        session.learn_connections()?;
         session.settings.write(&session.directory)?;
         drop(write);
         Ok(session)
@@ -205,7 +219,21 @@ impl Session {
         }
         let [ack_backlog_offset, max_ack_backlog_offset] =
             layout::offsets("sock", ["sk_ack_backlog", "sk_max_ack_backlog"])?;
-        self.write_config(abi::Config { ack_backlog_offset, max_ack_backlog_offset, ..config })?;
+        let [substate_offset] = layout::offsets("inet_timewait_sock", ["tw_substate"])?;
+        let [source_port_offset] = layout::offsets("inet_sock", ["inet_sport"])?;
+        let [within_net] = layout::offsets("net", ["ns"])?;
+        let [within_ns] = layout::offsets("ns_common", ["inum"])?;
+        let flow_mask = Maps::flow_buckets(&self.root)? - 1;
+        self.write_config(abi::Config {
+            ack_backlog_offset,
+            max_ack_backlog_offset,
+            substate_offset,
+            source_port_offset,
+            flow_mask,
+            namespace: namespace::number()?,
+            namespace_offset: u32::from(within_net) + u32::from(within_ns),
+            ..config
+        })?;
         self.write_local(&addresses::local_prefixes()?)?;
         self.write_services()
     }
@@ -234,6 +262,7 @@ impl Session {
         let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
         interfaces::retain(&mut self.maps.interfaces, &indices)?;
         link::attach_sock_state(&mut self.programs, &self.root, rollback)?;
+        link::attach_listing(&mut self.programs, &self.root, rollback)?;
         for link in links {
             self.attach_interface(link, &local, rollback)?;
         }
@@ -299,6 +328,11 @@ impl Session {
             self.settings = settings;
         }
         Ok(())
+    }
+
+    /// Takes the connections that are there already into the flow table.
+    fn learn_connections(&mut self) -> Result<()> {
+        self.programs.walk()?.run()
     }
 
     /// Begins a new generation of the filter if it is time: the walk is to be run after [`filter::SETTLE`].
@@ -479,6 +513,11 @@ fn settings(root: &PinRoot, directory: &StateDirectory, options: &Options) -> Re
         settings.ports = ports.clone();
     }
     Ok(settings)
+}
+
+/// How many buckets have room for so many connections. With two entries a connection nearly all find room.
+fn flow_buckets(connections: u32) -> u32 {
+    (connections * 2).div_ceil(abi::FLOW_ENTRIES as u32).next_power_of_two()
 }
 
 fn defaults(sysctls: &Sysctls, links: &[Link]) -> Defaults {

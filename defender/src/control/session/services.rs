@@ -1,6 +1,9 @@
 //! Services: found, judged, and written to the maps.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
 use defender_common::abi;
@@ -8,6 +11,7 @@ use defender_common::abi;
 use super::Session;
 use crate::{
     control::{
+        attack::Attack,
         keys, policy,
         services::{self, Endpoint, Routes, Service, Unprotectable},
         settings::Mode,
@@ -30,6 +34,7 @@ impl Session {
             let is_new = !self.table.services.contains_key(id);
             let unprotectable = self.write_service(*id, service, is_new)?;
             findings.unprotectable.extend(unprotectable.map(|reason| (*id, reason.to_string())));
+            findings.attacks.extend(self.attack_on(*id, service)?.map(|attack| (*id, attack)));
         }
         let routes = next.routes();
         self.write_routes(&routes)?;
@@ -39,6 +44,7 @@ impl Session {
             log::debug!("{} has ended", service.endpoint);
         }
         self.refusals.retain(|id| next.services.contains_key(&id));
+        self.attacks.retain(|id| next.services.contains_key(id));
         self.lingering.retain(|id, _| next.services.contains_key(id));
         self.settling.retain(|id, _| next.services.contains_key(id));
         self.table = next;
@@ -66,6 +72,22 @@ impl Session {
             log::debug!("{} is service {id}", service.endpoint);
         }
         Ok(unprotectable)
+    }
+
+    /// Looks whether a service is under attack, and says so when that changes.
+    fn attack_on(&mut self, id: u32, service: &Service) -> Result<Option<Attack>> {
+        let before = self.attacks.on(id);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        self.attacks.observe(id, self.maps.service_counters(id)?, Instant::now(), wall);
+        let attack = self.attacks.on(id);
+        match (before, attack) {
+            (None, Some(_)) => {
+                log::warn!("{}: an attack has begun: `defender status` says more", service.endpoint);
+            }
+            (Some(_), None) => log::warn!("{}: the attack has ended", service.endpoint),
+            _ => {}
+        }
+        Ok(attack)
     }
 
     /// What was counted and learnt of another service is not this one's.

@@ -1,0 +1,360 @@
+//! The flow table: what packets tell of each connection to a service.
+//!
+//! Whether a connection exists, and whose it is, the kernel's socket table says. This one has what only packets tell:
+//! how many there were, since when, how the connection came to be, and its state on the wire. So an entry needs no
+//! addresses: a tag of 32 bits of a keyed hash finds it, and with the bucket's number two connections are taken for one
+//! once in 2⁴⁰ or more. That makes 32 bytes an entry, and four fill a bucket of two cache lines, of which a data packet
+//! of an established connection touches one.
+//!
+//! A connection has two buckets to be in, and enters the emptier one: the table takes nearly as many connections as it
+//! has entries. It is full for a connection if both buckets are; then that one is not tracked, and the kernel's word is
+//! all there is about it. Nobody is pushed out.
+//!
+//! Entries carry the filter's generation ([`crate::filter`]), which the walk through the socket table renews: an entry
+//! whose generation is gone belongs to a connection that the kernel has no more, and is free.
+//!
+//! Half-open connections have a table of their own, where the oldest is pushed out: spoofed SYNs meet one another there
+//! and nobody else. CPUs may write one bucket at the same time: at worst an entry is lost until the next walk.
+
+use crate::{
+    abi::{Config, FLOW_ENTRIES, FlowBucket, HALF_OPEN_BUCKETS, Listed},
+    clock, filter,
+    tcp_state::{Seen, State, TRACK_FIN_IN, Track},
+    wire::tcp::{FIN, RST, SYN},
+};
+
+/// How a connection came to be; the value of [`FlowHot::admitted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Admitted {
+    /// Its SYN passed, and the kernel completed the handshake.
+    Handshake = 1,
+    /// It proved a cookie and was handed over.
+    Cookie = 2,
+    /// The kernel had it when it was first seen.
+    Learnt = 3,
+}
+
+impl Admitted {
+    /// Every way.
+    pub const ALL: [Self; 3] = [Self::Handshake, Self::Cookie, Self::Learnt];
+
+    /// The way with this number.
+    pub fn from_abi(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|way| *way as u8 == number)
+    }
+
+    /// As listings name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Cookie => "cookie",
+            Self::Learnt => "learnt",
+        }
+    }
+}
+
+/// Where a connection may be in the table, and by which name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The buckets it may be in.
+    pub buckets: [u32; 2],
+    /// Its bucket in the table of half-open connections.
+    pub half_open: u32,
+    tag: u32,
+}
+
+/// Finds the place of the connection with this hash ([`crate::wire::address::Flow::mix`]) in a table of
+/// `bucket_mask + 1` buckets.
+#[inline(always)]
+pub const fn place(hash: u64, bucket_mask: u32) -> Place {
+    // 0 marks an empty entry.
+    let tag = hash as u32 | 1;
+    let first = (hash >> 32) as u32;
+    let second = first ^ tag.wrapping_mul(0x9e37_79b1);
+    Place {
+        buckets: [first & bucket_mask, second & bucket_mask],
+        half_open: first & (HALF_OPEN_BUCKETS - 1),
+        tag,
+    }
+}
+
+/// The entry of a connection in a bucket: its number, or [`FLOW_ENTRIES`] if it is not there.
+#[inline(always)]
+pub fn find(bucket: &FlowBucket, place: &Place, config: &Config) -> usize {
+    let mut found = FLOW_ENTRIES;
+    for (index, hot) in bucket.hot.iter().enumerate() {
+        if hot.tag == place.tag && filter::may_hold(hot.generation, config) {
+            found = index;
+        }
+    }
+    found
+}
+
+/// How many entries of a bucket are taken, and the number of one that is free ([`FLOW_ENTRIES`] if none is).
+#[inline(always)]
+pub fn room(bucket: &FlowBucket, config: &Config) -> (usize, usize) {
+    let (mut taken, mut free) = (0, FLOW_ENTRIES);
+    for (index, hot) in bucket.hot.iter().enumerate() {
+        if hot.tag == 0 || !filter::may_hold(hot.generation, config) {
+            free = index;
+        } else {
+            taken += 1;
+        }
+    }
+    (taken, free)
+}
+
+/// An entry at large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The connection's states.
+    pub track: Track,
+    /// How it came to be.
+    pub admitted: Admitted,
+    /// Packets so far, both ways.
+    pub packets: u32,
+    /// When it was first seen, in units of 2³⁰ ns.
+    pub began: u32,
+}
+
+/// Puts a connection into entry `index` of a bucket.
+#[inline(always)]
+pub fn put(bucket: &mut FlowBucket, index: usize, place: &Place, entry: &Entry, config: &Config) {
+    let index = index & (FLOW_ENTRIES - 1);
+    // The tag last: until then the entry is nobody's.
+    store(bucket, index, &entry.track);
+    bucket.cold[index].began = entry.began;
+    let hot = &mut bucket.hot[index];
+    hot.packets = entry.packets;
+    hot.admitted = entry.admitted as u8;
+    hot.generation = filter::noted(config);
+    hot.tag = place.tag;
+}
+
+/// Makes entry `index` nobody's.
+#[inline(always)]
+pub fn free(bucket: &mut FlowBucket, index: usize) {
+    bucket.hot[index & (FLOW_ENTRIES - 1)].tag = 0;
+}
+
+/// The kernel has the connection of entry `index`.
+#[inline(always)]
+pub fn renew(bucket: &mut FlowBucket, index: usize, config: &Config) {
+    bucket.hot[index & (FLOW_ENTRIES - 1)].generation = filter::noted(config);
+}
+
+/// Whether the kernel may still hold a connection whose socket is gone: in TIME_WAIT, or in FIN_WAIT2 without a process
+/// (`tcp_time_wait`, net/ipv4/tcp_minisocks.c). `wire` is the state that the packets led to, `from` the kernel's last.
+#[inline(always)]
+pub fn goes_on(wire: State, from: u8) -> bool {
+    let waits = matches!(wire, State::TimeWait | State::FinWait2 | State::Closing);
+    waits && matches!(State::from_kernel(from), Some(State::FinWait2 | State::Closing))
+}
+
+/// Adds what entry `index` has to a line of a listing.
+#[inline(always)]
+pub fn describe(bucket: &FlowBucket, index: usize, line: &mut Listed) {
+    let index = index & (FLOW_ENTRIES - 1);
+    let hot = &bucket.hot[index];
+    (line.wire_state, line.admitted, line.packets) = (hot.state, hot.admitted, hot.packets);
+    line.began = bucket.cold[index].began;
+}
+
+/// The states that entry `index` holds.
+#[inline(always)]
+pub fn load(bucket: &FlowBucket, index: usize) -> Track {
+    let index = index & (FLOW_ENTRIES - 1);
+    let (hot, cold) = (&bucket.hot[index], &bucket.cold[index]);
+    Track {
+        state: State::from_kernel(hot.state).unwrap_or(State::Close),
+        flags: hot.flags,
+        next_in: hot.next_in,
+        fin_in: cold.fin_in,
+        fin_out: cold.fin_out,
+        since: cold.since,
+    }
+}
+
+/// Writes the states back.
+#[inline(always)]
+pub fn store(bucket: &mut FlowBucket, index: usize, track: &Track) {
+    let index = index & (FLOW_ENTRIES - 1);
+    let hot = &mut bucket.hot[index];
+    (hot.state, hot.flags, hot.next_in) = (track.state as u8, track.flags, track.next_in);
+    let cold = &mut bucket.cold[index];
+    (cold.since, cold.fin_in, cold.fin_out) = (track.since, track.fin_in, track.fin_out);
+}
+
+/// Takes notice of a segment that only moves an established connection on; false if it may do more. Needs but the entry's
+/// hot half.
+#[inline(always)]
+pub fn moves_on(bucket: &mut FlowBucket, index: usize, seen: &Seen) -> bool {
+    let hot = &mut bucket.hot[index & (FLOW_ENTRIES - 1)];
+    let quiet = hot.state == State::Established as u8 && hot.flags & TRACK_FIN_IN == 0;
+    if !quiet || seen.flags & (SYN | FIN | RST) != 0 {
+        return false;
+    }
+    let mut track = Track { flags: hot.flags, ..Track::established(hot.next_in, 0) };
+    track.step(seen, 0);
+    (hot.flags, hot.next_in) = (track.flags, track.next_in);
+    true
+}
+
+/// The entry of a half-open connection, or the one to put it into: an empty one, else the oldest. Says as well whether
+/// somebody is pushed out.
+#[inline(always)]
+pub fn half_open_slot(bucket: &FlowBucket, place: &Place, now: u32) -> (usize, Slot) {
+    let (mut index, mut oldest) = (0, 0);
+    let mut slot = Slot::Taken;
+    for (at, (hot, cold)) in bucket.hot.iter().zip(&bucket.cold).enumerate() {
+        if hot.tag == place.tag {
+            return (at, Slot::Own);
+        }
+        let age = clock::age(cold.since, now);
+        let free = hot.tag == 0 || age > HALF_OPEN_MS;
+        let rank = if free { u32::MAX } else { age };
+        if rank >= oldest {
+            (index, oldest) = (at, rank);
+            slot = if free { Slot::Free } else { Slot::Taken };
+        }
+    }
+    (index, slot)
+}
+
+/// What an entry of the table of half-open connections is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The connection's own.
+    Own,
+    /// Nobody's.
+    Free,
+    /// Somebody else's.
+    Taken,
+}
+
+/// How long a half-open connection is remembered, in milliseconds: the kernel gives up after 63 s
+/// (`tcp_synack_retries` 5: 1 + 2 + 4 + 8 + 16 + 32).
+pub const HALF_OPEN_MS: u32 = 63_000;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MASK: u32 = 1023;
+
+    fn config() -> Config {
+        Config { filter_newest: 7, filter_oldest: 6, ..Config::default() }
+    }
+
+    fn entry(began: u32) -> Entry {
+        let track = Track::established(began.wrapping_mul(3), 0);
+        Entry { track, admitted: Admitted::Cookie, packets: 2, began }
+    }
+
+    /// As the datapath does it.
+    fn insert(table: &mut [FlowBucket], hash: u64, entry: &Entry, config: &Config) -> bool {
+        let place = place(hash, MASK);
+        let [first, second] = place.buckets.map(|bucket| bucket as usize);
+        let ((taken, free), (taken_too, free_too)) =
+            (room(&table[first], config), room(&table[second], config));
+        let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
+        if index < FLOW_ENTRIES {
+            put(&mut table[bucket], index, &place, entry, config);
+        }
+        index < FLOW_ENTRIES
+    }
+
+    fn get(table: &[FlowBucket], hash: u64, config: &Config) -> Option<(u32, Track)> {
+        let place = place(hash, MASK);
+        place.buckets.into_iter().find_map(|bucket| {
+            let bucket = &table[bucket as usize];
+            let index = find(bucket, &place, config);
+            (index < FLOW_ENTRIES).then(|| (bucket.cold[index].began, load(bucket, index)))
+        })
+    }
+
+    fn hash(number: u64) -> u64 {
+        let mut hash = number.wrapping_mul(0x9fb2_1c65_1e98_df25);
+        hash ^= hash >> 32;
+        hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        hash ^ hash >> 29
+    }
+
+    #[test]
+    fn as_many_connections_as_half_of_the_entries_all_find_room() {
+        let mut table = vec![FlowBucket::default(); MASK as usize + 1];
+        let half = u64::from(MASK + 1) * FLOW_ENTRIES as u64 / 2;
+        for number in 0..half {
+            assert!(insert(&mut table, hash(number), &entry(number as u32), &config()), "{number} of {half}");
+        }
+        for number in 0..half {
+            let expected = entry(number as u32);
+            assert_eq!(get(&table, hash(number), &config()), Some((number as u32, expected.track)));
+        }
+        assert_eq!(get(&table, hash(half), &config()), None);
+    }
+
+    #[test]
+    fn a_full_table_keeps_whom_it_has() {
+        let mut table = vec![FlowBucket::default(); MASK as usize + 1];
+        let all = u64::from(MASK + 1) * FLOW_ENTRIES as u64;
+        let taken: Vec<u64> =
+            (0..2 * all).filter(|number| insert(&mut table, hash(*number), &entry(1), &config())).collect();
+        assert!(taken.len() as u64 > all * 9 / 10, "{}", taken.len());
+        assert!(taken.iter().all(|number| get(&table, hash(*number), &config()).is_some()));
+    }
+
+    #[test]
+    fn whose_generation_is_gone_is_gone() {
+        let mut table = vec![FlowBucket::default(); MASK as usize + 1];
+        insert(&mut table, hash(1), &entry(1), &config());
+        let later = Config { filter_newest: 8, filter_oldest: 7, ..Config::default() };
+        assert!(get(&table, hash(1), &later).is_some());
+        let later = Config { filter_newest: 8, filter_oldest: 8, ..Config::default() };
+        assert_eq!(get(&table, hash(1), &later), None);
+        let place = place(hash(1), MASK);
+        assert_eq!(room(&table[place.buckets[0] as usize], &later).0, 0);
+    }
+
+    #[test]
+    fn half_open_connections_push_out_the_oldest() {
+        let mut bucket = FlowBucket::default();
+        let mut places = Vec::new();
+        for number in 0..FLOW_ENTRIES as u32 {
+            let place = Place { buckets: [0, 0], half_open: 0, tag: 10 + number };
+            let (index, slot) = half_open_slot(&bucket, &place, 100 + number);
+            assert_eq!(slot, Slot::Free);
+            bucket.hot[index].tag = place.tag;
+            bucket.cold[index].since = 100 + number;
+            places.push((place, index));
+        }
+        for (place, index) in &places {
+            assert_eq!(half_open_slot(&bucket, place, 200), (*index, Slot::Own));
+        }
+        let stranger = Place { tag: 99, ..places[0].0 };
+        assert_eq!(half_open_slot(&bucket, &stranger, 200), (places[0].1, Slot::Taken));
+        assert_eq!(half_open_slot(&bucket, &stranger, 101 + HALF_OPEN_MS).1, Slot::Free);
+    }
+
+    #[test]
+    fn admissions_have_numbers_and_names() {
+        for way in Admitted::ALL {
+            assert_eq!(Admitted::from_abi(way as u8), Some(way));
+        }
+        assert_eq!(Admitted::from_abi(0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn places_are_within_and_tags_never_empty(hash: u64, bits in 0u32..20) {
+            let mask = (1 << bits) - 1;
+            let place = place(hash, mask);
+            prop_assert!(place.buckets.iter().all(|bucket| *bucket <= mask));
+            prop_assert!(place.half_open < HALF_OPEN_BUCKETS);
+            prop_assert!(place.tag != 0);
+        }
+    }
+}

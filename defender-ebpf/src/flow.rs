@@ -1,0 +1,306 @@
+//! The flow table, see `defender_common::flow`.
+
+use defender_common::{
+    abi::{Config, FLOW_ENTRIES, FlowBucket, Listed, Tracked},
+    flow::{self, Admitted, Entry, Place, Slot},
+    tcp_state::{Direction, Seen, State, Track},
+    wire::{
+        address::{Address, Flow},
+        tcp::{RST, Segment},
+    },
+};
+
+use crate::{
+    account, atomic, clock, config, filter,
+    maps::{FLOWS, HALF_OPEN},
+};
+
+/// A wire state that has been as it is for so long is put right by the kernel's, in milliseconds: before, either may be
+/// a step ahead of the other.
+const SETTLED_MS: u32 = 1_000;
+
+/// Follows a segment from a client. Says whether the kernel is sure to have its connection. Not for SYNs.
+#[inline(always)]
+pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> bool {
+    // The filter lies in the caches. In a flood of random tuples the flow table does not.
+    filter::may_hold(&segment.flow, config) && follow(segment, &segment.flow, Direction::In, config)
+}
+
+/// Follows a segment to a client.
+#[inline(always)]
+pub(crate) fn outbound<A: Address>(segment: &Segment<A>, config: &Config) {
+    follow(segment, &segment.flow.reversed(), Direction::Out, config);
+}
+
+#[inline(always)]
+fn follow<A: Address>(segment: &Segment<A>, flow: &Flow<A>, direction: Direction, config: &Config) -> bool {
+    let numbers = (segment.sequence as u64) << 32 | segment.acknowledgement as u64;
+    let about = segment.flags as u64 | (direction as u64) << 8 | (segment.data_len() as u64 & 0xffff) << 16;
+    flow_follow(flow.mix(&config.table_keys), numbers, about) != 0
+}
+
+// Global functions: the verifier looks at each once, by itself.
+
+/// 1 if the connection is in the table, in a state that the kernel does not leave unheard.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_follow(hash: u64, numbers: u64, about: u64) -> u64 {
+    let Some(config) = config::config() else { return 0 };
+    let place = flow::place(hash, config.flow_mask);
+    let seen = Seen {
+        direction: if about & 0x100 == 0 { Direction::In } else { Direction::Out },
+        flags: about as u8,
+        sequence: (numbers >> 32) as u32,
+        acknowledgement: numbers as u32,
+        data_len: (about >> 16) as u32 & 0xffff,
+    };
+    if let Some((bucket, index)) = locate(&place, config) {
+        return step(bucket, index, &seen).ends_heard() as u64;
+    }
+    if seen.flags & RST != 0 {
+        reset_half_open(&place, &seen);
+    }
+    0
+}
+
+/// Returns the state it leads to.
+#[inline(always)]
+fn step(bucket: &mut FlowBucket, index: usize, seen: &Seen) -> State {
+    count(bucket, index);
+    if flow::moves_on(bucket, index, seen) {
+        return State::Established;
+    }
+    let mut track = flow::load(bucket, index);
+    track.step(seen, clock::now());
+    flow::store(bucket, index, &track);
+    track.state
+}
+
+/// Counts a packet; the other direction may do so at the same time.
+#[inline(always)]
+fn count(bucket: &mut FlowBucket, index: usize) {
+    // SAFETY: an aligned word of a map value; once the entry has a tag, only this writes it.
+    unsafe { atomic::increment(&raw mut bucket.hot[index & (FLOW_ENTRIES - 1)].packets) };
+}
+
+/// The bucket and the number of a connection's entry.
+#[inline(always)]
+fn locate(place: &Place, config: &Config) -> Option<(&'static mut FlowBucket, usize)> {
+    for number in place.buckets {
+        let bucket = bucket(number)?;
+        let index = flow::find(bucket, place, config);
+        if index < FLOW_ENTRIES {
+            return Some((bucket, index));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn bucket(number: u32) -> Option<&'static mut FlowBucket> {
+    // SAFETY: a map value of integers; what CPUs write at the same time costs an entry at worst.
+    FLOWS.get_ptr_mut(number).map(|bucket| unsafe { &mut *bucket })
+}
+
+#[inline(always)]
+fn half_open(place: &Place) -> Option<&'static mut FlowBucket> {
+    // SAFETY: as above.
+    HALF_OPEN.get_ptr_mut(place.half_open).map(|bucket| unsafe { &mut *bucket })
+}
+
+/// A SYN has passed.
+#[inline(always)]
+pub(crate) fn opens<A: Address>(segment: &Segment<A>, config: &Config) {
+    flow_open(segment.flow.mix(&config.table_keys), segment.sequence as u64);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_open(hash: u64, sequence: u64) -> u64 {
+    let Some(config) = config::config() else { return 0 };
+    let place = flow::place(hash, config.flow_mask);
+    let Some(bucket) = half_open(&place) else { return 0 };
+    let now = clock::now();
+    let (index, slot) = flow::half_open_slot(bucket, &place, now);
+    let sequence = sequence as u32;
+    // Another sequence number: another attempt, after one that the kernel did not take.
+    if slot == Slot::Own && flow::load(bucket, index).next_in == sequence.wrapping_add(1) {
+        count(bucket, index);
+        return 0;
+    }
+    let syn = Seen { direction: Direction::In, flags: 0, sequence, acknowledgement: 0, data_len: 0 };
+    let track = Track::opening(&syn, now);
+    let entry = Entry { track, admitted: Admitted::Handshake, packets: 1, began: clock::epoch() };
+    flow::put(bucket, index, &place, &entry, config);
+    account::tracked(Tracked::Opened);
+    if slot == Slot::Taken {
+        account::tracked(Tracked::PushedOut);
+    }
+    0
+}
+
+/// A SYN is challenged: the socket table has nothing of its connection. Should there be an entry, then its end went by
+/// unheard, and it must not speak for the new connection.
+#[inline(always)]
+pub(crate) fn begins_anew<A: Address>(segment: &Segment<A>, config: &Config) {
+    if filter::may_hold(&segment.flow, config) {
+        flow_forget(segment.flow.mix(&config.table_keys));
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_forget(hash: u64) -> u64 {
+    let Some(config) = config::config() else { return 0 };
+    if let Some((bucket, index)) = locate(&flow::place(hash, config.flow_mask), config) {
+        flow::free(bucket, index);
+    }
+    0
+}
+
+/// This host has answered a SYN.
+#[inline(always)]
+pub(crate) fn answers<A: Address>(segment: &Segment<A>, config: &Config) {
+    flow_answer(segment.flow.reversed().mix(&config.table_keys));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_answer(hash: u64) -> u64 {
+    let Some(config) = config::config() else { return 0 };
+    let place = flow::place(hash, config.flow_mask);
+    let Some(bucket) = half_open(&place) else { return 0 };
+    let (index, slot) = flow::half_open_slot(bucket, &place, 0);
+    if slot == Slot::Own {
+        count(bucket, index);
+    }
+    0
+}
+
+/// A RST of the client's ends a half-open connection, of which the kernel tells nobody.
+#[inline(always)]
+fn reset_half_open(place: &Place, seen: &Seen) {
+    let Some(bucket) = half_open(place) else { return };
+    let (index, slot) = flow::half_open_slot(bucket, place, 0);
+    if slot == Slot::Own {
+        let mut track = flow::load(bucket, index);
+        track.step(seen, clock::now());
+        if track.state == State::Close {
+            flow::free(bucket, index);
+        }
+    }
+}
+
+/// The kernel has completed a handshake. Called by tracing programs, as what follows.
+#[inline(always)]
+pub(crate) fn established<A: Address>(flow: &Flow<A>, config: &Config, admitted: Admitted, now: u32) {
+    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    account::tracked(Tracked::Established);
+    // A cookie proves the SYN, its answer and the acknowledgement.
+    let packets = if admitted == Admitted::Cookie { 3 } else { 1 };
+    let entry = take_half_open(&place, now).unwrap_or(Entry {
+        track: Track::known(State::Established, now),
+        admitted,
+        packets,
+        began: clock::epoch_for_tracing(),
+    });
+    insert(&place, &Entry { admitted, ..entry }, config);
+}
+
+/// Takes a connection out of the table of half-open ones, established.
+#[inline(always)]
+fn take_half_open(place: &Place, now: u32) -> Option<Entry> {
+    let bucket = half_open(place)?;
+    let (index, slot) = flow::half_open_slot(bucket, place, now);
+    if slot != Slot::Own {
+        return None;
+    }
+    let opened = flow::load(bucket, index);
+    let index = index & (FLOW_ENTRIES - 1);
+    let entry = Entry {
+        track: Track::established(opened.next_in, now),
+        admitted: Admitted::Handshake,
+        packets: bucket.hot[index].packets + 1,
+        began: bucket.cold[index].began,
+    };
+    flow::free(bucket, index);
+    Some(entry)
+}
+
+#[inline(always)]
+fn insert(place: &Place, entry: &Entry, config: &Config) {
+    if let Some((bucket, index)) = locate(place, config) {
+        // The last connection of the same name, or a segment of this one was quicker.
+        flow::put(bucket, index, place, entry, config);
+        return;
+    }
+    let [first, second] = place.buckets;
+    let (Some(first), Some(second)) = (bucket(first), bucket(second)) else { return };
+    let ((taken, free), (taken_too, free_too)) = (flow::room(first, config), flow::room(second, config));
+    let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
+    if index < FLOW_ENTRIES {
+        flow::put(bucket, index, place, entry, config);
+    } else {
+        account::tracked(Tracked::NoRoom);
+    }
+}
+
+/// A socket that was in state `from` is no more.
+#[inline(always)]
+pub(crate) fn closed<A: Address>(flow: &Flow<A>, config: &Config, from: u8) {
+    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    let Some((bucket, index)) = locate(&place, config) else { return };
+    account::tracked(Tracked::Ended);
+    if !flow::goes_on(flow::load(bucket, index).state, from) {
+        flow::free(bucket, index);
+    }
+}
+
+/// The kernel has taken the client's FIN. It may have passed before its connection was known: with the ACK of the
+/// handshake, or in its place.
+#[inline(always)]
+pub(crate) fn client_ended<A: Address>(flow: &Flow<A>, config: &Config) {
+    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    let Some((bucket, index)) = locate(&place, config) else { return };
+    let track = flow::load(bucket, index);
+    if track.state == State::Established {
+        let since = clock::now_for_tracing();
+        flow::store(bucket, index, &Track { state: State::CloseWait, since, ..track });
+    }
+}
+
+/// The kernel holds a connection in this state.
+#[inline(always)]
+pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, state: State) {
+    if state == State::SynRecv {
+        return;
+    }
+    let now = clock::now_for_tracing();
+    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    let Some((bucket, index)) = locate(&place, config) else {
+        let track = Track::known(state, now);
+        let began = clock::epoch_for_tracing();
+        insert(&place, &Entry { track, admitted: Admitted::Learnt, packets: 0, began }, config);
+        return;
+    };
+    flow::renew(bucket, index, config);
+    let track = flow::load(bucket, index);
+    if track.state != state && now.wrapping_sub(track.since) > SETTLED_MS {
+        flow::store(bucket, index, &Track::known(state, now));
+    }
+}
+
+/// Adds what is known of a connection to its line.
+#[inline(always)]
+pub(crate) fn describe<A: Address>(flow: &Flow<A>, config: &Config, line: &mut Listed) {
+    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    if line.state == State::SynRecv as u8 {
+        let Some(bucket) = half_open(&place) else { return };
+        let (index, slot) = flow::half_open_slot(bucket, &place, 0);
+        if slot == Slot::Own {
+            flow::describe(bucket, index, line);
+        }
+    } else if let Some((bucket, index)) = locate(&place, config) {
+        flow::describe(bucket, index, line);
+    }
+}

@@ -1,0 +1,62 @@
+//! The listing of connections: the kernel's socket table and the flow table, joined by an iterator that is pinned.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use defender_common::abi::Listed;
+
+use crate::dataplane::pins::PinRoot;
+
+/// Every connection to a service, in the network namespace of the calling thread. About a microsecond each.
+pub fn list(root: &PinRoot) -> Result<Vec<Listed>> {
+    let pin = root.flows();
+    let bytes = fs::read(&pin).with_context(|| format!("cannot list connections with {}", pin.display()))?;
+    let lines = bytes.chunks_exact(size_of::<Listed>());
+    ensure!(lines.remainder().is_empty(), "the listing of connections is cut short");
+    lines.map(|line| parse(line).context("the listing of connections is cut short")).collect()
+}
+
+fn parse(bytes: &[u8]) -> Option<Listed> {
+    let mut fields = Fields(bytes);
+    Some(Listed {
+        remote: fields.take()?,
+        local: fields.take()?,
+        remote_port: u16::from_ne_bytes(fields.take()?),
+        local_port: u16::from_ne_bytes(fields.take()?),
+        service: u32::from_ne_bytes(fields.take()?),
+        state: u8::from_ne_bytes(fields.take()?),
+        wire_state: u8::from_ne_bytes(fields.take()?),
+        admitted: u8::from_ne_bytes(fields.take()?),
+        reserved: u8::from_ne_bytes(fields.take()?),
+        packets: u32::from_ne_bytes(fields.take()?),
+        began: u32::from_ne_bytes(fields.take()?),
+    })
+}
+
+/// Bytes from which fields are taken one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_field_by_field() {
+        let bytes: Vec<u8> = (0..size_of::<Listed>() as u8).collect();
+        let line = parse(&bytes).expect("a line");
+        assert_eq!(line.remote[15], 15);
+        assert_eq!(line.local[0], 16);
+        assert_eq!(line.local_port.to_ne_bytes(), [34, 35]);
+        assert_eq!((line.state, line.wire_state, line.admitted), (40, 41, 42));
+        assert_eq!(line.began.to_ne_bytes(), [48, 49, 50, 51]);
+        assert_eq!(parse(&bytes[1..]), None);
+    }
+}
