@@ -1,20 +1,24 @@
 //! The command line.
 
 mod attach;
+mod conns;
 mod detach;
 mod examine;
 mod show;
 mod tune;
+mod why;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use defender_common::tcp_state::State;
 
 use crate::{
     control::settings::Mode,
     dataplane::{features, pins::PinRoot},
     logger,
+    report::{cidr::Cidr, conns::parse_state, peer::Peer},
 };
 
 /// Defends this host's TCP services against SYN floods, at the NIC
@@ -51,6 +55,10 @@ enum Command {
     Status(StatusArguments),
     /// Show counters
     Stats(StatsArguments),
+    /// List the connections to services
+    Conns(ConnsArguments),
+    /// Say what is known of a peer, and what would become of its next SYN
+    Why(WhyArguments),
     /// Change a setting at once: mode, PORT.mode, reply_budget
     Set(SetArguments),
     /// Show settings
@@ -109,6 +117,54 @@ struct StatsArguments {
 }
 
 #[derive(Args, Debug)]
+struct ConnsArguments {
+    /// Those in these states only: names as the kernel or ss has them, in either case
+    #[arg(long, value_delimiter = ',', value_name = "S", value_parser = parse_state)]
+    state: Vec<State>,
+    /// Those to these ports only
+    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
+    /// Those from these addresses or prefixes only
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    source: Vec<Cidr>,
+    /// The first so many only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// What to sort by: age and packets from the largest
+    #[arg(long, value_enum, value_name = "KEY", default_value = "port")]
+    sort: SortKey,
+    /// Count them by port and state instead
+    #[arg(long, conflicts_with_all = ["limit", "sort"])]
+    summary: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a listing of connections is sorted by.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SortKey {
+    Age,
+    Packets,
+    State,
+    Peer,
+    Port,
+}
+
+#[derive(Args, Debug)]
+struct WhyArguments {
+    /// Its address, and its port if only that one matters ([ADDR]:PORT for IPv6)
+    #[arg(value_name = "ADDR[:PORT]")]
+    peer: Peer,
+    /// Only what concerns this port of this host
+    #[arg(long, value_name = "LOCALPORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
 struct SetArguments {
     /// mode, PORT.mode or reply_budget
     key: String,
@@ -148,6 +204,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Detach(arguments) => detach::detach(&root, arguments)?,
         Command::Status(arguments) => show::status(&root, arguments)?,
         Command::Stats(arguments) => show::stats(&root, arguments)?,
+        Command::Conns(arguments) => conns::conns(&root, arguments)?,
+        Command::Why(arguments) => why::why(&root, arguments)?,
         Command::Set(arguments) => tune::set(&root, arguments)?,
         Command::Get(arguments) => tune::get(&root, arguments)?,
         Command::Doctor(arguments) => return examine::doctor(&root, arguments),
@@ -174,15 +232,30 @@ mod tests {
             "defender detach --iface eth0",
             "defender status --json",
             "defender stats --json --watch 2",
+            "defender conns",
+            "defender conns --state estab,SYN_RECV,time-wait --port 80,443 --source 192.0.2.0/24,2001:db8::7",
+            "defender conns --limit 10 --sort age --json",
+            "defender conns --port 80 --summary --json",
+            "defender why 192.0.2.7",
+            "defender why [2001:db8::7]:5000 --port 443 --json",
             "defender set 443.mode off",
             "defender get",
             "defender doctor --iface eth0 --json",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in
-            ["defender", "defender run", "defender run --iface eth0 --mode on", "defender attach --port 0"]
-        {
+        for line in [
+            "defender",
+            "defender run",
+            "defender run --iface eth0 --mode on",
+            "defender attach --port 0",
+            "defender conns --state listen",
+            "defender conns --source 192.0.2.0/33",
+            "defender conns --sort name",
+            "defender conns --summary --limit 3",
+            "defender why",
+            "defender why 192.0.2.0/24",
+        ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

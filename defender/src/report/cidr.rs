@@ -1,0 +1,94 @@
+//! Prefixes of addresses, as people write them. Pure.
+
+use std::{net::IpAddr, str::FromStr};
+
+use crate::problem::Problem;
+
+/// A prefix of addresses, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    address: IpAddr,
+    /// How many leading bits count.
+    bits: u32,
+}
+
+impl Cidr {
+    /// Whether it covers an address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4()
+            && share_prefix(left_aligned(self.address), left_aligned(address), self.bits)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        parse(address, bits).ok_or_else(|| {
+            let examples = "write an address or a prefix, as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32";
+            Problem::Usage(format!("`{text}` is no source: {examples}"))
+        })
+    }
+}
+
+fn parse(address: &str, bits: Option<&str>) -> Option<Cidr> {
+    let address: IpAddr = address.parse().ok()?;
+    let all = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Some(all), |bits| bits.parse().ok())?;
+    (bits <= all).then_some(Cidr { address, bits })
+}
+
+fn left_aligned(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Whether two words have the same `bits` leading bits.
+pub(super) fn share_prefix(one: u128, other: u128, bits: u32) -> bool {
+    (one ^ other).leading_zeros() >= bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contains(prefix: &str, address: &str) -> bool {
+        let prefix: Cidr = prefix.parse().expect("a prefix");
+        prefix.contains(address.parse().expect("an address"))
+    }
+
+    #[test]
+    fn leading_bits_count() {
+        for (prefix, inside, outside) in [
+            ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
+            ("192.0.2.77/24", "192.0.2.1", "192.0.1.77"),
+            ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
+            ("128.0.0.0/1", "255.0.0.1", "127.0.0.1"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::1"),
+            ("2001:db8::7", "2001:db8::7", "2001:db8::8"),
+        ] {
+            assert!(contains(prefix, inside), "{prefix} {inside}");
+            assert!(!contains(prefix, outside), "{prefix} {outside}");
+        }
+    }
+
+    #[test]
+    fn none_of_the_other_family_is_inside() {
+        assert!(contains("0.0.0.0/0", "203.0.113.9") && contains("::/0", "2001:db8::1"));
+        assert!(!contains("0.0.0.0/0", "2001:db8::1") && !contains("::/0", "203.0.113.9"));
+    }
+
+    #[test]
+    fn what_is_no_prefix_is_refused() {
+        for text in
+            ["", "x", "192.0.2.0/33", "192.0.2.0/", "192.0.2.0/x", "2001:db8::/129", "192.0.2/24", "/8"]
+        {
+            let error = text.parse::<Cidr>().expect_err(text).to_string();
+            assert!(error.contains("192.0.2.0/24"), "{error}");
+        }
+    }
+}

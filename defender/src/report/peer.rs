@@ -1,0 +1,346 @@
+//! What is known of one peer, read once from maps and socket table.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::Result;
+use defender_common::{
+    abi, budget, clock,
+    trace::{self, Place},
+    verdict::Reason,
+    wire::address::{Address, V4, V6},
+};
+
+use crate::{
+    control::{
+        filter,
+        services::{self, Endpoint, Listening},
+        state::{Findings, StateDirectory},
+    },
+    dataplane::{
+        maps::{Maps, Prefix},
+        pins::PinRoot,
+    },
+    host::sockets,
+    problem::Problem,
+    report::{
+        cidr,
+        connections::{self, Connection},
+        next_syn::{NextSyn, Sender, Target},
+        snapshot,
+    },
+};
+
+/// Who is asked about: an address, or one port of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; none: all of them.
+    pub port: Option<u16>,
+}
+
+impl Peer {
+    fn is(&self, remote: SocketAddr) -> bool {
+        remote.ip() == self.address && self.port.is_none_or(|port| port == remote.port())
+    }
+}
+
+impl FromStr for Peer {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        parse(text).ok_or_else(|| {
+            let examples = "write an address, with a port or without, as 192.0.2.7, 192.0.2.7:5000, 2001:db8::7 or \
+                            [2001:db8::7]:5000";
+            Problem::Usage(format!("`{text}` is no peer: {examples}"))
+        })
+    }
+}
+
+fn parse(text: &str) -> Option<Peer> {
+    if let Ok(end) = text.parse::<SocketAddr>() {
+        return (end.port() != 0).then(|| Peer { address: end.ip().to_canonical(), port: Some(end.port()) });
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    Some(Peer { address: bare.parse::<IpAddr>().ok()?.to_canonical(), port: None })
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}", SocketAddr::new(self.address, port)),
+            None => write!(f, "{}", self.address),
+        }
+    }
+}
+
+/// What is known of a peer.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Who it is.
+    pub peer: Peer,
+    /// The port of this host that was asked about; none: all.
+    pub port: Option<u16>,
+    /// Its connections.
+    pub connections: Vec<Connection>,
+    /// The last verdicts about packets from its address, whatever the port, the latest first.
+    pub verdicts: Vec<LastVerdict>,
+    /// What would become of its next SYN, by service.
+    pub next_syn: Vec<NextSyn>,
+}
+
+/// A verdict that the datapath remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastVerdict {
+    /// Where the packets' walk ended.
+    pub reason: Reason,
+    /// The service's port.
+    pub port: u16,
+    /// How many packets, without a minute's pause.
+    pub count: u32,
+    /// How long ago the last of them was.
+    pub ago: Duration,
+}
+
+impl Known {
+    /// Looks at what is pinned below `root`; only at what concerns this host's `port`, if one is given.
+    pub fn gather(root: &PinRoot, peer: Peer, port: Option<u16>) -> Result<Self> {
+        root.require_attached()?;
+        let maps = Maps::open(root)?;
+        let config = maps.config.get(0)?;
+        let now = filter::now_ms()?;
+        let wanted = |of: u16| port.is_none_or(|port| port == of);
+        let mut connections = connections::list(root)?;
+        connections.retain(|connection| peer.is(connection.remote) && wanted(connection.local.port()));
+        let on_wire = OnWire::of(peer.address, &config);
+        let mut verdicts = verdicts(&maps.trace.get(on_wire.place.line)?, on_wire.place, now);
+        verdicts.retain(|verdict| wanted(verdict.port));
+        let sender = sender(&maps, peer, &on_wire, now)?;
+        let next_syn = next_syns(root, &maps, &config, &sender, port, &connections)?;
+        Ok(Self { peer, port, connections, verdicts, next_syn })
+    }
+}
+
+/// What the datapath makes of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OnWire {
+    place: Place,
+    budget_cells: [u32; 2],
+    unicast: bool,
+    octets: [u8; 16],
+}
+
+impl OnWire {
+    fn of(address: IpAddr, config: &abi::Config) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::of_family(V4(u32::from_ne_bytes(v4.octets())), config),
+            IpAddr::V6(v6) => Self::of_family(V6(words(v6)), config),
+        }
+    }
+
+    fn of_family<A: Address>(address: A, config: &abi::Config) -> Self {
+        Self {
+            place: trace::place(address, &config.table_keys),
+            budget_cells: budget::cells(address.budget_prefix(), config.secret),
+            unicast: address.is_answerable(),
+            octets: address.octets(),
+        }
+    }
+}
+
+/// The words as they lie in memory.
+fn words(address: Ipv6Addr) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, octets) in words.iter_mut().zip(address.octets().as_chunks().0) {
+        *word = u32::from_ne_bytes(*octets);
+    }
+    words
+}
+
+fn verdicts(line: &abi::TraceLine, place: Place, now: u32) -> Vec<LastVerdict> {
+    let last = |entry: &abi::TraceEntry| {
+        Some(LastVerdict {
+            reason: Reason::from_index(entry.reason)?,
+            port: entry.port,
+            count: entry.count,
+            ago: Duration::from_millis(clock::age(entry.at, now).into()),
+        })
+    };
+    let mut verdicts: Vec<_> = trace::of_peer(line, place).filter_map(last).collect();
+    verdicts.sort_by_key(|verdict| verdict.ago);
+    verdicts
+}
+
+fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, now: u32) -> Result<Sender> {
+    let [first, second] = on_wire.budget_cells;
+    let cells = [maps.budget.get(first)?, maps.budget.get(second)?];
+    Ok(Sender {
+        address: peer.address,
+        port: peer.port,
+        unicast: on_wire.unicast,
+        local: is_covered(&maps.local.all()?, on_wire.octets),
+        replies: replies(cells, now),
+    })
+}
+
+fn is_covered(prefixes: &[Prefix], address: [u8; 16]) -> bool {
+    let word = u128::from_be_bytes;
+    prefixes.iter().any(|(prefix, bits)| cidr::share_prefix(word(*prefix), word(address), *bits))
+}
+
+/// How many replies there would be in this second with one more: the emptier cell counts.
+fn replies(cells: [u32; 2], now: u32) -> u32 {
+    let [first, second] = cells.map(|cell| budget::charge(cell, now).1);
+    first.min(second)
+}
+
+fn next_syns(
+    root: &PinRoot,
+    maps: &Maps,
+    config: &abi::Config,
+    sender: &Sender,
+    port: Option<u16>,
+    connections: &[Connection],
+) -> Result<Vec<NextSyn>> {
+    let findings = Findings::read(&StateDirectory::of(root))?;
+    let listening = services::endpoints(&sockets::listeners()?, &[]);
+    let slots = snapshot::slots(maps)?;
+    let reached = slots.iter().filter(|(_, slot)| is_reached(slot, sender.address, port));
+    let mut next: Vec<NextSyn> = reached
+        .map(|(id, slot)| {
+            NextSyn::of(sender, &target(*id, slot, sender, connections, &listening, &findings), config)
+        })
+        .collect();
+    next.sort_by_key(|next| (next.port, next.address));
+    if let (true, Some(port)) = (next.is_empty(), port) {
+        next.push(NextSyn::unprotected(port, sender.address));
+    }
+    Ok(next)
+}
+
+/// Whether a peer's SYN, to this port if one is given, may be to a service.
+fn is_reached(slot: &abi::Service, peer: IpAddr, port: Option<u16>) -> bool {
+    let family = if peer.is_ipv4() { abi::SERVICE_FAMILY_V4 } else { abi::SERVICE_FAMILY_V6 };
+    slot.families & family != 0 && port.is_none_or(|port| port == slot.port)
+}
+
+fn target<'a>(
+    id: u32,
+    slot: &'a abi::Service,
+    sender: &Sender,
+    connections: &'a [Connection],
+    listening: &BTreeMap<Endpoint, Listening>,
+    findings: &'a Findings,
+) -> Target<'a> {
+    // From no port in particular it has no connection.
+    let known = |connection: &&Connection| connection.service == id && sender.port.is_some();
+    Target {
+        slot,
+        listens: listening.contains_key(&Endpoint::from_abi(slot)),
+        connection: connections.iter().find(known),
+        unprotectable: findings.unprotectable.get(&id).map(String::as_str),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn peer(text: &str) -> Option<(String, Option<u16>)> {
+        text.parse::<Peer>().ok().map(|peer| (peer.address.to_string(), peer.port))
+    }
+
+    #[test]
+    fn peers_are_addresses_with_a_port_or_without() {
+        let of = |address: &str, port| Some((address.to_owned(), port));
+        for (text, expected) in [
+            ("192.0.2.7", of("192.0.2.7", None)),
+            ("192.0.2.7:5", of("192.0.2.7", Some(5))),
+            ("2001:db8::7", of("2001:db8::7", None)),
+            ("[2001:db8::7]", of("2001:db8::7", None)),
+            ("[2001:db8::7]:5", of("2001:db8::7", Some(5))),
+            ("::ffff:192.0.2.7", of("192.0.2.7", None)),
+            ("192.0.2.7:0", None),
+            ("192.0.2.7:x", None),
+            ("192.0.2.0/24", None),
+            ("host", None),
+            ("", None),
+        ] {
+            assert_eq!(peer(text), expected, "{text}");
+        }
+        let shown =
+            ["192.0.2.7", "[2001:db8::7]:5"].map(|text| text.parse::<Peer>().expect(text).to_string());
+        assert_eq!(shown, ["192.0.2.7", "[2001:db8::7]:5"]);
+    }
+
+    #[test]
+    fn a_peer_without_a_port_is_all_of_its_ports() {
+        let remote = "192.0.2.7:5".parse().expect("an address");
+        for (text, is) in
+            [("192.0.2.7", true), ("192.0.2.7:5", true), ("192.0.2.7:6", false), ("192.0.2.8", false)]
+        {
+            assert_eq!(text.parse::<Peer>().expect(text).is(remote), is, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_as_the_datapath_has_them() {
+        for text in ["::ffff:192.0.2.7", "2001:db8:1:2:3:4:5:6"] {
+            let v6: Ipv6Addr = text.parse().expect("an address");
+            assert_eq!(OnWire::of(v6.to_canonical(), &abi::Config::default()).octets, v6.octets());
+        }
+        assert!(!OnWire::of(Ipv4Addr::LOCALHOST.into(), &abi::Config::default()).unicast);
+    }
+
+    #[test]
+    fn verdicts_are_found_where_the_datapath_notes_them() {
+        let address: IpAddr = "192.0.2.7".parse().expect("an address");
+        let config = abi::Config { table_keys: [0x9e37_79b9_7f4a_7c15; 5], ..abi::Config::default() };
+        let place = OnWire::of(address, &config).place;
+        let mut line = abi::TraceLine::default();
+        trace::note(&mut line, place, Reason::Cookie, 80, 1_000);
+        trace::note(&mut line, place, Reason::SynChallenged, 443, 3_000);
+        trace::note(
+            &mut line,
+            OnWire::of(Ipv4Addr::BROADCAST.into(), &config).place,
+            Reason::SynSigned,
+            80,
+            2_000,
+        );
+        let verdict =
+            |reason, port, seconds| LastVerdict { reason, port, count: 1, ago: Duration::from_secs(seconds) };
+        let expected = [verdict(Reason::SynChallenged, 443, 2), verdict(Reason::Cookie, 80, 4)];
+        assert_eq!(verdicts(&line, place, 5_000), expected);
+    }
+
+    #[test]
+    fn the_emptier_cell_counts_and_is_not_charged() {
+        let now = 5_000;
+        let cell = |count| (0..count).fold(0, |cell, _| budget::charge(cell, now).0);
+        assert_eq!(replies([cell(7), cell(4)], now), 5);
+        assert_eq!(replies([cell(7), cell(4)], now + 2_000), 1);
+    }
+
+    #[test]
+    fn local_prefixes_cover() {
+        let prefixes = [(abi::mapped([10, 0, 0, 1]), 128), (abi::mapped([127, 0, 0, 0]), 104)];
+        let covered = |last| is_covered(&prefixes, abi::mapped(last));
+        assert!(covered([10, 0, 0, 1]) && covered([127, 9, 9, 9]) && !covered([10, 0, 0, 2]));
+    }
+
+    #[test]
+    fn services_are_reached_by_family_and_port() {
+        let slot = abi::Service { families: abi::SERVICE_FAMILY_V4, port: 80, ..abi::Service::default() };
+        let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        assert!(is_reached(&slot, v4, None) && is_reached(&slot, v4, Some(80)));
+        assert!(!is_reached(&slot, v4, Some(81)) && !is_reached(&slot, v6, None));
+    }
+}
