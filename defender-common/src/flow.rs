@@ -8,7 +8,7 @@
 //!
 //! A connection has two buckets to be in, and enters the emptier one: the table takes nearly as many connections as it
 //! has entries. It is full for a connection if both buckets are; then that one is not tracked, and the kernel's word is
-//! all there is about it. Nobody is pushed out.
+//! all there is about it. Nobody is pushed out but those whose timer has run out and whose end nobody hears of.
 //!
 //! Entries carry the filter's generation ([`crate::filter`]), which the walk through the socket table renews: an entry
 //! whose generation is gone belongs to a connection that the kernel has no more, and is free.
@@ -19,7 +19,7 @@
 use crate::{
     abi::{Config, FLOW_ENTRIES, FlowBucket, HALF_OPEN_BUCKETS, Listed},
     clock, filter,
-    tcp_state::{Seen, State, TRACK_FIN_IN, Track},
+    tcp_state::{SYN_RECV_MS, Seen, State, TRACK_FIN_IN, Track},
     wire::tcp::{FIN, RST, SYN},
 };
 
@@ -91,18 +91,24 @@ pub fn find(bucket: &FlowBucket, place: &Place, config: &Config) -> usize {
     found
 }
 
-/// How many entries of a bucket are taken, and the number of one that is free ([`FLOW_ENTRIES`] if none is).
+/// How many entries of a bucket are taken, and the number of one to put a connection into ([`FLOW_ENTRIES`] if there is
+/// none): a free one, else one whose timer says that it is over and whose end nobody hears of. Those are all free within
+/// ten seconds where a walk confirms the others; where no controller runs, they would fill the table.
 #[inline(always)]
-pub fn room(bucket: &FlowBucket, config: &Config) -> (usize, usize) {
-    let (mut taken, mut free) = (0, FLOW_ENTRIES);
+pub fn room(bucket: &FlowBucket, config: &Config, now: u32) -> (usize, usize) {
+    let (mut taken, mut free, mut over) = (0, FLOW_ENTRIES, FLOW_ENTRIES);
     for (index, hot) in bucket.hot.iter().enumerate() {
         if hot.tag == 0 || !filter::may_hold(hot.generation, config) {
             free = index;
-        } else {
-            taken += 1;
+            continue;
+        }
+        taken += 1;
+        let track = load(bucket, index);
+        if !track.state.ends_heard() && track.is_due(now) {
+            over = index;
         }
     }
-    (taken, free)
+    (taken, if free < FLOW_ENTRIES { free } else { over })
 }
 
 /// An entry at large.
@@ -136,6 +142,16 @@ pub fn put(bucket: &mut FlowBucket, index: usize, place: &Place, entry: &Entry, 
 #[inline(always)]
 pub fn free(bucket: &mut FlowBucket, index: usize) {
     bucket.hot[index & (FLOW_ENTRIES - 1)].tag = 0;
+}
+
+/// Frees every entry with a connection's tag, those whose generation is gone as well: its number comes round again.
+#[inline(always)]
+pub fn forget(bucket: &mut FlowBucket, place: &Place) {
+    for hot in &mut bucket.hot {
+        if hot.tag == place.tag {
+            hot.tag = 0;
+        }
+    }
 }
 
 /// The kernel has the connection of entry `index`.
@@ -212,7 +228,7 @@ pub fn half_open_slot(bucket: &FlowBucket, place: &Place, now: u32) -> (usize, S
             return (at, Slot::Own);
         }
         let age = clock::age(cold.since, now);
-        let free = hot.tag == 0 || age > HALF_OPEN_MS;
+        let free = hot.tag == 0 || age > SYN_RECV_MS;
         let rank = if free { u32::MAX } else { age };
         if rank >= oldest {
             (index, oldest) = (at, rank);
@@ -233,17 +249,15 @@ pub enum Slot {
     Taken,
 }
 
-/// How long a half-open connection is remembered, in milliseconds: the kernel gives up after 63 s
-/// (`tcp_synack_retries` 5: 1 + 2 + 4 + 8 + 16 + 32).
-pub const HALF_OPEN_MS: u32 = 63_000;
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tcp_state::TIME_WAIT_MS;
 
     const MASK: u32 = 1023;
+    const NOW: u32 = 5;
 
     fn config() -> Config {
         Config { filter_newest: 7, filter_oldest: 6, ..Config::default() }
@@ -259,7 +273,7 @@ mod tests {
         let place = place(hash, MASK);
         let [first, second] = place.buckets.map(|bucket| bucket as usize);
         let ((taken, free), (taken_too, free_too)) =
-            (room(&table[first], config), room(&table[second], config));
+            (room(&table[first], config, NOW), room(&table[second], config, NOW));
         let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
         if index < FLOW_ENTRIES {
             put(&mut table[bucket], index, &place, entry, config);
@@ -308,6 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_bucket_has_room_where_time_wait_is_over() {
+        let mut bucket = FlowBucket::default();
+        for index in 0..FLOW_ENTRIES {
+            let place = Place { buckets: [0, 0], half_open: 0, tag: 10 + index as u32 };
+            put(&mut bucket, index, &place, &entry(1), &config());
+        }
+        assert_eq!(room(&bucket, &config(), 1_000_000), (FLOW_ENTRIES, FLOW_ENTRIES));
+        store(&mut bucket, 2, &Track::known(State::TimeWait, 1_000));
+        assert_eq!(room(&bucket, &config(), 1_000 + TIME_WAIT_MS - 1), (FLOW_ENTRIES, FLOW_ENTRIES));
+        assert_eq!(room(&bucket, &config(), 1_000 + TIME_WAIT_MS), (FLOW_ENTRIES, 2));
+        free(&mut bucket, 0);
+        assert_eq!(room(&bucket, &config(), 1_000 + TIME_WAIT_MS), (FLOW_ENTRIES - 1, 0));
+    }
+
+    #[test]
     fn whose_generation_is_gone_is_gone() {
         let mut table = vec![FlowBucket::default(); MASK as usize + 1];
         insert(&mut table, hash(1), &entry(1), &config());
@@ -316,7 +345,18 @@ mod tests {
         let later = Config { filter_newest: 8, filter_oldest: 8, ..Config::default() };
         assert_eq!(get(&table, hash(1), &later), None);
         let place = place(hash(1), MASK);
-        assert_eq!(room(&table[place.buckets[0] as usize], &later).0, 0);
+        assert_eq!(room(&table[place.buckets[0] as usize], &later, NOW).0, 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_does_not_come_round_again() {
+        let mut bucket = FlowBucket::default();
+        let place = Place { buckets: [0, 0], half_open: 0, tag: 11 };
+        put(&mut bucket, 1, &place, &entry(1), &config());
+        let later = Config { filter_newest: 9, filter_oldest: 9, ..Config::default() };
+        assert_eq!(find(&bucket, &place, &later), FLOW_ENTRIES);
+        forget(&mut bucket, &place);
+        assert_eq!(find(&bucket, &place, &config()), FLOW_ENTRIES);
     }
 
     #[test]
@@ -336,7 +376,7 @@ mod tests {
         }
         let stranger = Place { tag: 99, ..places[0].0 };
         assert_eq!(half_open_slot(&bucket, &stranger, 200), (places[0].1, Slot::Taken));
-        assert_eq!(half_open_slot(&bucket, &stranger, 101 + HALF_OPEN_MS).1, Slot::Free);
+        assert_eq!(half_open_slot(&bucket, &stranger, 101 + SYN_RECV_MS).1, Slot::Free);
     }
 
     #[test]

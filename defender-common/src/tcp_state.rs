@@ -100,10 +100,11 @@ impl State {
     }
 
     /// Whether the kernel tells of the end of a connection that is in this state. What has no socket ends unheard:
-    /// TIME_WAIT, and FIN_WAIT2 without a process. Nor is a connection sure to exist that the wire says is closed.
+    /// TIME_WAIT, which CLOSING leads to, and FIN_WAIT2 without a process. Nor is a connection sure to exist that the wire
+    /// says is closed.
     #[inline(always)]
     pub const fn ends_heard(self) -> bool {
-        !matches!(self, Self::TimeWait | Self::FinWait2 | Self::Close)
+        !matches!(self, Self::TimeWait | Self::Closing | Self::FinWait2 | Self::Close)
     }
 
     /// The state after the client's FIN.

@@ -2,6 +2,7 @@
 
 use defender_common::{
     abi::{Config, FLOW_ENTRIES, FlowBucket, Listed, Tracked},
+    clock::age,
     flow::{self, Admitted, Entry, Place, Slot},
     tcp_state::{Direction, Seen, State, Track},
     wire::{
@@ -140,7 +141,8 @@ pub(crate) extern "C" fn flow_open(hash: u64, sequence: u64) -> u64 {
 }
 
 /// A SYN is challenged: the socket table has nothing of its connection. Should there be an entry, then its end went by
-/// unheard, and it must not speak for the new connection.
+/// unheard, and it must not speak for the new connection: the kernel's tracepoint may miss an event where one interrupts
+/// another, and sockets in TIME_WAIT have none.
 #[inline(always)]
 pub(crate) fn begins_anew<A: Address>(segment: &Segment<A>, config: &Config) {
     if filter::may_hold(&segment.flow, config) {
@@ -152,10 +154,17 @@ pub(crate) fn begins_anew<A: Address>(segment: &Segment<A>, config: &Config) {
 #[inline(never)]
 pub(crate) extern "C" fn flow_forget(hash: u64) -> u64 {
     let Some(config) = config::config() else { return 0 };
-    if let Some((bucket, index)) = locate(&flow::place(hash, config.flow_mask), config) {
-        flow::free(bucket, index);
-    }
+    forget(&flow::place(hash, config.flow_mask));
     0
+}
+
+#[inline(always)]
+fn forget(place: &Place) {
+    for number in place.buckets {
+        if let Some(bucket) = bucket(number) {
+            flow::forget(bucket, place);
+        }
+    }
 }
 
 /// This host has answered a SYN.
@@ -198,13 +207,14 @@ pub(crate) fn established<A: Address>(flow: &Flow<A>, config: &Config, admitted:
     account::tracked(Tracked::Established);
     // A cookie proves the SYN, its answer and the acknowledgement.
     let packets = if admitted == Admitted::Cookie { 3 } else { 1 };
-    let entry = take_half_open(&place, now).unwrap_or(Entry {
+    let opened = take_half_open(&place, now).filter(|_| admitted == Admitted::Handshake);
+    let entry = opened.unwrap_or(Entry {
         track: Track::known(State::Established, now),
         admitted,
         packets,
         began: clock::epoch_for_tracing(),
     });
-    insert(&place, &Entry { admitted, ..entry }, config);
+    insert(&place, &Entry { admitted, ..entry }, config, now);
 }
 
 /// Takes a connection out of the table of half-open ones, established.
@@ -216,27 +226,27 @@ fn take_half_open(place: &Place, now: u32) -> Option<Entry> {
         return None;
     }
     let opened = flow::load(bucket, index);
+    flow::free(bucket, index);
+    if opened.is_due(now) {
+        return None;
+    }
     let index = index & (FLOW_ENTRIES - 1);
-    let entry = Entry {
+    Some(Entry {
         track: Track::established(opened.next_in, now),
         admitted: Admitted::Handshake,
         packets: bucket.hot[index].packets + 1,
         began: bucket.cold[index].began,
-    };
-    flow::free(bucket, index);
-    Some(entry)
+    })
 }
 
 #[inline(always)]
-fn insert(place: &Place, entry: &Entry, config: &Config) {
-    if let Some((bucket, index)) = locate(place, config) {
-        // The last connection of the same name, or a segment of this one was quicker.
-        flow::put(bucket, index, place, entry, config);
-        return;
-    }
+fn insert(place: &Place, entry: &Entry, config: &Config, now: u32) {
+    // The last connection of the same name.
+    forget(place);
     let [first, second] = place.buckets;
     let (Some(first), Some(second)) = (bucket(first), bucket(second)) else { return };
-    let ((taken, free), (taken_too, free_too)) = (flow::room(first, config), flow::room(second, config));
+    let ((taken, free), (taken_too, free_too)) =
+        (flow::room(first, config, now), flow::room(second, config, now));
     let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
     if index < FLOW_ENTRIES {
         flow::put(bucket, index, place, entry, config);
@@ -252,7 +262,7 @@ pub(crate) fn closed<A: Address>(flow: &Flow<A>, config: &Config, from: u8) {
     let Some((bucket, index)) = locate(&place, config) else { return };
     account::tracked(Tracked::Ended);
     if !flow::goes_on(flow::load(bucket, index).state, from) {
-        flow::free(bucket, index);
+        forget(&place);
     }
 }
 
@@ -280,12 +290,12 @@ pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, state: State)
     let Some((bucket, index)) = locate(&place, config) else {
         let track = Track::known(state, now);
         let began = clock::epoch_for_tracing();
-        insert(&place, &Entry { track, admitted: Admitted::Learnt, packets: 0, began }, config);
+        insert(&place, &Entry { track, admitted: Admitted::Learnt, packets: 0, began }, config, now);
         return;
     };
     flow::renew(bucket, index, config);
     let track = flow::load(bucket, index);
-    if track.state != state && now.wrapping_sub(track.since) > SETTLED_MS {
+    if track.state != state && age(track.since, now) > SETTLED_MS {
         flow::store(bucket, index, &Track::known(state, now));
     }
 }

@@ -66,9 +66,9 @@ impl SockCommon {
     pub(crate) fn visit(&self, visit: &impl Visit) {
         let Some(config) = config::config() else { return };
         let (source_port, destination_port) = (u16::from_be(self.dport), self.num);
-        let [_, _, third, _] = self.v6_daddr;
+        let [first, second, third, _] = self.v6_daddr;
         // A dual-stack socket's IPv4 connection has both; the wire had IPv4.
-        if self.family == AF_INET || third == MAPPED {
+        if self.family == AF_INET || first == 0 && second == 0 && third == MAPPED {
             let (source, destination) = (V4(self.daddr), V4(self.rcv_saddr));
             visit.visit(&Flow { source, destination, source_port, destination_port }, config);
         } else {

@@ -29,9 +29,13 @@ impl Generations {
         self.begun.is_none_or(|begun| now.duration_since(begun) >= PERIOD)
     }
 
-    /// Begins a generation: it is written from now on, and the one before counts as well.
+    /// Begins a generation: it is written from now on, and the one before counts as well. If that one's walk has failed,
+    /// it is walked again: with ever more generations none would count in the end.
     pub fn begin(&mut self, config: Config, now: Instant) -> Config {
         self.begun = Some(now);
+        if config.filter_newest != config.filter_oldest {
+            return config;
+        }
         Config { filter_newest: filter::next(config.filter_newest), ..config }
     }
 
@@ -72,6 +76,18 @@ mod tests {
         assert_eq!((config.filter_newest, config.filter_oldest), (1, 1));
         assert_eq!(generations.prolong(config, 1000).filter_until, 4000);
         assert!(generations.is_due(now + PERIOD));
+    }
+
+    #[test]
+    fn a_generation_whose_walk_failed_is_walked_again() {
+        let mut generations = Generations::default();
+        let mut now = Instant::now();
+        let first = generations.begin(Config::default(), now);
+        for _ in 0..300 {
+            now += PERIOD;
+            assert_eq!(generations.begin(first, now), first);
+            assert!(!generations.is_due(now));
+        }
     }
 
     #[test]

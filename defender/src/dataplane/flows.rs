@@ -1,16 +1,18 @@
 //! The listing of connections: the kernel's socket table and the flow table, joined by an iterator that is pinned.
 
-use std::fs;
+use std::fs::File;
 
 use anyhow::{Context as _, Result, ensure};
 use defender_common::abi::Listed;
 
-use crate::dataplane::pins::PinRoot;
+use crate::dataplane::{pins::PinRoot, walk::read_all};
 
 /// Every connection to a service, in the network namespace of the calling thread. About a microsecond each.
 pub fn list(root: &PinRoot) -> Result<Vec<Listed>> {
     let pin = root.flows();
-    let bytes = fs::read(&pin).with_context(|| format!("cannot list connections with {}", pin.display()))?;
+    let bytes = File::open(&pin)
+        .and_then(read_all)
+        .with_context(|| format!("cannot list connections with {}", pin.display()))?;
     let lines = bytes.chunks_exact(size_of::<Listed>());
     ensure!(lines.remainder().is_empty(), "the listing of connections is cut short");
     lines.map(|line| parse(line).context("the listing of connections is cut short")).collect()

@@ -1,6 +1,9 @@
 //! A walk through the kernel's socket table: the program sees every TCP socket of this network namespace.
 
-use std::{fs::File, io::Read as _};
+use std::{
+    fs::File,
+    io::{self, Read},
+};
 
 use anyhow::{Context as _, Result};
 use aya::programs::Iter;
@@ -17,9 +20,44 @@ impl Walk {
     }
 
     /// Walks. This takes about a microsecond a socket.
-    pub fn run(mut self) -> Result<()> {
-        let mut nothing = Vec::new();
-        self.0.read_to_end(&mut nothing).context("cannot walk through the sockets")?;
-        Ok(())
+    pub fn run(self) -> Result<()> {
+        read_all(self.0).map(drop).context("cannot walk through the sockets")
+    }
+}
+
+/// Reads all that an iterator writes. After a million sockets without a word the kernel says EAGAIN
+/// (kernel/bpf/bpf_iter.c, `MAX_ITER_OBJECTS`) and goes on when it is asked again.
+pub(super) fn read_all(mut source: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        match source.read_to_end(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result.map(|_| bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says EAGAIN before each byte.
+    struct Hesitant(Vec<u8>, bool);
+
+    impl Read for Hesitant {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let byte = self.0.pop();
+            buffer[0] = byte.unwrap_or_default();
+            Ok(byte.map_or(0, |_| 1))
+        }
+    }
+
+    #[test]
+    fn an_iterator_that_hesitates_is_read_to_its_end() {
+        assert_eq!(read_all(Hesitant(vec![3, 2, 1], false)).expect("bytes"), [1, 2, 3]);
     }
 }

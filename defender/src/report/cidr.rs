@@ -37,7 +37,19 @@ fn parse(address: &str, bits: Option<&str>) -> Option<Cidr> {
     let address: IpAddr = address.parse().ok()?;
     let all = if address.is_ipv4() { 32 } else { 128 };
     let bits = bits.map_or(Some(all), |bits| bits.parse().ok())?;
-    (bits <= all).then_some(Cidr { address, bits })
+    (bits <= all).then_some(Cidr { address, bits }.canonical())
+}
+
+impl Cidr {
+    /// IPv4 written as IPv6 is IPv4, as everywhere in reports.
+    fn canonical(self) -> Self {
+        match (self.address, self.address.to_canonical()) {
+            (IpAddr::V6(_), v4 @ IpAddr::V4(_)) if self.bits >= 96 => {
+                Self { address: v4, bits: self.bits - 96 }
+            }
+            _ => self,
+        }
+    }
 }
 
 fn left_aligned(address: IpAddr) -> u128 {
@@ -70,6 +82,8 @@ mod tests {
             ("128.0.0.0/1", "255.0.0.1", "127.0.0.1"),
             ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::1"),
             ("2001:db8::7", "2001:db8::7", "2001:db8::8"),
+            ("::ffff:192.0.2.0/120", "192.0.2.7", "192.0.3.7"),
+            ("::/0", "2001:db8::7", "192.0.2.7"),
         ] {
             assert!(contains(prefix, inside), "{prefix} {inside}");
             assert!(!contains(prefix, outside), "{prefix} {outside}");

@@ -68,6 +68,16 @@ pub fn count<'a>(connections: impl Iterator<Item = &'a Connection>) -> BTreeMap<
     counts
 }
 
+/// The same for each service.
+pub fn count_by_service(connections: &[Connection]) -> BTreeMap<u32, BTreeMap<&'static str, u64>> {
+    let mut services: BTreeMap<u32, BTreeMap<_, _>> = BTreeMap::new();
+    for connection in connections {
+        let counts = services.entry(connection.service).or_insert_with(|| count([].iter()));
+        *counts.entry(connection.state.name()).or_default() += 1;
+    }
+    services
+}
+
 /// The datapath's unit of ages: 2³⁰ ns.
 fn epoch(time: Duration) -> u32 {
     (time.as_nanos() >> 30) as u32

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use defender_common::{
@@ -29,10 +30,37 @@ pub struct Evidence {
     pub sources_error: f64,
     /// The share of handshakes that were completed, of those begun while the rates were measured; none if there were none.
     pub completed: Option<f64>,
-    /// SYNs challenged and not answered yet by a valid cookie, while the rates were measured: an estimate.
-    pub unanswered: u64,
+    /// SYNs a second that are challenged and not answered by a valid cookie: an estimate.
+    pub unanswered_rate: u64,
     /// Networks that send the most: a /24 or /64 and its share of the sampled SYNs.
     pub networks: Vec<Network>,
+}
+
+/// A service's counters at the beginning and the end of a short time.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// At the beginning.
+    pub before: ServiceCounters,
+    /// At the end.
+    pub after: ServiceCounters,
+    /// How long it was.
+    pub elapsed: Duration,
+}
+
+impl Sample {
+    /// SYNs a second.
+    pub fn syn_rate(&self) -> u64 {
+        self.per_second(self.after.syn_received.saturating_sub(self.before.syn_received))
+    }
+
+    fn per_second(&self, more: u64) -> u64 {
+        per_second(more, self.elapsed)
+    }
+}
+
+/// What so many in a time are in a second.
+pub fn per_second(more: u64, elapsed: Duration) -> u64 {
+    (more as f64 / elapsed.as_secs_f64().max(f64::EPSILON)).round() as u64
 }
 
 /// A network that sends SYNs.
@@ -45,8 +73,9 @@ pub struct Network {
 }
 
 impl Evidence {
-    /// Reads it from the sketch, at `now` (ms of the datapath's clock), and from the counters before and after the sample.
-    pub fn of(seen: &Sources, now: u32, before: &ServiceCounters, after: &ServiceCounters) -> Self {
+    /// Reads it from the sketch, at `now` (ms of the datapath's clock), and from the counters of a short time.
+    pub fn of(seen: &Sources, now: u32, sample: &Sample) -> Self {
+        let Sample { before, after, .. } = sample;
         let more = |field: fn(&ServiceCounters) -> u64| field(after).saturating_sub(field(before));
         let (syns, completed) = (more(|all| all.syn_received), more(|all| all.established));
         let (challenged, accepted) = (more(|all| all.syn_challenged), more(|all| all.ack_accepted));
@@ -54,7 +83,7 @@ impl Evidence {
             sources: sources::distinct(seen, now).count.min(after.syn_received),
             sources_error: ERROR,
             completed: (syns > 0).then(|| (completed as f64 / syns as f64).min(1.0)),
-            unanswered: challenged.saturating_sub(accepted),
+            unanswered_rate: sample.per_second(challenged.saturating_sub(accepted)),
             networks: networks(sources::recent_samples(seen, now).map(|sample| address_of(sample.address))),
         }
     }
@@ -97,6 +126,17 @@ mod tests {
 
     const KEYS: [u64; 5] = [0x9e37_79b9_7f4a_7c15; 5];
 
+    fn sample(before: ServiceCounters, after: ServiceCounters) -> Sample {
+        Sample { before, after, elapsed: Duration::from_millis(200) }
+    }
+
+    #[test]
+    fn what_is_challenged_and_not_answered_is_a_rate() {
+        let before = ServiceCounters { syn_challenged: 10, ack_accepted: 5, ..ServiceCounters::default() };
+        let after = ServiceCounters { syn_challenged: 110, ack_accepted: 15, ..before };
+        assert_eq!(Evidence::of(&Sources::default(), 5, &sample(before, after)).unanswered_rate, 450);
+    }
+
     #[test]
     fn a_crowd_and_a_network_that_stands_out() {
         let mut seen = Sources::default();
@@ -108,7 +148,7 @@ mod tests {
         }
         let before = ServiceCounters::default();
         let after = ServiceCounters { syn_received: 4000, established: 20, ..before };
-        let evidence = Evidence::of(&seen, now, &before, &after);
+        let evidence = Evidence::of(&seen, now, &sample(before, after));
         assert!((1900..2700).contains(&evidence.sources), "{evidence:?}");
         assert_eq!(evidence.completed, Some(0.005));
         assert_eq!(evidence.networks.first().map(|network| network.prefix.as_str()), Some("192.0.2.0/24"));
@@ -118,7 +158,7 @@ mod tests {
     #[test]
     fn calm_is_empty() {
         let counters = ServiceCounters { syn_received: 7, ..ServiceCounters::default() };
-        let evidence = Evidence::of(&Sources::default(), 5, &counters, &counters);
+        let evidence = Evidence::of(&Sources::default(), 5, &sample(counters, counters));
         assert_eq!(evidence, Evidence { sources_error: ERROR, ..Evidence::default() });
     }
 
@@ -130,7 +170,7 @@ mod tests {
             note(&mut seen, V6(address), &KEYS, 100_000 + number);
         }
         let counters = ServiceCounters { syn_received: 64, ..ServiceCounters::default() };
-        let evidence = Evidence::of(&seen, 100_070, &counters, &counters);
+        let evidence = Evidence::of(&seen, 100_070, &sample(counters, counters));
         assert_eq!(evidence.networks, [Network { prefix: "2001:db8:0:7::/64".into(), share: 1.0 }]);
     }
 }

@@ -28,7 +28,10 @@ use crate::{
         pins::{Hook, PinRoot},
     },
     host::links,
-    report::{connections, evidence::Evidence},
+    report::{
+        connections,
+        evidence::{Evidence, Sample, per_second},
+    },
 };
 
 /// How long rates are measured.
@@ -112,6 +115,7 @@ impl Snapshot {
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
         let connections = connections::list(root)?;
         let mut services = Vec::new();
+        let mut by_service = connections::count_by_service(&connections);
         let now = filter::now_ms()?;
         let (samples, rates) = sample(&maps, slots.keys().copied())?;
         for (id, sample) in samples {
@@ -123,9 +127,9 @@ impl Snapshot {
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
-                states: connections::count(connections.iter().filter(|it| it.service == id)),
+                states: by_service.remove(&id).unwrap_or_else(|| connections::count([].iter())),
                 syn_rate: sample.syn_rate(),
-                evidence: Evidence::of(&maps.sources.get(id)?, now, &sample.before, &sample.after),
+                evidence: Evidence::of(&maps.sources.get(id)?, now, &sample),
                 attack_seconds: findings.attacks.get(&id).map(seconds_since),
                 counters: sample.after,
             });
@@ -194,25 +198,6 @@ fn seconds_since(attack: &Attack) -> u64 {
     now.saturating_sub(attack.began)
 }
 
-/// A service's counters at the beginning and the end of a short time.
-struct Sample {
-    before: ServiceCounters,
-    after: ServiceCounters,
-    elapsed: Duration,
-}
-
-impl Sample {
-    /// SYNs a second.
-    fn syn_rate(&self) -> u64 {
-        per_second(self.before.syn_received, self.after.syn_received, self.elapsed)
-    }
-}
-
-/// How much a counter grows in a second.
-fn per_second(before: u64, after: u64, elapsed: Duration) -> u64 {
-    (after.saturating_sub(before) as f64 / elapsed.as_secs_f64()).round() as u64
-}
-
 type Rates = [u64; Reason::COUNT];
 
 /// Samples each service's counters, and the rates of all verdicts.
@@ -224,7 +209,7 @@ fn sample(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<(Vec<(u32, Samp
     let elapsed = start.elapsed();
     let mut rates = maps.counters()?.verdicts;
     for (rate, before) in rates.iter_mut().zip(verdicts) {
-        *rate = per_second(before, *rate, elapsed);
+        *rate = per_second(rate.saturating_sub(before), elapsed);
     }
     let complete = |(id, before)| Ok((id, Sample { before, after: maps.service_counters(id)?, elapsed }));
     Ok((before.into_iter().map(complete).collect::<Result<_>>()?, rates))

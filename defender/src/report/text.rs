@@ -88,6 +88,7 @@ fn services(snapshot: &Snapshot) -> String {
                 service.mode.to_string(),
                 service.syn_rate.to_string(),
                 service.half_open().to_string(),
+                service.evidence.unanswered_rate.to_string(),
                 service.counters.syn_challenged.to_string(),
                 service.counters.ack_accepted.to_string(),
                 service.counters.ack_rejected.to_string(),
@@ -96,7 +97,17 @@ fn services(snapshot: &Snapshot) -> String {
         })
         .collect();
     table::render(
-        &["service", "mode", "syn/s", "half open", "challenged", "accepted", "rejected", "what is done"],
+        &[
+            "service",
+            "mode",
+            "syn/s",
+            "half open",
+            "unanswered/s",
+            "challenged",
+            "accepted",
+            "rejected",
+            "what is done",
+        ],
         &rows,
     )
 }

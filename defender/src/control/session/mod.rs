@@ -167,7 +167,7 @@ impl Session {
             log::warn!("--flows: the flow table keeps its size until `defender detach`");
         }
         session.attach(&links, rollback)?;
-        session.learn_connections()?;
+        session.learn_connections();
         session.settings.write(&session.directory)?;
         drop(write);
         Ok(session)
@@ -330,9 +330,12 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the connections that are there already into the flow table.
-    fn learn_connections(&mut self) -> Result<()> {
-        self.programs.walk()?.run()
+    /// Takes the connections that are there already into the flow table. Without, they are not tracked: no reason not to
+    /// defend.
+    fn learn_connections(&mut self) {
+        if let Err(error) = self.programs.walk().and_then(Walk::run) {
+            log::warn!("connections from before are not tracked yet: {error:#}");
+        }
     }
 
     /// Begins a new generation of the filter if it is time: the walk is to be run after [`filter::SETTLE`].
