@@ -43,10 +43,10 @@ fn outbound<A: Address>(ctx: &TcContext, packet: &SkbPacket, ip: Result<Ip<A>, R
 /// This host goes on with a connection to a service. What is forwarded is none the flow table has.
 #[inline(always)]
 fn goes_on<A: Address>(segment: &Segment<A>) {
-    if service::find(segment.flow.source, segment.flow.source_port).is_some()
+    if let Some(found) = service::find(segment.flow.source, segment.flow.source_port)
         && let Some(config) = config::config()
     {
-        flow::outbound(segment, config);
+        flow::outbound(segment, found.id, config);
     }
 }
 

@@ -1,19 +1,21 @@
 //! The flow table, see `defender_common::flow`.
 
 use defender_common::{
-    abi::{Config, FLOW_ENTRIES, FlowBucket, Listed, Tracked},
+    abi::{Config, FLOW_ENTRIES, FlowBucket, Handoff, Listed, Tracked},
     clock::age,
     flow::{self, Admitted, Entry, Place, Slot},
+    recent::{ESTABLISH_MS, What},
     tcp_state::{Direction, Seen, State, Track},
     wire::{
         address::{Address, Flow},
-        tcp::{RST, Segment},
+        tcp::{FIN, RST, Segment},
     },
 };
 
 use crate::{
     account, atomic, clock, config, filter,
     maps::{FLOWS, HALF_OPEN},
+    recent,
 };
 
 /// A wire state that has been as it is for so long is put right by the kernel's, in milliseconds: before, either may be
@@ -27,10 +29,14 @@ pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> bool
     filter::may_hold(&segment.flow, config) && follow(segment, &segment.flow, Direction::In, config)
 }
 
-/// Follows a segment to a client.
+/// Follows a segment of `service` to a client.
 #[inline(always)]
-pub(crate) fn outbound<A: Address>(segment: &Segment<A>, config: &Config) {
-    follow(segment, &segment.flow.reversed(), Direction::Out, config);
+pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &Config) {
+    let flow = segment.flow.reversed();
+    let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
+    if !follow(segment, &flow, Direction::Out, config) && speaks {
+        established(&flow, config, service, Told::ByPacket, (clock::now(), clock::epoch()));
+    }
 }
 
 #[inline(always)]
@@ -200,43 +206,60 @@ fn reset_half_open(place: &Place, seen: &Seen) {
     }
 }
 
-/// The kernel has completed a handshake. Called by tracing programs, as what follows.
-#[inline(always)]
-pub(crate) fn established<A: Address>(flow: &Flow<A>, config: &Config, admitted: Admitted, now: u32) {
-    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
-    account::tracked(Tracked::Established);
-    // A cookie proves the SYN, its answer and the acknowledgement.
-    let packets = if admitted == Admitted::Cookie { 3 } else { 1 };
-    let opened = take_half_open(&place, now).filter(|_| admitted == Admitted::Handshake);
-    let entry = opened.unwrap_or(Entry {
-        track: Track::known(State::Established, now),
-        admitted,
-        packets,
-        began: clock::epoch_for_tracing(),
-    });
-    insert(&place, &Entry { admitted, ..entry }, config, now);
+/// How it is known that a handshake is complete.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// The tracepoint said so.
+    ByKernel,
+    /// The kernel speaks on the connection. The tracepoint is not run where it would interrupt itself, so some are missed.
+    ByPacket,
 }
 
-/// Takes a connection out of the table of half-open ones, established.
+/// The kernel has completed a handshake; `time` is in milliseconds and in units of ages.
 #[inline(always)]
-fn take_half_open(place: &Place, now: u32) -> Option<Entry> {
-    let bucket = half_open(place)?;
+pub(crate) fn established<A: Address>(
+    flow: &Flow<A>,
+    config: &Config,
+    service: u32,
+    told: Told,
+    (now, began): (u32, u32),
+) {
+    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    let handed_over = recent::take(flow, config, What::Assigned, now, ESTABLISH_MS);
+    let track = Track::known(State::Established, now);
+    let mut entry = Entry { track, admitted: Admitted::Handshake, packets: 1, began };
+    let opened = take_half_open(&place, now, &mut entry);
+    if told == Told::ByPacket && !handed_over && !opened {
+        return;
+    }
+    if handed_over {
+        account::handoff(Handoff::Established, 0);
+        // A cookie proves the SYN, its answer and the acknowledgement.
+        entry = Entry { track, admitted: Admitted::Cookie, packets: 3, began };
+    }
+    account::established(service);
+    account::tracked(Tracked::Established);
+    insert(&place, &entry, config, now);
+}
+
+/// Takes a connection out of the table of half-open ones, into `entry`, established. False if it is not there.
+#[inline(always)]
+fn take_half_open(place: &Place, now: u32, entry: &mut Entry) -> bool {
+    let Some(bucket) = half_open(place) else { return false };
     let (index, slot) = flow::half_open_slot(bucket, place, now);
     if slot != Slot::Own {
-        return None;
+        return false;
     }
     let opened = flow::load(bucket, index);
     flow::free(bucket, index);
     if opened.is_due(now) {
-        return None;
+        return false;
     }
     let index = index & (FLOW_ENTRIES - 1);
-    Some(Entry {
-        track: Track::established(opened.next_in, now),
-        admitted: Admitted::Handshake,
-        packets: bucket.hot[index].packets + 1,
-        began: bucket.cold[index].began,
-    })
+    entry.track = Track::established(opened.next_in, now);
+    entry.packets = bucket.hot[index].packets + 1;
+    entry.began = bucket.cold[index].began;
+    true
 }
 
 #[inline(always)]

@@ -2,16 +2,15 @@
 
 use aya_ebpf::programs::BtfTracePointContext;
 use defender_common::{
-    abi::{Config, EVENT_LISTEN_BEGAN, EVENT_LISTEN_ENDED, Event, Handoff},
-    flow::Admitted,
-    recent::{ESTABLISH_MS, What},
+    abi::{Config, EVENT_LISTEN_BEGAN, EVENT_LISTEN_ENDED, Event},
     wire::address::{Address, Flow},
 };
 
 use crate::{
-    account, clock, flow,
+    clock,
+    flow::{self, Told},
     maps::EVENTS,
-    recent, service,
+    service,
     sock_common::{SockCommon, Visit},
 };
 
@@ -60,14 +59,8 @@ impl Visit for Established {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
         let Some(found) = service::find(flow.destination, flow.destination_port) else { return };
-        let now = clock::now_for_tracing();
-        let handed_over = recent::take(flow, config, What::Assigned, now, ESTABLISH_MS);
-        if handed_over {
-            account::handoff(Handoff::Established, 0);
-        }
-        account::established(found.id);
-        let way = if handed_over { Admitted::Cookie } else { Admitted::Handshake };
-        flow::established(flow, config, way, now);
+        let time = (clock::now_for_tracing(), clock::epoch_for_tracing());
+        flow::established(flow, config, found.id, Told::ByKernel, time);
     }
 }
 

@@ -118,6 +118,8 @@ fn stamps_at(tcp: &[u8]) -> Option<usize> {
 /// Connects to a server that stays silent, so that nothing but the handshake has happened.
 fn connect(bed: &Topology, capture: &Capture, server: &Server) -> Result<Outcome> {
     capture.clear()?;
+    // A port may come up again.
+    server.take_accepted();
     // The same address every time: it is in the SYN-ACK.
     let from = topology_client(server.address());
     let stream = client::connect_from(&bed.client, Some(from), server.address(), CLIENT_PATIENCE)?;
