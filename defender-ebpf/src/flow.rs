@@ -35,7 +35,11 @@ pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &
     let flow = segment.flow.reversed();
     let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
     if !follow(segment, &flow, Direction::Out, config) && speaks {
-        established(&flow, config, service, Told::ByPacket, (clock::now(), clock::epoch()));
+        let time = (clock::now(), clock::epoch());
+        if established(&flow, config, service, Told::ByPacket, time) {
+            // It may be the end as well.
+            follow(segment, &flow, Direction::Out, config);
+        }
     }
 }
 
@@ -215,7 +219,8 @@ pub(crate) enum Told {
     ByPacket,
 }
 
-/// The kernel has completed a handshake; `time` is in milliseconds and in units of ages.
+/// The kernel has completed a handshake, now or, if a packet tells, perhaps: says whether it was news. The time is in
+/// milliseconds and in units of ages.
 #[inline(always)]
 pub(crate) fn established<A: Address>(
     flow: &Flow<A>,
@@ -223,14 +228,14 @@ pub(crate) fn established<A: Address>(
     service: u32,
     told: Told,
     (now, began): (u32, u32),
-) {
+) -> bool {
     let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
     let handed_over = recent::take(flow, config, What::Assigned, now, ESTABLISH_MS);
     let track = Track::known(State::Established, now);
     let mut entry = Entry { track, admitted: Admitted::Handshake, packets: 1, began };
     let opened = take_half_open(&place, now, &mut entry);
     if told == Told::ByPacket && !handed_over && !opened {
-        return;
+        return false;
     }
     if handed_over {
         account::handoff(Handoff::Established, 0);
@@ -240,6 +245,7 @@ pub(crate) fn established<A: Address>(
     account::established(service);
     account::tracked(Tracked::Established);
     insert(&place, &entry, config, now);
+    true
 }
 
 /// Takes a connection out of the table of half-open ones, into `entry`, established. False if it is not there.

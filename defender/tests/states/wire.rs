@@ -64,6 +64,8 @@ fn assert_listed(listing: &Listing, expected: &BTreeMap<SocketAddr, Expected>) {
             continue;
         };
         let told = found.tracked.map(|tracked| (tracked.wire_state, tracked.admitted));
+        // The client of one that was half open before may have sent its SYN again: then that was seen.
+        let told = told.filter(|_| expected.state != State::SynRecv || expected.admitted.is_some());
         if found.state != expected.state || told != expected.admitted.map(|way| (expected.state, way)) {
             wrong.push(format!("{expected:?}: {found:?}"));
         }
