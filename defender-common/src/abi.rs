@@ -7,7 +7,7 @@
 use crate::verdict::Reason;
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps.
 pub mod map {
@@ -39,17 +39,23 @@ pub mod map {
     pub const FILTER: &str = "FILTER";
     /// Array of [`super::FlowBucket`], a power of two of them: established connections, see [`crate::flow`].
     pub const FLOWS: &str = "FLOWS";
-    /// Array of [`super::HALF_OPEN_BUCKETS`] [`super::FlowBucket`]: connections whose SYN passed.
+    /// Array of [`super::HALF_OPEN_BUCKETS`] [`super::HalfOpenBucket`]: connections whose SYN passed.
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// Array of [`super::SERVICE_SLOTS`] [`super::Sources`].
     pub const SOURCES: &str = "SOURCES";
     /// Array of [`super::TRACE_LINES`] [`super::TraceLine`].
     pub const TRACE: &str = "TRACE";
+    /// Array of [`super::SERVICE_SLOTS`] [`super::Load`].
+    pub const LOADS: &str = "LOADS";
+    /// Array of [`super::KNOWN_PAGES`] pages of [`super::KNOWN_PAGE`] bytes, see [`crate::known`].
+    pub const KNOWN: &str = "KNOWN";
+    /// LPM trie, prefix of a 16-byte address → `u32` `PREFIX_*` bits: sources that are never or always dropped.
+    pub const PREFIXES: &str = "PREFIXES";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map, in the order above.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 21] = [
         CONFIG,
         KEYS,
         INTERFACES,
@@ -67,6 +73,9 @@ pub mod map {
         HALF_OPEN,
         SOURCES,
         TRACE,
+        LOADS,
+        KNOWN,
+        PREFIXES,
         EVENTS,
     ];
 }
@@ -134,6 +143,10 @@ pub struct Config {
     pub namespace: u32,
     /// Where `struct net` has that number, in bytes.
     pub namespace_offset: u32,
+    /// For how many cohorts the kernel keeps a half-open connection (`net.ipv4.tcp_synack_retries`), see [`crate::load`].
+    pub cohorts: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Keys of the hashes by which tables are ordered: one for each word of a connection ([`crate::wire::address::Flow::mix`]).
@@ -149,6 +162,21 @@ pub const CONFIG_SACK: u32 = 1 << 2;
 pub const CONFIG_WINDOW_SCALING: u32 = 1 << 3;
 /// `Config::flags`: net.ipv4.tcp_ecn accepts ECN that a client asks for (1 or 2).
 pub const CONFIG_ECN: u32 = 1 << 4;
+/// `Config::flags`: there are prefixes in `PREFIXES`.
+pub const CONFIG_PREFIXES: u32 = 1 << 5;
+/// `Config::flags`: half-open connections that a walk finds are from before and are to be counted.
+pub const CONFIG_LEARNING: u32 = 1 << 6;
+
+/// Value in `PREFIXES`: SYNs from there are never challenged.
+pub const PREFIX_ALLOW: u32 = 1 << 0;
+/// Value in `PREFIXES`: SYNs from there are dropped, unless the kernel knows their connection.
+pub const PREFIX_DENY: u32 = 1 << 1;
+/// Value in `PREFIXES`, for the controller: it was read from a file, and goes when it is not there any more.
+pub const PREFIX_FROM_FILE: u32 = 1 << 8;
+/// Value in `PREFIXES`, for the controller: from there somebody administers this host.
+pub const PREFIX_FROM_SESSION: u32 = 1 << 9;
+/// How many prefixes there may be.
+pub const MOST_PREFIXES: u32 = 1 << 21;
 
 /// A cookie key. The current slot makes cookies, both check them; the controller refills the other slot from the
 /// kernel's random source and then makes it the current one.
@@ -271,7 +299,86 @@ pub struct Service {
     pub families: u32,
     /// The device it is bound to; 0: none. For reports.
     pub device: u32,
+    /// Where its ladder goes up and down.
+    pub lines: Lines,
 }
+
+/// Where the [`crate::ladder`] of a service goes up and down. A second is 2³⁰ ns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Up: so many connections have been half open for more than a second. 0: no such line.
+    pub up: u32,
+    /// Up: so many connections are half open. 0: no such line.
+    pub danger: u32,
+    /// Down: no more connections are half open than this.
+    pub down: u32,
+    /// Up: so many SYNs a second, if most of those that had time to go on have not. 0: no such line.
+    pub rate: u32,
+    /// Up: so many packets a second that belong to no connection. 0: no such line.
+    pub strays: u32,
+    /// SYN-ACKs a second, beyond which only known sources are answered. 0: no limit.
+    pub replies: u32,
+    /// For how long a step is kept at least, in milliseconds.
+    pub min_active: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Cohorts of a [`Load`]: a power of two.
+pub const COHORTS: usize = 64;
+/// Seconds that a [`Load`] counts arrivals of: a power of two.
+pub const SECONDS: usize = 4;
+
+/// How much a service has to bear, and what is done about it, see [`crate::load`]. Written by the datapath alone.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The step ([`crate::load::Posture`]).
+    pub posture: u64,
+    /// When challenges last began, in milliseconds of the datapath's clock.
+    pub began: u32,
+    /// Until when cookies are accepted although none are sent; 0: they are not.
+    pub accepts_until: u32,
+    /// How many connections were half open when challenges last began.
+    pub half_open_then: u32,
+    /// Zero.
+    pub reserved: [u32; 9],
+    /// The second that the rest is of; what follows is written by every SYN.
+    pub second: u64,
+    /// Connections that are half open.
+    pub half_open: u64,
+    /// SYNs (low half) and packets of no connection (high half), by second.
+    pub arrivals: [u64; SECONDS],
+    /// Zero.
+    pub reserved_too: [u64; 2],
+    /// Half-open connections by the second they began in.
+    pub cohorts: [u64; COHORTS],
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            posture: 0,
+            began: 0,
+            accepts_until: 0,
+            half_open_then: 0,
+            reserved: [0; 9],
+            second: 0,
+            half_open: 0,
+            arrivals: [0; SECONDS],
+            reserved_too: [0; 2],
+            cohorts: [0; COHORTS],
+        }
+    }
+}
+
+/// Pages of `KNOWN`: a power of two.
+pub const KNOWN_PAGES: u32 = 64;
+/// Bytes of a page of `KNOWN`: a power of two.
+pub const KNOWN_PAGE: usize = 4096;
+/// A page of `KNOWN`.
+pub type KnownPage = [u8; KNOWN_PAGE];
 
 /// `Service::flags`: the kernel cannot take hand-offs for it; SYNs pass.
 pub const SERVICE_UNPROTECTABLE: u32 = 1 << 0;
@@ -321,6 +428,16 @@ pub struct ServiceCounters {
     pub handoff_failed: u64,
     /// Connections that reached ESTABLISHED, however they were admitted.
     pub established: u64,
+    /// SYNs that passed in mode `monitor` and would have been challenged in `auto`.
+    pub syn_would_challenge: u64,
+    /// Connections that reached ESTABLISHED after such a SYN: real clients.
+    pub client_would_challenge: u64,
+    /// Packets that belong to no connection, but for RSTs: ACKs, mostly. Dropped if SYNs are challenged.
+    pub stray_acks: u64,
+    /// RSTs that belong to no connection, likewise.
+    pub stray_rsts: u64,
+    /// SYNs dropped: beyond the reply limit, or from sources that are not known.
+    pub syn_limited: u64,
 }
 
 /// All counters of one CPU.
@@ -455,7 +572,35 @@ impl Tracked {
 /// Entries of a [`FlowBucket`]: a power of two.
 pub const FLOW_ENTRIES: usize = 4;
 /// Buckets of `HALF_OPEN`: a power of two.
-pub const HALF_OPEN_BUCKETS: u32 = 8192;
+pub const HALF_OPEN_BUCKETS: u32 = 16_384;
+/// Entries of a [`HalfOpenBucket`]: a power of two.
+pub const HALF_OPEN_ENTRIES: usize = 4;
+
+/// Four half-open connections in a cache line, see [`crate::half_open`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HalfOpenBucket {
+    /// The connections.
+    pub entries: [HalfOpenEntry; HALF_OPEN_ENTRIES],
+}
+
+/// One connection of a [`HalfOpenBucket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HalfOpenEntry {
+    /// Hash of the connection; 0: empty.
+    pub tag: u32,
+    /// The client's next sequence number.
+    pub next_in: u32,
+    /// When it began, in units of 2³⁰ ns of the monotonic clock.
+    pub began: u32,
+    /// The id of its service.
+    pub service: u16,
+    /// Packets so far, both ways, up to 255.
+    pub packets: u8,
+    /// Bits of [`crate::half_open`].
+    pub flags: u8,
+}
 
 /// Four connections in two cache lines, see [`crate::flow`].
 #[repr(C, align(64))]
@@ -627,16 +772,18 @@ pub struct Event {
     pub kind: u32,
     /// The service id or, for listeners, the port.
     pub subject: u32,
-    /// The kernel's error (positive) of a refused hand-off; else 0.
-    pub error: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Of a step: the one before, the one now, and why (8 bits each, from the lowest).
+    pub detail: u32,
+    /// When, in milliseconds of the datapath's clock.
+    pub at: u32,
 }
 
 /// `Event::kind`: a TCP socket began to listen.
 pub const EVENT_LISTEN_BEGAN: u32 = 1;
 /// `Event::kind`: a TCP socket ceased to listen.
 pub const EVENT_LISTEN_ENDED: u32 = 2;
+/// `Event::kind`: the defence of a service took a step.
+pub const EVENT_STEP: u32 = 3;
 
 /// An IPv4 address as the maps hold it.
 #[inline(always)]
@@ -662,14 +809,17 @@ macro_rules! plain {
 
 plain! {
     u32: 4,
-    Config: 104,
+    KnownPage: 4096,
+    Config: 112,
     KeySlot: 24,
     Interface: 72,
     Port: 24,
     ServiceKey: 20,
-    Service: 48,
+    Service: 80,
     Learnt: 16,
-    ServiceCounters: 56,
+    ServiceCounters: 96,
+    Load: 640,
+    HalfOpenBucket: 64,
     RecentBucket: 64,
     FlowBucket: 128,
     Listed: 52,

@@ -6,10 +6,12 @@
 
 use crate::{
     abi::{
-        CONFIG_SUSPENDED, Config, MODE_ALWAYS, MODE_OFF, SERVICE_ACCEPTS_COOKIES, SERVICE_KERNEL_COOKIES,
-        SERVICE_UNPROTECTABLE, Service,
+        CONFIG_SUSPENDED, Config, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_ALLOW,
+        PREFIX_DENY, SERVICE_ACCEPTS_COOKIES, SERVICE_KERNEL_COOKIES, SERVICE_UNPROTECTABLE, Service,
     },
     classify::Class,
+    ladder::Step,
+    load,
     verdict::Reason,
 };
 
@@ -30,6 +32,12 @@ pub trait Surroundings {
     fn is_to_local(&mut self) -> bool;
     /// The source is an address that may be answered: unicast and not this host's.
     fn source_is_answerable(&mut self) -> bool;
+    /// `PREFIX_*` of the source: whether it is on a list.
+    fn listed(&mut self) -> u32;
+    /// The source has completed a handshake not long ago.
+    fn source_is_known(&mut self) -> bool;
+    /// One more SYN-ACK is within the reply limit of the service.
+    fn is_within_limit(&mut self) -> bool;
     /// It is a first fragment.
     fn is_fragment(&mut self) -> bool;
     /// It lies below more VLAN tags than the hand-off can reach.
@@ -50,13 +58,15 @@ pub trait Surroundings {
     fn proved_recently(&mut self) -> bool;
 }
 
-/// What a service's mode, state and the global settings come to.
+/// What a service's mode, step and state and the global settings come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Not even watched.
     pub off: bool,
-    /// SYNs: challenged, or passed for this reason.
-    pub syn: Result<(), Reason>,
+    /// The lists of prefixes count.
+    pub lists: bool,
+    /// SYNs: on this step, or passed for this reason.
+    pub syn: Result<Step, Reason>,
     /// Cookies are looked for.
     pub accepts_cookies: bool,
     /// The kernel may have answered SYNs with cookies of its own a moment ago: those are looked for as well.
@@ -64,21 +74,45 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy of a service.
+    /// The policy of a service, at `now` in milliseconds, which is only asked for where something depends on it.
     #[inline(always)]
-    pub fn of(service: &Service, config: &Config) -> Self {
+    pub fn of(service: &Service, load: &Load, config: &Config, now: impl FnOnce() -> u32) -> Self {
+        let auto = service.mode == MODE_AUTO;
+        let step = load::posture(load).step;
         let syn = if service.flags & SERVICE_UNPROTECTABLE != 0 {
             Err(Reason::SynUnprotectable)
-        } else if service.mode != MODE_ALWAYS {
+        } else if !auto && service.mode != MODE_ALWAYS {
             Err(Reason::SynMonitored)
+        } else if auto && matches!(step, Step::Pass) {
+            Err(Reason::SynCalm)
         } else if config.flags & CONFIG_SUSPENDED != 0 {
             Err(Reason::SynSuspended)
+        } else if matches!(step, Step::Pass) {
+            Ok(Step::Challenge)
         } else {
-            Ok(())
+            Ok(step)
         };
-        let accepts_cookies = syn.is_ok() || service.flags & SERVICE_ACCEPTS_COOKIES != 0;
-        let kernel_cookies = service.flags & SERVICE_KERNEL_COOKIES != 0;
-        Self { off: service.mode == MODE_OFF && !accepts_cookies, syn, accepts_cookies, kernel_cookies }
+        let mut accepts_cookies = syn.is_ok() || service.flags & SERVICE_ACCEPTS_COOKIES != 0;
+        let mut kernel_cookies = service.flags & SERVICE_KERNEL_COOKIES != 0;
+        if auto && (syn.is_ok() || load.accepts_until != 0) {
+            let now = now();
+            accepts_cookies |= load::accepts_cookies(load, now);
+            kernel_cookies |= load::kernel_cookies(load, now);
+        }
+        Self {
+            off: service.mode == MODE_OFF && !accepts_cookies,
+            lists: auto || service.mode == MODE_ALWAYS,
+            syn,
+            accepts_cookies,
+            kernel_cookies,
+        }
+    }
+
+    /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass.
+    #[inline(always)]
+    pub fn would_challenge(service: &Service, load: &Load) -> bool {
+        let watched = service.mode == MODE_MONITOR && service.flags & SERVICE_UNPROTECTABLE == 0;
+        watched && !matches!(load::posture(load).step, Step::Pass)
     }
 }
 
@@ -99,7 +133,14 @@ pub fn decide(class: Class, policy: Policy, around: &mut impl Surroundings) -> R
 
 #[inline(always)]
 fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
-    if let Err(reason) = policy.syn {
+    let listed = if policy.lists { around.listed() } else { 0 };
+    if listed & PREFIX_ALLOW != 0 {
+        return Reason::SynAllowed;
+    }
+    let denied = listed & PREFIX_DENY != 0;
+    if let Err(reason) = policy.syn
+        && !denied
+    {
         return reason;
     }
     match around.socket() {
@@ -107,11 +148,17 @@ fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
         Socket::Connection => return Reason::SynKnown,
         Socket::Listener => {}
     }
+    if denied {
+        return Reason::SynDenied;
+    }
     if around.is_nested() {
         return Reason::SynNestedVlan;
     }
     if !around.source_is_answerable() {
         return Reason::SynOddSource;
+    }
+    if let Some(reason) = beyond_limit(policy, around) {
+        return reason;
     }
     if around.is_signed() {
         return Reason::SynSigned;
@@ -126,6 +173,17 @@ fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
         return Reason::SynOverBudget;
     }
     Reason::SynChallenged
+}
+
+/// Why a SYN gets no answer on a step where not everybody does.
+#[inline(always)]
+fn beyond_limit(policy: Policy, around: &mut impl Surroundings) -> Option<Reason> {
+    let reason = match policy.syn {
+        Ok(Step::Limit) if !around.is_within_limit() => Reason::SynOverLimit,
+        Ok(Step::KnownSources) => Reason::SynUnknownSource,
+        _ => return None,
+    };
+    if around.source_is_known() { None } else { Some(reason) }
 }
 
 #[inline(always)]
@@ -162,12 +220,15 @@ fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{abi::MODE_MONITOR, verdict::Verdict};
+    use crate::{ladder::Because, load::Posture, verdict::Verdict};
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
     struct World {
         local: bool,
+        listed: u32,
+        known: bool,
+        within: bool,
         answerable: bool,
         fragment: bool,
         nested: bool,
@@ -185,6 +246,15 @@ mod tests {
     impl Surroundings for World {
         fn is_to_local(&mut self) -> bool {
             self.local
+        }
+        fn listed(&mut self) -> u32 {
+            self.listed
+        }
+        fn source_is_known(&mut self) -> bool {
+            self.known
+        }
+        fn is_within_limit(&mut self) -> bool {
+            self.within
         }
         fn source_is_answerable(&mut self) -> bool {
             self.answerable
@@ -222,7 +292,7 @@ mod tests {
 
     fn worlds() -> impl Strategy<Value = World> {
         let sockets = prop_oneof![Just(Socket::Nothing), Just(Socket::Listener), Just(Socket::Connection)];
-        (any::<[bool; 10]>(), sockets).prop_map(|(bits, socket)| {
+        (any::<[bool; 12]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
             let [
                 local,
                 answerable,
@@ -234,9 +304,14 @@ mod tests {
                 cookie,
                 recent,
                 kernel_cookie,
+                known,
+                within,
             ] = bits;
             World {
                 local,
+                listed,
+                known,
+                within,
                 answerable,
                 fragment,
                 nested,
@@ -253,11 +328,21 @@ mod tests {
         })
     }
 
+    fn stands(step: Step) -> Load {
+        let mut load = Load::default();
+        load.posture = Posture { step, because: Because::Queue, since: 1 }.to_abi();
+        load
+    }
+
     fn policies() -> impl Strategy<Value = Policy> {
-        (0u32..4, 0u32..16, 0u32..2).prop_map(|(mode, service_flags, config_flags)| {
-            let service = Service { mode, flags: service_flags, ..Service::default() };
-            Policy::of(&service, &Config { flags: config_flags, ..Config::default() })
-        })
+        let steps = prop::sample::select(Step::ALL.to_vec());
+        (0u32..4, 0u32..16, 0u32..2, steps, prop::bool::ANY).prop_map(
+            |(mode, service_flags, config_flags, step, lingers)| {
+                let service = Service { mode, flags: service_flags, ..Service::default() };
+                let load = Load { accepts_until: if lingers { 10 } else { 0 }, ..stands(step) };
+                Policy::of(&service, &load, &Config { flags: config_flags, ..Config::default() }, || 5)
+            },
+        )
     }
 
     fn classes() -> impl Strategy<Value = Class> {
@@ -281,10 +366,32 @@ mod tests {
         }
 
         #[test]
-        fn without_a_challenge_nothing_is_dropped(class in classes(), policy in policies(), mut world in worlds()) {
+        fn without_a_challenge_only_who_is_denied_is_dropped(
+            class in classes(), policy in policies(), mut world in worlds(),
+        ) {
             if policy.syn.is_err() {
-                prop_assert_eq!(decide(class, policy, &mut world).verdict(), Verdict::Pass);
+                let reason = decide(class, policy, &mut world);
+                prop_assert!(reason.verdict() == Verdict::Pass || reason == Reason::SynDenied);
             }
+        }
+
+        #[test]
+        fn who_is_allowed_is_never_challenged_and_who_is_denied_never_answered(
+            policy in policies(), world in worlds(),
+        ) {
+            if policy.lists {
+                let allowed = &mut World { listed: PREFIX_ALLOW, ..world.clone() };
+                prop_assert_eq!(decide(Class::Syn, policy, allowed).verdict(), Verdict::Pass);
+                let denied = &mut World { listed: PREFIX_DENY, ..world };
+                prop_assert!(decide(Class::Syn, policy, denied) != Reason::SynChallenged);
+            }
+        }
+
+        #[test]
+        fn known_sources_are_answered_on_every_step(policy in policies(), world in worlds()) {
+            let mut world = World { known: true, ..world };
+            let reason = decide(Class::Syn, policy, &mut world);
+            prop_assert!(!matches!(reason, Reason::SynOverLimit | Reason::SynUnknownSource));
         }
 
         #[test]
@@ -310,18 +417,52 @@ mod tests {
     }
 
     #[test]
-    fn modes_and_flags_make_the_policy() {
+    fn modes_steps_and_flags_make_the_policy() {
         let service = |mode, flags| Service { mode, flags, ..Service::default() };
         let config = Config::default();
-        assert_eq!(Policy::of(&service(MODE_ALWAYS, 0), &config).syn, Ok(()));
-        assert_eq!(Policy::of(&service(MODE_MONITOR, 0), &config).syn, Err(Reason::SynMonitored));
-        assert!(!Policy::of(&service(MODE_MONITOR, 0), &config).accepts_cookies);
-        assert!(Policy::of(&service(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES), &config).accepts_cookies);
-        assert!(Policy::of(&service(MODE_OFF, 0), &config).off);
-        assert!(!Policy::of(&service(MODE_OFF, SERVICE_ACCEPTS_COOKIES), &config).off);
-        let unprotectable = service(MODE_ALWAYS, SERVICE_UNPROTECTABLE);
-        assert_eq!(Policy::of(&unprotectable, &config).syn, Err(Reason::SynUnprotectable));
+        let of = |mode, flags, step| Policy::of(&service(mode, flags), &stands(step), &config, || 5);
+        assert_eq!(of(MODE_ALWAYS, 0, Step::Pass).syn, Ok(Step::Challenge));
+        assert_eq!(of(MODE_ALWAYS, 0, Step::Limit).syn, Ok(Step::Limit));
+        assert_eq!(of(MODE_AUTO, 0, Step::Pass).syn, Err(Reason::SynCalm));
+        assert_eq!(of(MODE_AUTO, 0, Step::KnownSources).syn, Ok(Step::KnownSources));
+        assert_eq!(of(MODE_MONITOR, 0, Step::Limit).syn, Err(Reason::SynMonitored));
+        assert!(!of(MODE_MONITOR, 0, Step::Limit).lists && !of(MODE_OFF, 0, Step::Limit).lists);
+        assert!(!of(MODE_MONITOR, 0, Step::Pass).accepts_cookies);
+        assert!(of(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Step::Pass).accepts_cookies);
+        assert!(of(MODE_OFF, 0, Step::Limit).off);
+        assert!(!of(MODE_OFF, SERVICE_ACCEPTS_COOKIES, Step::Pass).off);
+        let unprotectable = of(MODE_ALWAYS, SERVICE_UNPROTECTABLE, Step::Challenge);
+        assert_eq!(unprotectable.syn, Err(Reason::SynUnprotectable));
         let suspended = Config { flags: CONFIG_SUSPENDED, ..config };
-        assert_eq!(Policy::of(&service(MODE_ALWAYS, 0), &suspended).syn, Err(Reason::SynSuspended));
+        let policy = Policy::of(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended, || 5);
+        assert_eq!(policy.syn, Err(Reason::SynSuspended));
+    }
+
+    #[test]
+    fn cookies_are_accepted_for_a_while_after_the_last_was_sent() {
+        let service = Service { mode: MODE_AUTO, ..Service::default() };
+        let load = Load { accepts_until: 1000, ..stands(Step::Pass) };
+        let at = |now| Policy::of(&service, &load, &Config::default(), || now).accepts_cookies;
+        assert!(at(999) && !at(1000));
+        let calm =
+            Policy::of(&service, &Load::default(), &Config::default(), || unreachable!("calm has no clock"));
+        assert!(!calm.accepts_cookies);
+    }
+
+    #[test]
+    fn the_kernels_own_cookies_are_accepted_for_a_while_after_challenges_began() {
+        let service = Service { mode: MODE_AUTO, ..Service::default() };
+        let load = Load { began: 1000, ..stands(Step::Challenge) };
+        let at = |now| Policy::of(&service, &load, &Config::default(), || now).kernel_cookies;
+        assert!(at(1001) && at(120_999) && !at(121_001));
+    }
+
+    #[test]
+    fn a_dry_run_is_of_monitor_alone() {
+        let would =
+            |mode, step| Policy::would_challenge(&Service { mode, ..Service::default() }, &stands(step));
+        assert!(would(MODE_MONITOR, Step::Challenge));
+        assert!(!would(MODE_MONITOR, Step::Pass) && !would(MODE_AUTO, Step::Challenge));
+        assert!(!would(MODE_OFF, Step::Challenge));
     }
 }

@@ -13,13 +13,12 @@
 //! Entries carry the filter's generation ([`crate::filter`]), which the walk through the socket table renews: an entry
 //! whose generation is gone belongs to a connection that the kernel has no more, and is free.
 //!
-//! Half-open connections have a table of their own, where the oldest is pushed out: spoofed SYNs meet one another there
-//! and nobody else. CPUs may write one bucket at the same time: at worst an entry is lost until the next walk.
+//! Half-open connections have a table of their own ([`crate::half_open`]). CPUs may write one bucket at the same time: at worst an entry is lost until the next walk.
 
 use crate::{
-    abi::{Config, FLOW_ENTRIES, FlowBucket, HALF_OPEN_BUCKETS, Listed},
-    clock, filter,
-    tcp_state::{SYN_RECV_MS, Seen, State, TRACK_FIN_IN, Track},
+    abi::{Config, FLOW_ENTRIES, FlowBucket, Listed},
+    filter,
+    tcp_state::{Seen, State, TRACK_FIN_IN, Track},
     wire::tcp::{FIN, RST, SYN},
 };
 
@@ -59,8 +58,6 @@ impl Admitted {
 pub struct Place {
     /// The buckets it may be in.
     pub buckets: [u32; 2],
-    /// Its bucket in the table of half-open connections.
-    pub half_open: u32,
     tag: u32,
 }
 
@@ -72,11 +69,7 @@ pub const fn place(hash: u64, bucket_mask: u32) -> Place {
     let tag = hash as u32 | 1;
     let first = (hash >> 32) as u32;
     let second = first ^ tag.wrapping_mul(0x9e37_79b1);
-    Place {
-        buckets: [first & bucket_mask, second & bucket_mask],
-        half_open: first & (HALF_OPEN_BUCKETS - 1),
-        tag,
-    }
+    Place { buckets: [first & bucket_mask, second & bucket_mask], tag }
 }
 
 /// The entry of a connection in a bucket: its number, or [`FLOW_ENTRIES`] if it is not there.
@@ -217,38 +210,6 @@ pub fn moves_on(bucket: &mut FlowBucket, index: usize, seen: &Seen) -> bool {
     true
 }
 
-/// The entry of a half-open connection, or the one to put it into: an empty one, else the oldest. Says as well whether
-/// somebody is pushed out.
-#[inline(always)]
-pub fn half_open_slot(bucket: &FlowBucket, place: &Place, now: u32) -> (usize, Slot) {
-    let (mut index, mut oldest) = (0, 0);
-    let mut slot = Slot::Taken;
-    for (at, (hot, cold)) in bucket.hot.iter().zip(&bucket.cold).enumerate() {
-        if hot.tag == place.tag {
-            return (at, Slot::Own);
-        }
-        let age = clock::age(cold.since, now);
-        let free = hot.tag == 0 || age > SYN_RECV_MS;
-        let rank = if free { u32::MAX } else { age };
-        if rank >= oldest {
-            (index, oldest) = (at, rank);
-            slot = if free { Slot::Free } else { Slot::Taken };
-        }
-    }
-    (index, slot)
-}
-
-/// What an entry of the table of half-open connections is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// The connection's own.
-    Own,
-    /// Nobody's.
-    Free,
-    /// Somebody else's.
-    Taken,
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -325,7 +286,7 @@ mod tests {
     fn a_full_bucket_has_room_where_time_wait_is_over() {
         let mut bucket = FlowBucket::default();
         for index in 0..FLOW_ENTRIES {
-            let place = Place { buckets: [0, 0], half_open: 0, tag: 10 + index as u32 };
+            let place = Place { buckets: [0, 0], tag: 10 + index as u32 };
             put(&mut bucket, index, &place, &entry(1), &config());
         }
         assert_eq!(room(&bucket, &config(), 1_000_000), (FLOW_ENTRIES, FLOW_ENTRIES));
@@ -351,32 +312,12 @@ mod tests {
     #[test]
     fn what_is_forgotten_does_not_come_round_again() {
         let mut bucket = FlowBucket::default();
-        let place = Place { buckets: [0, 0], half_open: 0, tag: 11 };
+        let place = Place { buckets: [0, 0], tag: 11 };
         put(&mut bucket, 1, &place, &entry(1), &config());
         let later = Config { filter_newest: 9, filter_oldest: 9, ..Config::default() };
         assert_eq!(find(&bucket, &place, &later), FLOW_ENTRIES);
         forget(&mut bucket, &place);
         assert_eq!(find(&bucket, &place, &config()), FLOW_ENTRIES);
-    }
-
-    #[test]
-    fn half_open_connections_push_out_the_oldest() {
-        let mut bucket = FlowBucket::default();
-        let mut places = Vec::new();
-        for number in 0..FLOW_ENTRIES as u32 {
-            let place = Place { buckets: [0, 0], half_open: 0, tag: 10 + number };
-            let (index, slot) = half_open_slot(&bucket, &place, 100 + number);
-            assert_eq!(slot, Slot::Free);
-            bucket.hot[index].tag = place.tag;
-            bucket.cold[index].since = 100 + number;
-            places.push((place, index));
-        }
-        for (place, index) in &places {
-            assert_eq!(half_open_slot(&bucket, place, 200), (*index, Slot::Own));
-        }
-        let stranger = Place { tag: 99, ..places[0].0 };
-        assert_eq!(half_open_slot(&bucket, &stranger, 200), (places[0].1, Slot::Taken));
-        assert_eq!(half_open_slot(&bucket, &stranger, 101 + SYN_RECV_MS).1, Slot::Free);
     }
 
     #[test]
@@ -393,7 +334,6 @@ mod tests {
             let mask = (1 << bits) - 1;
             let place = place(hash, mask);
             prop_assert!(place.buckets.iter().all(|bucket| *bucket <= mask));
-            prop_assert!(place.half_open < HALF_OPEN_BUCKETS);
             prop_assert!(place.tag != 0);
         }
     }

@@ -67,7 +67,7 @@ reasons! {
     Pass Unprotected = "pass.unprotected",
     /// The service's mode is off.
     Pass ServiceOff = "pass.service_off",
-    /// Not a SYN, to a service that is only monitored or cannot be protected.
+    /// Not a SYN, to a service that is not challenged.
     Pass Monitored = "pass.monitored",
     /// The kernel's socket table holds this connection.
     Pass Known = "pass.known",
@@ -82,6 +82,10 @@ reasons! {
 
     /// SYN to a monitored service.
     Pass SynMonitored = "pass.syn_monitored",
+    /// SYN to a calm service.
+    Pass SynCalm = "pass.syn_calm",
+    /// SYN from a source on the allow list.
+    Pass SynAllowed = "pass.syn_allowed",
     /// SYN to a service whose connections cannot be handed over (Multipath TCP, DNAT, another namespace).
     Pass SynUnprotectable = "pass.syn_unprotectable",
     /// SYN while challenging is suspended: net.ipv4.tcp_syncookies is 0.
@@ -104,6 +108,12 @@ reasons! {
     Drop SynFragment = "drop.syn_fragment",
     /// SYN beyond the reply budget of its source prefix.
     Drop SynOverBudget = "drop.syn_over_budget",
+    /// SYN beyond the reply limit of its service, from a source that is not known.
+    Drop SynOverLimit = "drop.syn_over_limit",
+    /// SYN from a source that is not known, while only known sources are answered.
+    Drop SynUnknownSource = "drop.syn_unknown_source",
+    /// SYN from a source on the deny list.
+    Drop SynDenied = "drop.syn_denied",
     /// SYN that could not be turned into a SYN-ACK: the driver refused to change the frame's length.
     Drop SynRewriteFailed = "drop.syn_rewrite_failed",
 
@@ -145,6 +155,8 @@ impl Reason {
         matches!(
             self,
             Self::SynMonitored
+                | Self::SynCalm
+                | Self::SynAllowed
                 | Self::SynUnprotectable
                 | Self::SynSuspended
                 | Self::SynKnown
@@ -156,7 +168,28 @@ impl Reason {
                 | Self::SynBadChecksum
                 | Self::SynFragment
                 | Self::SynOverBudget
+                | Self::SynOverLimit
+                | Self::SynUnknownSource
+                | Self::SynDenied
                 | Self::SynRewriteFailed
+        )
+    }
+
+    /// Whether a SYN counted here would be half open now had it passed.
+    #[inline(always)]
+    pub const fn would_be_half_open(self) -> bool {
+        matches!(
+            self,
+            Self::SynChallenged | Self::SynOverBudget | Self::SynOverLimit | Self::SynUnknownSource
+        )
+    }
+
+    /// Whether packets counted here, if they are of no connection, are what floods of ACKs and RSTs consist of.
+    #[inline(always)]
+    pub const fn is_stray(self) -> bool {
+        matches!(
+            self,
+            Self::Monitored | Self::AckBadCookie | Self::RstUnknown | Self::SynAckUnknown | Self::BadFlags
         )
     }
 

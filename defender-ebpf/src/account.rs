@@ -52,10 +52,39 @@ pub(crate) fn tracked(what: Tracked) {
     }
 }
 
-/// Counts a connection to a service that reached ESTABLISHED.
+/// Counts a connection to a service that reached ESTABLISHED; `would` says that its SYN would have been challenged.
 #[inline(always)]
-pub(crate) fn established(service: u32) {
-    with_service(service, |counters| counters.established += 1);
+pub(crate) fn established(service: u32, would: bool) {
+    with_service(service, |counters| {
+        counters.established += 1;
+        counters.client_would_challenge += would as u64;
+    });
+}
+
+/// How many SYNs this CPU has counted for a service.
+#[inline(always)]
+pub(crate) fn syns_received(id: u32) -> u64 {
+    let mut seen = 0;
+    with_service(id, |counters| seen = counters.syn_received);
+    seen
+}
+
+/// Counts a packet of no connection. Returns how many this CPU has counted.
+#[inline(always)]
+pub(crate) fn stray(id: u32, is_rst: bool) -> u64 {
+    let mut seen = 0;
+    with_service(id, |counters| {
+        let count = if is_rst { &mut counters.stray_rsts } else { &mut counters.stray_acks };
+        *count += 1;
+        seen = *count;
+    });
+    seen
+}
+
+/// Counts a SYN that passed and would have been challenged in mode `auto`.
+#[inline(always)]
+pub(crate) fn would_challenge(id: u32) {
+    with_service(id, |counters| counters.syn_would_challenge += 1);
 }
 
 /// Counts a packet to a service.
@@ -69,6 +98,7 @@ pub(crate) fn service(id: u32, reason: Reason) {
             Reason::SynChallenged => counters.syn_challenged += 1,
             Reason::Cookie => counters.ack_accepted += 1,
             Reason::AckBadCookie => counters.ack_rejected += 1,
+            Reason::SynOverLimit | Reason::SynUnknownSource => counters.syn_limited += 1,
             _ => {}
         }
     });

@@ -3,14 +3,14 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use defender_common::{
     abi::{
-        Config, INTERFACE_LOCAL_COMPLETE, INTERFACE_NO_METADATA, INTERFACE_PROBES, Interface, KeySlot,
-        interface_slot,
+        CONFIG_PREFIXES, Config, INTERFACE_LOCAL_COMPLETE, INTERFACE_NO_METADATA, INTERFACE_PROBES,
+        Interface, KeySlot, interface_slot,
     },
     verdict::Reason,
     wire::address::Address,
 };
 
-use crate::maps::{CONFIG, INTERFACES, KEYS, LOCAL};
+use crate::maps::{CONFIG, INTERFACES, KEYS, LOCAL, PREFIXES};
 
 /// The global settings.
 #[inline(always)]
@@ -57,6 +57,15 @@ pub(crate) fn is_local<A: Address>(interface: &Interface, address: A) -> bool {
         return true;
     }
     interface.flags & INTERFACE_LOCAL_COMPLETE == 0 && LOCAL.get(Key::new(128, address.octets())).is_some()
+}
+
+/// `PREFIX_*` of an address: whether it is on a list. The longest prefix counts.
+#[inline(always)]
+pub(crate) fn listed<A: Address>(config: &Config, address: A) -> u32 {
+    if config.flags & CONFIG_PREFIXES == 0 {
+        return 0;
+    }
+    PREFIXES.get(Key::new(128, address.octets())).copied().unwrap_or(0)
 }
 
 /// `reason` for packets to this host; others are not ours to judge.

@@ -1,9 +1,13 @@
 //! The flow table, see `defender_common::flow`.
 
 use defender_common::{
-    abi::{Config, FLOW_ENTRIES, FlowBucket, Handoff, Listed, Tracked},
+    abi::{
+        CONFIG_LEARNING, Config, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, HalfOpenEntry, Handoff, Listed,
+        Tracked,
+    },
     clock::age,
-    flow::{self, Admitted, Entry, Place, Slot},
+    flow::{self, Admitted, Entry, Place},
+    half_open::{self, Slot, WOULD_CHALLENGE},
     recent::{ESTABLISH_MS, What},
     tcp_state::{Direction, Seen, State, Track},
     wire::{
@@ -13,7 +17,7 @@ use defender_common::{
 };
 
 use crate::{
-    account, atomic, clock, config, filter,
+    account, atomic, clock, config, filter, known, load,
     maps::{FLOWS, HALF_OPEN},
     recent,
 };
@@ -22,11 +26,28 @@ use crate::{
 /// a step ahead of the other.
 const SETTLED_MS: u32 = 1_000;
 
-/// Follows a segment from a client. Says whether the kernel is sure to have its connection. Not for SYNs.
+/// What is known of the connection that a segment claims to be of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// The kernel is sure to have it.
+    Surely,
+    /// It may have it.
+    Perhaps,
+    /// It cannot have it: the segment is a stray.
+    No,
+}
+
+/// Follows a segment from a client. Not for SYNs.
 #[inline(always)]
-pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> bool {
+pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> Known {
     // The filter lies in the caches. In a flood of random tuples the flow table does not.
-    filter::may_hold(&segment.flow, config) && follow(segment, &segment.flow, Direction::In, config)
+    if !filter::may_hold(&segment.flow, config) {
+        return Known::No;
+    }
+    match follow(segment, &segment.flow, Direction::In, config) {
+        IN_TABLE => Known::Surely,
+        _ => Known::Perhaps,
+    }
 }
 
 /// Follows a segment of `service` to a client.
@@ -34,7 +55,7 @@ pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> bool
 pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &Config) {
     let flow = segment.flow.reversed();
     let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
-    if !follow(segment, &flow, Direction::Out, config) && speaks {
+    if follow(segment, &flow, Direction::Out, config) == NOT_IN_TABLE && speaks {
         let time = (clock::now(), clock::epoch());
         if established(&flow, config, service, Told::ByPacket, time) {
             // It may be the end as well.
@@ -44,19 +65,26 @@ pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &
 }
 
 #[inline(always)]
-fn follow<A: Address>(segment: &Segment<A>, flow: &Flow<A>, direction: Direction, config: &Config) -> bool {
+fn follow<A: Address>(segment: &Segment<A>, flow: &Flow<A>, direction: Direction, config: &Config) -> u64 {
     let numbers = (segment.sequence as u64) << 32 | segment.acknowledgement as u64;
     let about = segment.flags as u64 | (direction as u64) << 8 | (segment.data_len() as u64 & 0xffff) << 16;
-    flow_follow(flow.mix(&config.table_keys), numbers, about) != 0
+    flow_follow(flow.mix(&config.table_keys), numbers, about)
 }
 
 // Global functions: the verifier looks at each once, by itself.
 
-/// 1 if the connection is in the table, in a state that the kernel does not leave unheard.
+/// What [`flow_follow`] found: nothing.
+const NOT_IN_TABLE: u64 = 0;
+/// The connection, in a state that the kernel does not leave unheard.
+const IN_TABLE: u64 = 1;
+/// The connection, in a state whose end nobody hears of.
+const MAY_BE_OVER: u64 = 2;
+
+/// One of the three.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_follow(hash: u64, numbers: u64, about: u64) -> u64 {
-    let Some(config) = config::config() else { return 0 };
+    let Some(config) = config::config() else { return NOT_IN_TABLE };
     let place = flow::place(hash, config.flow_mask);
     let seen = Seen {
         direction: if about & 0x100 == 0 { Direction::In } else { Direction::Out },
@@ -66,12 +94,12 @@ pub(crate) extern "C" fn flow_follow(hash: u64, numbers: u64, about: u64) -> u64
         data_len: (about >> 16) as u32 & 0xffff,
     };
     if let Some((bucket, index)) = locate(&place, config) {
-        return step(bucket, index, &seen).ends_heard() as u64;
+        return if step(bucket, index, &seen).ends_heard() { IN_TABLE } else { MAY_BE_OVER };
     }
     if seen.flags & RST != 0 {
-        reset_half_open(&place, &seen);
+        reset_half_open(hash, &seen);
     }
-    0
+    NOT_IN_TABLE
 }
 
 /// Returns the state it leads to.
@@ -113,42 +141,49 @@ fn bucket(number: u32) -> Option<&'static mut FlowBucket> {
     FLOWS.get_ptr_mut(number).map(|bucket| unsafe { &mut *bucket })
 }
 
+/// The bucket of a half-open connection.
 #[inline(always)]
-fn half_open(place: &Place) -> Option<&'static mut FlowBucket> {
+fn half_open(place: &half_open::Place) -> Option<&'static mut HalfOpenBucket> {
     // SAFETY: as above.
-    HALF_OPEN.get_ptr_mut(place.half_open).map(|bucket| unsafe { &mut *bucket })
+    HALF_OPEN.get_ptr_mut(place.bucket).map(|bucket| unsafe { &mut *bucket })
 }
 
-/// A SYN has passed.
+/// A SYN to a service has passed; `would` says that mode `auto` would have challenged it.
 #[inline(always)]
-pub(crate) fn opens<A: Address>(segment: &Segment<A>, config: &Config) {
-    flow_open(segment.flow.mix(&config.table_keys), segment.sequence as u64);
+pub(crate) fn opens<A: Address>(segment: &Segment<A>, service: u32, would: bool, config: &Config) {
+    let about = segment.sequence as u64 | (service as u64) << 32 | (would as u64) << 63;
+    flow_open(segment.flow.mix(&config.table_keys), about);
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn flow_open(hash: u64, sequence: u64) -> u64 {
-    let Some(config) = config::config() else { return 0 };
-    let place = flow::place(hash, config.flow_mask);
+pub(crate) extern "C" fn flow_open(hash: u64, about: u64) -> u64 {
+    let place = half_open::place(hash);
     let Some(bucket) = half_open(&place) else { return 0 };
-    let now = clock::now();
-    let (index, slot) = flow::half_open_slot(bucket, &place, now);
-    let sequence = sequence as u32;
-    // Another sequence number: another attempt, after one that the kernel did not take.
-    if slot == Slot::Own && flow::load(bucket, index).next_in == sequence.wrapping_add(1) {
-        count(bucket, index);
-        return 0;
+    let began = clock::epoch();
+    let (index, slot) = half_open::slot(bucket, &place, began);
+    let (next_in, service) = ((about as u32).wrapping_add(1), (about >> 32) as u16);
+    if slot == Slot::Own {
+        let present = half_open::get(bucket, index);
+        if present.next_in == next_in {
+            half_open::count(bucket, index);
+            return 0;
+        }
+        // Another sequence number: another attempt, after one that the kernel did not take.
+        load::load_closed(present.service as u64, present.began as u64, began as u64);
     }
-    let syn = Seen { direction: Direction::In, flags: 0, sequence, acknowledgement: 0, data_len: 0 };
-    let track = Track::opening(&syn, now);
-    let entry = Entry { track, admitted: Admitted::Handshake, packets: 1, began: clock::epoch() };
-    flow::put(bucket, index, &place, &entry, config);
+    let flags = if about >> 63 != 0 { WOULD_CHALLENGE } else { 0 };
+    half_open::put(bucket, index, &place, HalfOpenEntry { next_in, began, service, flags, ..NOBODY });
+    load::load_opened(service as u64, 1, began as u64);
     account::tracked(Tracked::Opened);
     if slot == Slot::Taken {
         account::tracked(Tracked::PushedOut);
     }
     0
 }
+
+const NOBODY: HalfOpenEntry =
+    HalfOpenEntry { tag: 0, next_in: 0, began: 0, service: 0, packets: 0, flags: 0 };
 
 /// A SYN is challenged: the socket table has nothing of its connection. Should there be an entry, then its end went by
 /// unheard, and it must not speak for the new connection: the kernel's tracepoint may miss an event where one interrupts
@@ -186,27 +221,29 @@ pub(crate) fn answers<A: Address>(segment: &Segment<A>, config: &Config) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_answer(hash: u64) -> u64 {
-    let Some(config) = config::config() else { return 0 };
-    let place = flow::place(hash, config.flow_mask);
+    let place = half_open::place(hash);
     let Some(bucket) = half_open(&place) else { return 0 };
-    let (index, slot) = flow::half_open_slot(bucket, &place, 0);
+    let (index, slot) = half_open::slot(bucket, &place, clock::epoch());
     if slot == Slot::Own {
-        count(bucket, index);
+        half_open::count(bucket, index);
     }
     0
 }
 
 /// A RST of the client's ends a half-open connection, of which the kernel tells nobody.
 #[inline(always)]
-fn reset_half_open(place: &Place, seen: &Seen) {
-    let Some(bucket) = half_open(place) else { return };
-    let (index, slot) = flow::half_open_slot(bucket, place, 0);
-    if slot == Slot::Own {
-        let mut track = flow::load(bucket, index);
-        track.step(seen, clock::now());
-        if track.state == State::Close {
-            flow::free(bucket, index);
-        }
+fn reset_half_open(hash: u64, seen: &Seen) {
+    let place = half_open::place(hash);
+    let Some(bucket) = half_open(&place) else { return };
+    let now = clock::epoch();
+    let (index, slot) = half_open::slot(bucket, &place, now);
+    if slot != Slot::Own {
+        return;
+    }
+    let entry = half_open::get(bucket, index);
+    if entry.next_in == seen.sequence {
+        half_open::free(bucket, index);
+        load::load_closed(entry.service as u64, entry.began as u64, now as u64);
     }
 }
 
@@ -229,11 +266,12 @@ pub(crate) fn established<A: Address>(
     told: Told,
     (now, began): (u32, u32),
 ) -> bool {
-    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    let hash = flow.mix(&config.table_keys);
+    let place = flow::place(hash, config.flow_mask);
     let handed_over = recent::take(flow, config, What::Assigned, now, ESTABLISH_MS);
     let track = Track::known(State::Established, now);
     let mut entry = Entry { track, admitted: Admitted::Handshake, packets: 1, began };
-    let opened = take_half_open(&place, now, &mut entry);
+    let (opened, would) = take_half_open(hash, now, &mut entry);
     if told == Told::ByPacket && !handed_over && !opened {
         return false;
     }
@@ -242,30 +280,30 @@ pub(crate) fn established<A: Address>(
         // A cookie proves the SYN, its answer and the acknowledgement.
         entry = Entry { track, admitted: Admitted::Cookie, packets: 3, began };
     }
-    account::established(service);
+    account::established(service, would);
     account::tracked(Tracked::Established);
+    known::note(flow.source, config, began);
     insert(&place, &entry, config, now);
     true
 }
 
-/// Takes a connection out of the table of half-open ones, into `entry`, established. False if it is not there.
+/// Takes a connection out of the table of half-open ones, into `entry`, established. Says whether it was there, and whether
+/// its SYN would have been challenged.
 #[inline(always)]
-fn take_half_open(place: &Place, now: u32, entry: &mut Entry) -> bool {
-    let Some(bucket) = half_open(place) else { return false };
-    let (index, slot) = flow::half_open_slot(bucket, place, now);
+fn take_half_open(hash: u64, now: u32, entry: &mut Entry) -> (bool, bool) {
+    let place = half_open::place(hash);
+    let Some(bucket) = half_open(&place) else { return (false, false) };
+    let (index, slot) = half_open::slot(bucket, &place, entry.began);
     if slot != Slot::Own {
-        return false;
+        return (false, false);
     }
-    let opened = flow::load(bucket, index);
-    flow::free(bucket, index);
-    if opened.is_due(now) {
-        return false;
-    }
-    let index = index & (FLOW_ENTRIES - 1);
+    let opened = half_open::get(bucket, index);
+    half_open::free(bucket, index);
+    load::load_closed(opened.service as u64, opened.began as u64, entry.began as u64);
     entry.track = Track::established(opened.next_in, now);
-    entry.packets = bucket.hot[index].packets + 1;
-    entry.began = bucket.cold[index].began;
-    true
+    entry.packets = opened.packets as u32 + 1;
+    entry.began = opened.began;
+    (true, opened.flags & WOULD_CHALLENGE != 0)
 }
 
 #[inline(always)]
@@ -310,8 +348,11 @@ pub(crate) fn client_ended<A: Address>(flow: &Flow<A>, config: &Config) {
 
 /// The kernel holds a connection in this state.
 #[inline(always)]
-pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, state: State) {
+pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, service: u32, state: State) {
     if state == State::SynRecv {
+        if config.flags & CONFIG_LEARNING != 0 {
+            learn_half_open(flow, config, service);
+        }
         return;
     }
     let now = clock::now_for_tracing();
@@ -329,15 +370,30 @@ pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, state: State)
     }
 }
 
+/// The kernel holds a half-open connection from before.
+#[inline(always)]
+fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
+    let place = half_open::place(flow.mix(&config.table_keys));
+    let Some(bucket) = half_open(&place) else { return };
+    let began = clock::epoch_for_tracing();
+    let (index, slot) = half_open::slot(bucket, &place, began);
+    if slot != Slot::Own {
+        half_open::put(bucket, index, &place, HalfOpenEntry { began, service: service as u16, ..NOBODY });
+        load::load_opened(service as u64, 1, began as u64);
+    }
+}
+
 /// Adds what is known of a connection to its line.
 #[inline(always)]
 pub(crate) fn describe<A: Address>(flow: &Flow<A>, config: &Config, line: &mut Listed) {
-    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
+    let hash = flow.mix(&config.table_keys);
+    let place = flow::place(hash, config.flow_mask);
     if line.state == State::SynRecv as u8 {
+        let place = half_open::place(hash);
         let Some(bucket) = half_open(&place) else { return };
-        let (index, slot) = flow::half_open_slot(bucket, &place, 0);
+        let (index, slot) = half_open::slot(bucket, &place, clock::epoch_for_tracing());
         if slot == Slot::Own {
-            flow::describe(bucket, index, line);
+            half_open::describe(&half_open::get(bucket, index), line);
         }
     } else if let Some((bucket, index)) = locate(&place, config) {
         flow::describe(bucket, index, line);

@@ -23,7 +23,7 @@ use defender_common::{
 };
 
 use crate::{
-    account, clock, config, filter, kfunc,
+    account, clock, config, filter, kfunc, load,
     packet::SkbPacket,
     recent, service,
     socket::{Held, Tupled},
@@ -129,7 +129,9 @@ fn hand_over<A: Tupled>(
     let Some(found) = service::find(flow.destination, flow.destination_port) else {
         return Some(Passage::Open);
     };
-    if classify(segment.flags) != Class::Ack || !Policy::of(found.service, config).accepts_cookies {
+    let Some(load) = load::of(found.id) else { return Some(Passage::Open) };
+    let policy = Policy::of(found.service, load, config, clock::now);
+    if classify(segment.flags) != Class::Ack || !policy.accepts_cookies {
         return Some(Passage::Open);
     }
     let now = clock::now();

@@ -16,6 +16,8 @@ mod filter;
 mod flow;
 mod handoff;
 mod kfunc;
+mod known;
+mod load;
 mod maps;
 mod packet;
 mod recent;
@@ -34,20 +36,23 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 use defender_common::{
-    abi::{Config, Interface},
+    abi::{Config, Interface, MODE_OFF},
     classify::{Class, classify},
     decide::{Policy, decide},
     reply::Replies,
     verdict::{Reason, Verdict},
     wire::{
         Ip, Packet,
+        address::Address,
         ethernet::{self, Frame, Network},
         ipv4, ipv6,
         tcp::{self, Segment},
     },
 };
 
-use crate::{handoff::Passage, packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around};
+use crate::{
+    flow::Known, handoff::Passage, packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around,
+};
 
 /// parse → classify → decide → rewrite | pass | drop → account
 #[xdp(frags)]
@@ -148,32 +153,53 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     class: Class,
     config: &Config,
 ) -> Reason {
-    let Some(Found { id, service }) = service::find(segment.flow.destination, segment.flow.destination_port)
-    else {
+    let Some(found) = service::find(segment.flow.destination, segment.flow.destination_port) else {
         return Reason::Unprotected;
     };
-    let policy = Policy::of(service, config);
-    let tracked = class != Class::Syn && !policy.off && flow::inbound(segment, config);
-    let mut around = Around::new(packet, network_offset, segment, interface, config, service, tracked);
+    let Some(load) = load::of(found.id) else { return Reason::Unprotected };
+    let is_syn = class == Class::Syn;
+    let watched = found.service.mode != MODE_OFF && config::is_local(interface, segment.flow.destination);
+    let count = if is_syn && watched { load::arrives(found.id) } else { 0 };
+    let policy = Policy::of(found.service, load, config, clock::now);
+    let known = if is_syn || policy.off { Known::Perhaps } else { flow::inbound(segment, config) };
+    let tracked = known == Known::Surely;
+    let mut around =
+        Around::new(packet, network_offset, segment, interface, config, (found.service, load), tracked);
     let reason = decide(class, policy, &mut around);
     let reason = match reason {
         Reason::SynChallenged => answer::challenge::<_, IP>(&around),
         Reason::Cookie | Reason::CookieRecent => handoff::announce(&around, reason),
         reason => reason,
     };
-    account::service(id, reason);
+    account::service(found.id, reason);
     if reason.is_syn() {
-        sources::note(id, segment.flow.source, config, around.now());
-    }
-    match reason.verdict() {
-        Verdict::Pass if reason.is_syn() => flow::opens(segment, config),
-        Verdict::Tx => flow::begins_anew(segment, config),
-        _ => {}
+        sources::note(found.id, segment.flow.source, config, around.now());
+        after_syn(segment, &found, reason, count, config);
+    } else if reason == Reason::Cookie {
+        load::load_proved(found.id as u64);
+    } else if known == Known::No && reason.is_stray() {
+        load::stray(found.id, class == Class::Rst);
     }
     if trace::is_worth_it(reason) {
         trace::note(&segment.flow, reason, config, around.now());
     }
     reason
+}
+
+/// Takes a SYN into the tables. `count` is how many it counts for.
+#[inline(always)]
+fn after_syn<A: Address>(segment: &Segment<A>, found: &Found, reason: Reason, count: u64, config: &Config) {
+    if reason.verdict() == Verdict::Pass {
+        let would = reason == Reason::SynMonitored && load::would_challenge(found);
+        flow::opens(segment, found.id, would, config);
+        return;
+    }
+    if reason == Reason::SynChallenged {
+        flow::begins_anew(segment, config);
+    }
+    if reason.would_be_half_open() {
+        load::load_opened(found.id as u64, count, clock::epoch() as u64);
+    }
 }
 
 /// The interface that a frame came in by, if the frame is addressed to it.

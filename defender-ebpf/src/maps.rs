@@ -5,9 +5,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use defender_common::abi::{
-    BUDGET_CELLS, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS,
-    INTERFACE_SLOTS, Interface, KeySlot, Learnt, Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service,
-    ServiceCounters, ServiceKey, Sources, TRACE_LINES, TraceLine,
+    BUDGET_CELLS, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS, HalfOpenBucket,
+    INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, KeySlot, Learnt, Load, MOST_PREFIXES, Port,
+    RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey, Sources, TRACE_LINES,
+    TraceLine,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -45,10 +46,16 @@ pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FIL
 #[map]
 pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, 0);
 #[map]
-pub(crate) static HALF_OPEN: Array<FlowBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, 0);
+pub(crate) static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, 0);
 #[map]
 pub(crate) static SOURCES: Array<Sources> = Array::with_max_entries(SERVICE_SLOTS, 0);
 #[map]
 pub(crate) static TRACE: Array<TraceLine> = Array::with_max_entries(TRACE_LINES, 0);
+#[map]
+pub(crate) static LOADS: Array<Load> = Array::with_max_entries(SERVICE_SLOTS, 0);
+#[map]
+pub(crate) static KNOWN: Array<[u8; KNOWN_PAGE]> = Array::with_max_entries(KNOWN_PAGES, 0);
+#[map]
+pub(crate) static PREFIXES: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

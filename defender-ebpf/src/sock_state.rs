@@ -49,7 +49,7 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
 #[inline(always)]
 fn tell(kind: u32, port: u16) {
     // If the buffer is full the controller has events to wake up for anyway, and it looks by itself every second.
-    let _ = EVENTS.output::<Event>(Event { kind, subject: port as u32, error: 0, reserved: 0 }, 0);
+    let _ = EVENTS.output::<Event>(Event { kind, subject: port as u32, detail: 0, at: 0 }, 0);
 }
 
 /// A handshake is complete.

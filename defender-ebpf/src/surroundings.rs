@@ -3,7 +3,7 @@
 use defender_common::{
     abi::{
         CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
-        INTERFACE_PARTIAL_CHECKSUMS, Interface, Service,
+        INTERFACE_PARTIAL_CHECKSUMS, Interface, Load, Service,
     },
     budget, checksum, cookie,
     cookie::{Host, Terms},
@@ -19,7 +19,7 @@ use defender_common::{
 };
 
 use crate::{
-    clock, config,
+    clock, config, known, load,
     maps::BUDGET,
     packet::{self, XdpPacket},
     recent,
@@ -34,6 +34,7 @@ pub(crate) struct Around<'a, A> {
     pub(crate) interface: &'a Interface,
     pub(crate) config: &'a Config,
     pub(crate) service: &'a Service,
+    load: &'a Load,
     /// The flow table has the connection.
     tracked: bool,
     /// What a SYN offers and the sum of its options; read by `is_signed`.
@@ -51,7 +52,7 @@ impl<'a, A: Address> Around<'a, A> {
         segment: &'a Segment<A>,
         interface: &'a Interface,
         config: &'a Config,
-        service: &'a Service,
+        (service, load): (&'a Service, &'a Load),
         tracked: bool,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
@@ -62,6 +63,7 @@ impl<'a, A: Address> Around<'a, A> {
             interface,
             config,
             service,
+            load,
             tracked,
             offer,
             options_sum,
@@ -120,6 +122,21 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     fn source_is_answerable(&mut self) -> bool {
         let source = self.segment.flow.source;
         source.is_answerable() && !config::is_local(self.interface, source)
+    }
+
+    #[inline(always)]
+    fn listed(&mut self) -> u32 {
+        config::listed(self.config, self.segment.flow.source)
+    }
+
+    #[inline(always)]
+    fn source_is_known(&mut self) -> bool {
+        known::is_known(self.segment.flow.source, self.config, clock::epoch())
+    }
+
+    #[inline(always)]
+    fn is_within_limit(&mut self) -> bool {
+        load::is_within_limit(self.load, self.service)
     }
 
     #[inline(always)]

@@ -88,9 +88,9 @@ impl Visit for Confirm {
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
         filter::note(flow, config);
         if let Some(state) = self.state
-            && service::find(flow.destination, flow.destination_port).is_some()
+            && let Some(found) = service::find(flow.destination, flow.destination_port)
         {
-            flow::confirm(flow, config, state);
+            flow::confirm(flow, config, found.id, state);
         }
     }
 }

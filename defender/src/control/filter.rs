@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use defender_common::{abi::Config, clock, filter};
-use nix::time::{ClockId, clock_gettime};
+use defender_common::{abi::Config, filter};
 
 /// How often a new generation begins.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -53,12 +51,6 @@ impl Generations {
     }
 }
 
-/// The datapath's clock, in milliseconds.
-pub fn now_ms() -> Result<u32> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
-    Ok(clock::milliseconds(Duration::from(now).as_nanos() as u64))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,11 +80,5 @@ mod tests {
             assert_eq!(generations.begin(first, now), first);
             assert!(!generations.is_due(now));
         }
-    }
-
-    #[test]
-    fn the_clock_is_the_datapath_s() {
-        let (first, second) = (now_ms().expect("a clock"), now_ms().expect("a clock"));
-        assert!(second.wrapping_sub(first) < 1000);
     }
 }

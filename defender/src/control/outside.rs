@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use defender_common::abi;
+use defender_common::{abi, ladder::Step, load};
 
 use crate::{
     control::{
@@ -89,7 +89,8 @@ pub(super) fn take_leave(root: &PinRoot) -> Result<()> {
     let mut challenged = false;
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
-        if slot.mode == abi::MODE_ALWAYS {
+        let auto = slot.mode == abi::MODE_AUTO && load::posture(&maps.loads.get(id)?).step != Step::Pass;
+        if slot.mode == abi::MODE_ALWAYS || auto {
             challenged = true;
             maps.services.set(id, policy::with_mode(&slot, Mode::Monitor))?;
         }

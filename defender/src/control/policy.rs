@@ -1,6 +1,6 @@
 //! What the datapath is told about a service. Pure.
 
-use defender_common::abi;
+use defender_common::{abi, decide::Policy};
 
 use crate::{
     control::{services::Service, settings::Mode},
@@ -73,7 +73,8 @@ pub fn update_slot(
 /// The slot in `mode`. Cookies of a service that was challenged a moment ago are still accepted, and so are the kernel's
 /// own where it was not.
 pub fn with_mode(slot: &abi::Service, mode: Mode) -> abi::Service {
-    let challenges = [slot.mode, mode.to_abi()].contains(&abi::MODE_ALWAYS);
+    // In `auto` it may have been.
+    let challenges = mode == Mode::Always || matches!(slot.mode, abi::MODE_ALWAYS | abi::MODE_AUTO);
     let begins = slot.mode != abi::MODE_ALWAYS && mode.to_abi() == abi::MODE_ALWAYS;
     let flags = slot.flags
         | if challenges { abi::SERVICE_ACCEPTS_COOKIES } else { 0 }
@@ -88,10 +89,8 @@ pub fn with_flag(slot: &abi::Service, flag: u32, set: bool) -> abi::Service {
 }
 
 /// Whether SYNs of the service are challenged at this moment.
-pub fn is_challenged(slot: &abi::Service, config: &abi::Config) -> bool {
-    slot.mode == abi::MODE_ALWAYS
-        && slot.flags & abi::SERVICE_UNPROTECTABLE == 0
-        && config.flags & abi::CONFIG_SUSPENDED == 0
+pub fn is_challenged(slot: &abi::Service, load: &abi::Load, config: &abi::Config) -> bool {
+    Policy::of(slot, load, config, || 0).syn.is_ok()
 }
 
 #[cfg(test)]
@@ -143,13 +142,13 @@ mod tests {
         let calm = with_mode(&new_slot(&service(), &DEFAULTS), Mode::Monitor);
         assert_eq!(calm.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
         let always = with_mode(&calm, Mode::Always);
-        let config = abi::Config::default();
-        assert!(is_challenged(&always, &config));
+        let (config, load) = (abi::Config::default(), abi::Load::default());
+        assert!(is_challenged(&always, &load, &config));
         let off = with_mode(&always, Mode::Off);
         assert_ne!(off.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
-        assert!(!is_challenged(&off, &config));
+        assert!(!is_challenged(&off, &load, &config));
         let suspended = abi::Config { flags: abi::CONFIG_SUSPENDED, ..config };
-        assert!(!is_challenged(&always, &suspended));
-        assert!(!is_challenged(&with_flag(&always, abi::SERVICE_UNPROTECTABLE, true), &config));
+        assert!(!is_challenged(&always, &load, &suspended));
+        assert!(!is_challenged(&with_flag(&always, abi::SERVICE_UNPROTECTABLE, true), &load, &config));
     }
 }

@@ -80,6 +80,8 @@ pub struct Listening {
     pub device: u32,
     /// Some socket listens for Multipath TCP.
     pub mptcp: bool,
+    /// The smallest backlog among them: how many half-open connections each takes.
+    pub backlog: u32,
 }
 
 impl Listening {
@@ -89,6 +91,7 @@ impl Listening {
             receive_buffer: listener.receive_buffer,
             device: listener.device,
             mptcp: listener.mptcp,
+            backlog: listener.backlog,
         }
     }
 
@@ -97,6 +100,7 @@ impl Listening {
         self.receive_buffer = self.receive_buffer.min(listener.receive_buffer);
         self.device = if self.device == listener.device { self.device } else { 0 };
         self.mptcp |= listener.mptcp;
+        self.backlog = self.backlog.min(listener.backlog);
     }
 }
 

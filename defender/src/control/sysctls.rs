@@ -1,6 +1,6 @@
 //! What the host's TCP settings mean for the datapath. Pure.
 
-use defender_common::abi;
+use defender_common::{abi, load};
 
 use crate::host::sysctl::Sysctls;
 
@@ -14,6 +14,15 @@ pub fn config_flags(sysctls: &Sysctls) -> u32 {
         (matches!(sysctls.tcp_ecn, 1 | 2), abi::CONFIG_ECN),
     ];
     flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag)
+}
+
+/// For how many cohorts of half-open connections (units of 2³⁰ ns) the kernel keeps one: after the last of its SYN-ACKs it
+/// waits once more, and each wait is twice the one before, a second at first (`reqsk_timer_handler`,
+/// net/ipv4/inet_connection_sock.c).
+pub fn cohorts(sysctls: &Sysctls) -> u32 {
+    let seconds = (2_u64 << sysctls.tcp_synack_retries.min(16)) - 1;
+    let cohorts = (seconds * 1_000_000_000 >> 30) + 2;
+    cohorts.min(load::MOST_COHORTS.into()) as u32
 }
 
 /// What people are told while nothing is challenged.
@@ -38,9 +47,16 @@ mod tests {
             tcp_adv_win_scale: None,
             tcp_workaround_signed_windows: false,
             tcp_max_syn_backlog: 4096,
+            tcp_synack_retries: 5,
             somaxconn: 4096,
             nf_conntrack_tcp_loose: None,
         }
+    }
+
+    #[test]
+    fn half_open_connections_live_as_long_as_the_kernel_lets_them() {
+        let cohorts = |tcp_synack_retries| cohorts(&Sysctls { tcp_synack_retries, ..sysctls() });
+        assert_eq!([0, 1, 2, 5, 6, 255].map(cohorts), [2, 4, 8, 60, 62, 62]);
     }
 
     #[test]

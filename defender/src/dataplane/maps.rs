@@ -183,12 +183,7 @@ impl Events {
 fn parse_event(bytes: &[u8]) -> Option<abi::Event> {
     let mut words =
         bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-    Some(abi::Event {
-        kind: words.next()?,
-        subject: words.next()?,
-        error: words.next()?,
-        reserved: words.next()?,
-    })
+    Some(abi::Event { kind: words.next()?, subject: words.next()?, detail: words.next()?, at: words.next()? })
 }
 
 /// Every map that the controller and the reports use, except [`Events`].
@@ -219,6 +214,10 @@ pub struct Maps {
     pub budget: Slots<u32>,
     /// [`map::TRACE`].
     pub trace: Slots<abi::TraceLine>,
+    /// [`map::LOADS`].
+    pub loads: Slots<abi::Load>,
+    /// [`map::KNOWN`].
+    pub known: Slots<abi::KnownPage>,
 }
 
 impl Maps {
@@ -240,6 +239,8 @@ impl Maps {
             counters: PerCpuSlots::open(root, map::COUNTERS)?,
             budget: Slots::open(root, map::BUDGET)?,
             trace: Slots::open(root, map::TRACE)?,
+            loads: Slots::open(root, map::LOADS)?,
+            known: Slots::open(root, map::KNOWN)?,
         })
     }
 
@@ -276,6 +277,11 @@ impl Maps {
             sum.handoff_assigned += cpu.handoff_assigned;
             sum.handoff_failed += cpu.handoff_failed;
             sum.established += cpu.established;
+            sum.syn_would_challenge += cpu.syn_would_challenge;
+            sum.client_would_challenge += cpu.client_would_challenge;
+            sum.stray_acks += cpu.stray_acks;
+            sum.stray_rsts += cpu.stray_rsts;
+            sum.syn_limited += cpu.syn_limited;
         }
         Ok(sum)
     }

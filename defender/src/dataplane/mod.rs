@@ -1,5 +1,6 @@
 //! The eBPF side: loading, attaching, and the maps. Nothing else in this crate calls aya.
 
+pub mod clock;
 pub mod features;
 pub mod flows;
 pub mod kfunc;

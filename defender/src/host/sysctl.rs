@@ -36,6 +36,8 @@ pub struct Sysctls {
     pub tcp_workaround_signed_windows: bool,
     /// `net.ipv4.tcp_max_syn_backlog`: half-open connections a listener may hold.
     pub tcp_max_syn_backlog: u32,
+    /// `net.ipv4.tcp_synack_retries`: how often the kernel repeats a SYN-ACK.
+    pub tcp_synack_retries: u8,
     /// `net.core.somaxconn`: the greatest backlog of `listen`.
     pub somaxconn: u32,
     /// `net.netfilter.nf_conntrack_tcp_loose`: whether conntrack takes up a connection whose SYN it has not seen.
@@ -59,6 +61,7 @@ impl Sysctls {
             tcp_adv_win_scale: find("net/ipv4/tcp_adv_win_scale")?,
             tcp_workaround_signed_windows: flag("net/ipv4/tcp_workaround_signed_windows")?,
             tcp_max_syn_backlog: need("net/ipv4/tcp_max_syn_backlog")?,
+            tcp_synack_retries: need("net/ipv4/tcp_synack_retries")?,
             somaxconn: need("net/core/somaxconn")?,
             nf_conntrack_tcp_loose: find("net/netfilter/nf_conntrack_tcp_loose")?.map(|loose: u8| loose != 0),
         })
@@ -118,7 +121,7 @@ mod tests {
             shell(
                 "cd /proc/sys/net/ipv4; echo 0 > tcp_syncookies; echo 0 > tcp_timestamps; echo 0 > tcp_sack
                  echo 0 > tcp_window_scaling; echo 1 > tcp_ecn; echo 77 > ip_default_ttl; echo 1 > ip_forward
-                 echo '4096 100000 200000' > tcp_rmem; echo 99 > tcp_max_syn_backlog
+                 echo '4096 100000 200000' > tcp_rmem; echo 99 > tcp_max_syn_backlog; echo 3 > tcp_synack_retries
                  echo 98 > /proc/sys/net/core/somaxconn",
             );
             Sysctls::read().unwrap()
@@ -135,6 +138,7 @@ mod tests {
                 ip_forward: true,
                 tcp_rmem: [4096, 100_000, 200_000],
                 tcp_max_syn_backlog: 99,
+                tcp_synack_retries: 3,
                 somaxconn: 98,
                 ..inside.clone()
             }

@@ -9,6 +9,8 @@ use defender_common::{
     abi,
     classify::Class,
     decide::{Policy, Socket, Surroundings, decide},
+    ladder::Step,
+    load,
     verdict::Reason,
 };
 
@@ -36,6 +38,12 @@ pub struct Sender {
     pub unicast: bool,
     /// It is this host's own.
     pub local: bool,
+    /// The time, in milliseconds of the datapath's clock.
+    pub now: u32,
+    /// `PREFIX_*`: whether it is on a list.
+    pub listed: u32,
+    /// It has completed a handshake not long ago.
+    pub known: bool,
     /// SYN-ACKs that its network would have been sent in this second, one for this SYN included.
     pub replies: u32,
 }
@@ -45,6 +53,8 @@ pub struct Sender {
 pub struct Target<'a> {
     /// Its slot of `SERVICES`.
     pub slot: &'a abi::Service,
+    /// How much it has to bear at this moment.
+    pub load: &'a abi::Load,
     /// Something listens there.
     pub listens: bool,
     /// The connection that the kernel has from the sender's address and port.
@@ -69,7 +79,7 @@ pub struct NextSyn {
 impl NextSyn {
     /// Asks the datapath's rules.
     pub fn of(sender: &Sender, target: &Target, config: &abi::Config) -> Self {
-        let policy = Policy::of(target.slot, config);
+        let policy = Policy::of(target.slot, target.load, config, || sender.now);
         let reason = decide(Class::Syn, policy, &mut Around { sender, target, config });
         let endpoint = Endpoint::from_abi(target.slot);
         Self {
@@ -102,6 +112,18 @@ impl Surroundings for Around<'_> {
 
     fn source_is_answerable(&mut self) -> bool {
         self.sender.unicast && !self.sender.local
+    }
+
+    fn listed(&mut self) -> u32 {
+        self.sender.listed
+    }
+
+    fn source_is_known(&mut self) -> bool {
+        self.sender.known
+    }
+
+    fn is_within_limit(&mut self) -> bool {
+        load::syns(self.target.load, self.target.load.second as u32) < self.target.slot.lines.replies
     }
 
     fn is_fragment(&mut self) -> bool {
@@ -150,6 +172,10 @@ fn because(reason: Reason, sender: &Sender, target: &Target, config: &abi::Confi
     match reason {
         Reason::ServiceOff => format!("mode {mode}: the service is left alone"),
         Reason::SynMonitored => format!("mode {mode}: SYNs are counted and pass"),
+        Reason::SynCalm => {
+            let half_open = load::half_open(target.load);
+            format!("mode {mode}: the service is calm ({half_open} half open): SYNs pass")
+        }
         Reason::SynUnprotectable => {
             format!("unprotectable: {}", target.unprotectable.unwrap_or("for an unknown reason"))
         }
@@ -158,7 +184,7 @@ fn because(reason: Reason, sender: &Sender, target: &Target, config: &abi::Confi
         Reason::SynKnown => known(target),
         Reason::SynOddSource => odd(sender),
         Reason::SynOverBudget => over_budget(sender, config),
-        Reason::SynChallenged => challenged(mode, sender, config),
+        Reason::SynChallenged => challenged(mode, sender, target, config),
         other => other.describe().to_owned(),
     }
 }
@@ -182,7 +208,7 @@ fn over_budget(sender: &Sender, config: &abi::Config) -> String {
     format!("{network} was sent as many SYN-ACKs in this second as reply_budget allows: {budget}")
 }
 
-fn challenged(mode: Mode, sender: &Sender, config: &abi::Config) -> String {
+fn challenged(mode: Mode, sender: &Sender, target: &Target, config: &abi::Config) -> String {
     let stranger = sender.port.map_or_else(String::new, |port| {
         format!(", and the kernel has no connection from {}", SocketAddr::new(sender.address, port))
     });
@@ -193,7 +219,14 @@ fn challenged(mode: Mode, sender: &Sender, config: &abi::Config) -> String {
             format!("; {} was sent {sent} of {budget} SYN-ACKs in this second", network(sender.address))
         }
     };
-    format!("mode {mode}{stranger}{budget}")
+    let posture = load::posture(target.load);
+    let attack = match (mode, posture.step) {
+        (Mode::Auto, step) if step != Step::Pass => {
+            format!(", under attack ({}): {}", posture.because.describe(), step.describe())
+        }
+        _ => String::new(),
+    };
+    format!("mode {mode}{attack}{stranger}{budget}")
 }
 
 /// The network that shares a reply budget with an address, see `Address::budget_prefix`.
@@ -216,7 +249,23 @@ mod tests {
         port: None,
         unicast: true,
         local: false,
+        now: 5,
+        listed: 0,
+        known: false,
         replies: 3,
+    };
+
+    const CALM: abi::Load = abi::Load {
+        posture: 0,
+        began: 0,
+        accepts_until: 0,
+        half_open_then: 0,
+        reserved: [0; 9],
+        second: 0,
+        half_open: 0,
+        arrivals: [0; abi::SECONDS],
+        reserved_too: [0; 2],
+        cohorts: [0; abi::COHORTS],
     };
 
     fn slot(mode: u32, flags: u32) -> abi::Service {
@@ -224,7 +273,7 @@ mod tests {
     }
 
     fn target(slot: &abi::Service) -> Target<'_> {
-        Target { slot, listens: true, connection: None, unprotectable: None }
+        Target { slot, load: &CALM, listens: true, connection: None, unprotectable: None }
     }
 
     fn next(sender: &Sender, target: &Target, budget: u32) -> (Reason, String) {

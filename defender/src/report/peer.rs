@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::Result;
 use defender_common::{
-    abi, budget, clock,
+    abi, budget,
+    clock::age,
+    known,
     trace::{self, Place},
     verdict::Reason,
     wire::address::{Address, V4, V6},
@@ -18,11 +20,11 @@ use defender_common::{
 
 use crate::{
     control::{
-        filter,
         services::{self, Endpoint, Listening},
         state::{Findings, StateDirectory},
     },
     dataplane::{
+        clock,
         maps::{Maps, Prefix},
         pins::PinRoot,
     },
@@ -114,14 +116,14 @@ impl Known {
         root.require_attached()?;
         let maps = Maps::open(root)?;
         let config = maps.config.get(0)?;
-        let now = filter::now_ms()?;
+        let now = clock::now()?.ms;
         let wanted = |of: u16| port.is_none_or(|port| port == of);
         let mut connections = connections::list(root)?;
         connections.retain(|connection| peer.is(connection.remote) && wanted(connection.local.port()));
         let on_wire = OnWire::of(peer.address, &config);
         let mut verdicts = verdicts(&maps.trace.get(on_wire.place.line)?, on_wire.place, now);
         verdicts.retain(|verdict| wanted(verdict.port));
-        let sender = sender(&maps, peer, &on_wire, now)?;
+        let sender = sender(&maps, peer, &on_wire, &config)?;
         let next_syn = next_syns(root, &maps, &config, &sender, port, &connections)?;
         Ok(Self { peer, port, connections, verdicts, next_syn })
     }
@@ -132,6 +134,7 @@ impl Known {
 struct OnWire {
     place: Place,
     budget_cells: [u32; 2],
+    known: [known::Place; 2],
     unicast: bool,
     octets: [u8; 16],
 }
@@ -148,9 +151,23 @@ impl OnWire {
         Self {
             place: trace::place(address, &config.table_keys),
             budget_cells: budget::cells(address.budget_prefix(), config.secret),
+            known: known::places(address, &config.table_keys),
             unicast: address.is_answerable(),
             octets: address.octets(),
         }
+    }
+}
+
+impl OnWire {
+    /// Whether the address has completed a handshake not long ago.
+    fn is_known(&self, maps: &Maps) -> Result<bool> {
+        let second = clock::now()?.second;
+        for place in self.known {
+            if !known::is_known(maps.known.get(place.page)?[place.offset], second) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -169,7 +186,7 @@ fn verdicts(line: &abi::TraceLine, place: Place, now: u32) -> Vec<LastVerdict> {
             reason: Reason::from_index(entry.reason)?,
             port: entry.port,
             count: entry.count,
-            ago: Duration::from_millis(clock::age(entry.at, now).into()),
+            ago: Duration::from_millis(age(entry.at, now).into()),
         })
     };
     let mut verdicts: Vec<_> = trace::of_peer(line, place).filter_map(last).collect();
@@ -177,7 +194,8 @@ fn verdicts(line: &abi::TraceLine, place: Place, now: u32) -> Vec<LastVerdict> {
     verdicts
 }
 
-fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, now: u32) -> Result<Sender> {
+fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, config: &abi::Config) -> Result<Sender> {
+    let now = clock::now()?.ms;
     let [first, second] = on_wire.budget_cells;
     let cells = [maps.budget.get(first)?, maps.budget.get(second)?];
     Ok(Sender {
@@ -185,6 +203,9 @@ fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, now: u32) -> Result<Sender>
         port: peer.port,
         unicast: on_wire.unicast,
         local: is_covered(&maps.local.all()?, on_wire.octets),
+        now,
+        listed: 0,
+        known: on_wire.is_known(maps)?,
         replies: replies(cells, now),
     })
 }
@@ -211,10 +232,15 @@ fn next_syns(
     let findings = Findings::read(&StateDirectory::of(root))?;
     let listening = services::endpoints(&sockets::listeners()?, &[]);
     let slots = snapshot::slots(maps)?;
+    let loads = snapshot::loads(maps, &slots, config)?;
     let reached = slots.iter().filter(|(_, slot)| is_reached(slot, sender.address, port));
     let mut next: Vec<NextSyn> = reached
         .map(|(id, slot)| {
-            NextSyn::of(sender, &target(*id, slot, sender, connections, &listening, &findings), config)
+            NextSyn::of(
+                sender,
+                &target(*id, (slot, &loads[id]), sender, connections, &listening, &findings),
+                config,
+            )
         })
         .collect();
     next.sort_by_key(|next| (next.port, next.address));
@@ -232,7 +258,7 @@ fn is_reached(slot: &abi::Service, peer: IpAddr, port: Option<u16>) -> bool {
 
 fn target<'a>(
     id: u32,
-    slot: &'a abi::Service,
+    (slot, load): (&'a abi::Service, &'a abi::Load),
     sender: &Sender,
     connections: &'a [Connection],
     listening: &BTreeMap<Endpoint, Listening>,
@@ -242,6 +268,7 @@ fn target<'a>(
     let known = |connection: &&Connection| connection.service == id && sender.port.is_some();
     Target {
         slot,
+        load,
         listens: listening.contains_key(&Endpoint::from_abi(slot)),
         connection: connections.iter().find(known),
         unprotectable: findings.unprotectable.get(&id).map(String::as_str),

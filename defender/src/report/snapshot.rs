@@ -9,13 +9,13 @@ use std::{
 use anyhow::Result;
 use defender_common::{
     abi::{self, Counters, Handoff, ServiceCounters, Tracked},
+    load::{self, Alone},
     verdict::{Reason, Verdict},
 };
 
 use crate::{
     control::{
         attack::Attack,
-        filter,
         lock::ControllerLock,
         policy,
         services::Endpoint,
@@ -24,6 +24,7 @@ use crate::{
         sysctls,
     },
     dataplane::{
+        clock,
         maps::Maps,
         pins::{Hook, PinRoot},
     },
@@ -116,14 +117,15 @@ impl Snapshot {
         let connections = connections::list(root)?;
         let mut services = Vec::new();
         let mut by_service = connections::count_by_service(&connections);
-        let now = filter::now_ms()?;
+        let now = clock::now()?.ms;
+        let loads = loads(&maps, &slots, &config)?;
         let (samples, rates) = sample(&maps, slots.keys().copied())?;
         for (id, sample) in samples {
             let slot = &slots[&id];
             services.push(Service {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
-                active: policy::is_challenged(slot, &config),
+                active: policy::is_challenged(slot, &loads[&id], &config),
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
@@ -191,6 +193,22 @@ pub(super) fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
         }
     }
     Ok(slots)
+}
+
+/// How much the services have to bear, brought to the present as the next packet would.
+pub(super) fn loads(
+    maps: &Maps,
+    slots: &BTreeMap<u32, abi::Service>,
+    config: &abi::Config,
+) -> Result<BTreeMap<u32, abi::Load>> {
+    let time = clock::now()?;
+    let mut loads = BTreeMap::new();
+    for (id, slot) in slots {
+        let mut load = maps.loads.get(*id)?;
+        load::advance::<Alone>(&mut load, &slot.lines, config.cohorts, time);
+        loads.insert(*id, load);
+    }
+    Ok(loads)
 }
 
 fn seconds_since(attack: &Attack) -> u64 {

@@ -10,14 +10,18 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, TestRunOptions};
 use defender::dataplane::{
-    features,
+    clock, features,
     loader::Programs,
     maps::Maps,
     pins::{PinRoot, Rollback},
 };
 use defender_common::{
-    abi::{Counters, Interface, Port, Service, ServiceCounters, interface_slot},
+    abi::{
+        Counters, Interface, KNOWN_PAGE, KNOWN_PAGES, Load, Port, Service, ServiceCounters, interface_slot,
+    },
+    known,
     verdict::Reason,
+    wire::address::V4,
 };
 use defender_testbed::{
     cleanup::{BPF_DIR, PREFIX},
@@ -112,6 +116,15 @@ impl Bed {
         for (id, service) in &world.services {
             maps.services.set(*id, *service)?;
         }
+        maps.loads.set(1, Load { second: clock::now()?.second.into(), ..world.load })?;
+        for source in &world.known {
+            let second = clock::now()?.second;
+            for place in known::places(V4(u32::from_ne_bytes(source.octets())), &world.config.table_keys) {
+                let mut page = maps.known.get(place.page)?;
+                page[place.offset] = known::noted(second);
+                maps.known.set(place.page, page)?;
+            }
+        }
         self.world = Some(world.clone());
         Ok(())
     }
@@ -131,6 +144,12 @@ impl Bed {
         }
         for (id, _) in world.services {
             maps.services.set(id, Service::default())?;
+            maps.loads.set(id, Load::default())?;
+        }
+        if !world.known.is_empty() {
+            for page in 0..KNOWN_PAGES {
+                maps.known.set(page, [0; KNOWN_PAGE])?;
+            }
         }
         Ok(())
     }

@@ -1,13 +1,16 @@
 //! Which service a segment is to, and what its mode and state make of it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
+use defender::dataplane::clock;
 use defender_common::{
     abi::{
-        self, CONFIG_SUSPENDED, KeySlot, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SERVICE_ACCEPTS_COOKIES,
-        SERVICE_UNPROTECTABLE, Service, ServiceKey,
+        self, CONFIG_SUSPENDED, KeySlot, Lines, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port,
+        SECONDS, SERVICE_ACCEPTS_COOKIES, SERVICE_UNPROTECTABLE, Service, ServiceKey,
     },
+    ladder::{Because, Step},
+    load::Posture,
     verdict::Reason,
 };
 use defender_testbed::{
@@ -157,9 +160,93 @@ fn modes() -> Vec<Row> {
             TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN)
         }))
         .passes(Reason::NotLocal),
-        auto(row("auto, not under attack", syn4())).passes(Reason::SynMonitored),
-        auto(row("auto: an acknowledgement", ack())).passes(Reason::Monitored),
+        auto(row("auto, calm", syn4())).passes(Reason::SynCalm),
+        auto(row("auto, calm, IPv6", syn6())).passes(Reason::SynCalm),
+        auto(row("auto, calm: an acknowledgement", ack())).passes(Reason::Monitored),
     ]
+}
+
+fn steps() -> Vec<Row> {
+    let world = World::default();
+    let on = |row: Row, mode, step| {
+        row.world(|world| {
+            world.service().mode = mode;
+            world.load.posture = Posture { step, because: Because::Queue, since: 1 }.to_abi();
+        })
+    };
+    let auto = |row, step| on(row, MODE_AUTO, step);
+    let limited = |row, step, syns| {
+        auto(row, step).world(|world| {
+            world.service().lines = Lines { replies: 3, min_active: u32::MAX >> 2, ..Lines::default() };
+            world.load.arrivals = [syns; SECONDS];
+        })
+    };
+    let known = |row: Row| row.world(|world| world.known = vec![Ipv4Addr::new(198, 18, 200, 1)]);
+    let ack = || stray(client4(), flag::ACK).ack(1);
+    let syn = || syn_to(at(address("198.18.200.1"), 4_000), DUAL);
+    let crossing = |row: Row, change: fn(&mut World)| {
+        auto(row, Step::Pass).world(|world| {
+            world.service().lines = Lines { min_active: 30_000, ..Lines::default() };
+            change(world);
+        })
+    };
+    vec![
+        auto(row("auto, under attack", syn4()), Step::Challenge).challenged(LINUX4),
+        auto(row("auto, under attack, IPv6", syn6()), Step::Challenge).challenged(LINUX6),
+        auto(row("auto, under attack: an acknowledgement", ack()), Step::Challenge)
+            .dropped(Reason::AckBadCookie),
+        auto(row("auto, under attack: a reset", stray(client4(), flag::RST)), Step::Challenge)
+            .dropped(Reason::RstUnknown),
+        auto(row("auto, under attack, unprotectable", syn4()), Step::Challenge)
+            .world(|world| world.service().flags |= SERVICE_UNPROTECTABLE)
+            .passes(Reason::SynUnprotectable),
+        auto(row("auto, under attack, suspended", syn4()), Step::Challenge)
+            .world(|world| world.configure(CONFIG_SUSPENDED, true))
+            .passes(Reason::SynSuspended),
+        auto(row("calm since a moment: a SYN", syn4()), Step::Pass)
+            .world(still_accepts)
+            .passes(Reason::SynCalm),
+        auto(row("calm since a moment: a cookie", proof(&world, client4(), 0, &LINUX4)), Step::Pass)
+            .world(still_accepts)
+            .proves(LINUX4),
+        auto(row("calm since a moment: no cookie", ack()), Step::Pass)
+            .world(still_accepts)
+            .passes(Reason::Monitored),
+        on(row("monitor, under attack", syn4()), MODE_MONITOR, Step::KnownSources)
+            .passes(Reason::SynMonitored),
+        on(row("off, under attack", syn4()), MODE_OFF, Step::KnownSources).passes(Reason::ServiceOff),
+        on(row("always, on the way up", syn4()), MODE_ALWAYS, Step::Challenge).challenged(LINUX4),
+        crossing(row("the SYN that crosses the line of the queue", syn4()), |world| {
+            world.service().lines.danger = 7;
+            world.load.half_open = 7;
+        })
+        .challenged(LINUX4),
+        crossing(row("the SYN before", syn4()), |world| {
+            world.service().lines.danger = 8;
+            world.load.half_open = 7;
+        })
+        .passes(Reason::SynCalm),
+        crossing(row("the SYN that finds too many half open for long", syn4()), |world| {
+            world.service().lines.up = 7;
+            world.load.half_open = 7;
+        })
+        .challenged(LINUX4),
+        limited(row("within the limit", syn()), Step::Limit, 2).challenged(LINUX4),
+        limited(row("beyond the limit", syn()), Step::Limit, 3).dropped(Reason::SynOverLimit),
+        known(limited(row("beyond the limit, a known source", syn()), Step::Limit, 3)).challenged(LINUX4),
+        limited(row("within the limit, where only known sources count", syn()), Step::KnownSources, 0)
+            .dropped(Reason::SynUnknownSource),
+        known(limited(row("a known source", syn()), Step::KnownSources, 9)).challenged(LINUX4),
+        known(limited(row("another source", syn6()), Step::KnownSources, 9))
+            .dropped(Reason::SynUnknownSource),
+        limited(row("a step up within the second", syn()), Step::Challenge, 3).dropped(Reason::SynOverLimit),
+    ]
+}
+
+/// Cookies are accepted for ten seconds more.
+fn still_accepts(world: &mut World) {
+    let now = clock::now().expect("a clock").ms;
+    world.load.accepts_until = now.wrapping_add(10_000) | 1;
 }
 
 fn states() -> Vec<Row> {
@@ -209,7 +296,7 @@ fn states() -> Vec<Row> {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    [listeners(), modes(), states()].into_iter().flatten().collect()
+    [listeners(), modes(), steps(), states()].into_iter().flatten().collect()
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What a frame meets: settings, keys, the interface, services.
 
+use std::net::Ipv4Addr;
+
 use defender_common::abi::{
     self, CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config, Interface, KeySlot,
-    MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
+    Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
 };
 use defender_testbed::topology::{SERVER_MAC, SERVER_V4, SERVER_V6};
 
@@ -40,6 +42,10 @@ pub(super) struct World {
     pub(super) ports: Vec<(u16, Port)>,
     pub(super) addresses: Vec<(ServiceKey, u32)>,
     pub(super) services: Vec<(u32, Service)>,
+    /// Of the service at [`DUAL`]; the second is that of the frame.
+    pub(super) load: Load,
+    /// Sources that have completed a handshake.
+    pub(super) known: Vec<Ipv4Addr>,
 }
 
 impl World {
@@ -115,6 +121,8 @@ impl Default for World {
             ],
             addresses: Vec::new(),
             services: (1..=6).map(|id| (id, challenged())).collect(),
+            load: Load::default(),
+            known: Vec::new(),
         }
     }
 }

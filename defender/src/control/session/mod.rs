@@ -15,7 +15,7 @@ use defender_common::abi;
 use crate::{
     control::{
         attack::Attacks,
-        filter::{self, Generations},
+        filter::Generations,
         interfaces, keys,
         lock::{ControllerLock, WriteLock},
         outside,
@@ -27,7 +27,7 @@ use crate::{
         sysctls,
     },
     dataplane::{
-        layout, link,
+        clock, layout, link,
         loader::Programs,
         logs::Logs,
         maps::{Maps, Prefix},
@@ -135,6 +135,7 @@ impl Session {
         }
         let settings = settings(&root, &directory, options)?;
         let links = with_those_attached(&root, wanted)?;
+        let takes_over = Maps::pinned_version(&root)?.is_some();
         let buckets = flow_buckets(options.flows.unwrap_or(DEFAULT_FLOWS));
         let programs = Programs::load(&root, buckets, rollback)?;
         let sysctls = Sysctls::read()?;
@@ -167,7 +168,7 @@ impl Session {
             log::warn!("--flows: the flow table keeps its size until `defender detach`");
         }
         session.attach(&links, rollback)?;
-        session.learn_connections();
+        session.learn_connections(takes_over);
         session.settings.write(&session.directory)?;
         drop(write);
         Ok(session)
@@ -310,7 +311,7 @@ impl Session {
         self.write_config(self.maps.config.get(0)?)?;
         self.write_local(&local)?;
         self.write_services()?;
-        self.maps.config.set(0, self.generations.prolong(self.maps.config.get(0)?, filter::now_ms()?))?;
+        self.maps.config.set(0, self.generations.prolong(self.maps.config.get(0)?, clock::now()?.ms))?;
         Ok(if self.interfaces.is_empty() { Attached::No } else { Attached::Yes })
     }
 
@@ -332,10 +333,23 @@ impl Session {
 
     /// Takes the connections that are there already into the flow table. Without, they are not tracked: no reason not to
     /// defend.
-    fn learn_connections(&mut self) {
-        if let Err(error) = self.programs.walk().and_then(Walk::run) {
+    fn learn_connections(&mut self, takes_over: bool) {
+        // What was counted by a session before is not counted again.
+        let flag = if takes_over { 0 } else { abi::CONFIG_LEARNING };
+        let learnt = self
+            .set_config_flag(flag)
+            .and_then(|()| self.programs.walk()?.run())
+            .and_then(|()| self.set_config_flag(0));
+        if let Err(error) = learnt {
             log::warn!("connections from before are not tracked yet: {error:#}");
         }
+    }
+
+    /// Sets or clears `CONFIG_LEARNING`.
+    fn set_config_flag(&mut self, learning: u32) -> Result<()> {
+        let config = self.maps.config.get(0)?;
+        let flags = config.flags & !abi::CONFIG_LEARNING | learning;
+        self.maps.config.set(0, abi::Config { flags, ..config })
     }
 
     /// Begins a new generation of the filter if it is time: the walk is to be run after [`filter::SETTLE`].
@@ -460,7 +474,12 @@ impl Session {
                 log::info!("net.ipv4.tcp_syncookies is back: the defence goes on");
             }
         }
-        let wanted = abi::Config { flags, reply_budget: self.settings.reply_budget, ..config };
+        let wanted = abi::Config {
+            flags,
+            reply_budget: self.settings.reply_budget,
+            cohorts: sysctls::cohorts(&self.sysctls),
+            ..config
+        };
         if wanted != self.maps.config.get(0)? {
             self.maps.config.set(0, wanted)?;
         }

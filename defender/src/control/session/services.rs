@@ -63,6 +63,7 @@ impl Session {
         };
         let slot = policy::with_mode(&slot, self.settings.mode_of(service.endpoint.port));
         let slot = policy::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
+        let slot = abi::Service { lines: lines(&service.listening), ..slot };
         let slot = self.end_lingering(id, &slot);
         let slot = self.end_settling(id, &slot);
         if slot != present {
@@ -96,6 +97,7 @@ impl Session {
             return Ok(());
         }
         self.maps.learnt.set(id, abi::Learnt::default())?;
+        self.maps.loads.set(id, abi::Load::default())?;
         self.maps.service_counters.fill(id, abi::ServiceCounters::default())
     }
 
@@ -236,6 +238,21 @@ impl Session {
             self.findings = findings;
         }
         Ok(())
+    }
+}
+
+/// To be replaced.
+fn lines(listening: &services::Listening) -> abi::Lines {
+    let backlog = listening.backlog * listening.inodes.len() as u32;
+    abi::Lines {
+        up: (backlog / 4).max(1),
+        danger: (backlog * 3 / 4).max(1),
+        down: backlog / 8,
+        rate: 1000,
+        strays: 10_000,
+        replies: 0,
+        min_active: 30_000,
+        reserved: 0,
     }
 }
 

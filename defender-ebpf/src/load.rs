@@ -1,0 +1,114 @@
+//! How much a service has to bear, see `defender_common::load` and `ladder`.
+
+use defender_common::{
+    abi::{EVENT_STEP, Event, Load, Service},
+    decide::Policy,
+    load::{self, BATCH, Change, Time},
+};
+
+use crate::{
+    account,
+    atomic::Shared,
+    clock, config,
+    maps::{EVENTS, LOADS, SERVICES},
+    service::Found,
+};
+
+/// The load of a service.
+#[inline(always)]
+pub(crate) fn of(service: u32) -> Option<&'static mut Load> {
+    // SAFETY: a map value of integers; what CPUs write at the same time is written by atomic operations.
+    LOADS.get_ptr_mut(service).map(|load| unsafe { &mut *load })
+}
+
+/// A SYN arrives: before it is judged, what it means for its service. Returns by how many it counts, see [`load::batch`].
+#[inline(always)]
+pub(crate) fn arrives(id: u32) -> u64 {
+    load_arrive(id as u64, 0, 0)
+}
+
+/// A packet of no connection arrives.
+#[inline(always)]
+pub(crate) fn stray(id: u32, is_rst: bool) {
+    if account::stray(id, is_rst).is_multiple_of(BATCH as u64) {
+        load_arrive(id as u64, BATCH as u64, 1);
+    }
+}
+
+// Global functions: the verifier looks at each once, by itself.
+
+/// `kind` is 0 for a SYN, 1 for `count` packets of no connection.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_arrive(id: u64, count: u64, kind: u64) -> u64 {
+    let id = id as u32;
+    let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) else { return 0 };
+    let Some(config) = config::config() else { return 0 };
+    let count = if kind == 0 { load::batch(load, account::syns_received(id)) } else { count as u32 };
+    let time = clock::time();
+    tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
+    let change = if kind == 0 {
+        load::arrives::<Shared>(load, &service.lines, count, time)
+    } else {
+        load::strays_arrive::<Shared>(load, &service.lines, count, time)
+    };
+    tell(id, change, time);
+    count as u64
+}
+
+#[inline(always)]
+fn tell(id: u32, change: Option<Change>, time: Time) {
+    if let Some(change) = change {
+        let detail = change.from as u32 | (change.to as u32) << 8 | (change.because as u32) << 16;
+        // If the buffer is full the controller sees the step when it looks by itself.
+        let _ = EVENTS.output::<Event>(Event { kind: EVENT_STEP, subject: id, detail, at: time.ms }, 0);
+    }
+}
+
+/// `count` connections are half open from now on, or would be if their SYNs had passed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_opened(id: u64, count: u64, second: u64) -> u64 {
+    if let Some(load) = of(id as u32) {
+        load::opened::<Shared>(load, count as u32, second as u32);
+    }
+    0
+}
+
+/// A connection that began in second `began` is half open no more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_closed(id: u64, began: u64, second: u64) -> u64 {
+    if let Some(load) = of(id as u32)
+        && let Some(config) = config::config()
+    {
+        load::closed::<Shared>(load, began as u32, config.cohorts, second as u32);
+    }
+    0
+}
+
+/// A cookie was proven.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_proved(id: u64) -> u64 {
+    if let Some(load) = of(id as u32) {
+        load::proved::<Shared>(load, clock::epoch());
+    }
+    0
+}
+
+/// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass; counts it.
+#[inline(always)]
+pub(crate) fn would_challenge(found: &Found) -> bool {
+    let would = of(found.id).is_some_and(|load| Policy::would_challenge(found.service, load));
+    if would {
+        account::would_challenge(found.id);
+    }
+    would
+}
+
+/// Whether one more SYN-ACK is within the reply limit of a service.
+#[inline(always)]
+pub(crate) fn is_within_limit(load: &Load, service: &Service) -> bool {
+    load::syns(load, load.second as u32) <= service.lines.replies
+}
