@@ -22,6 +22,8 @@ pub(crate) enum Defence {
     Cookies,
     /// The defender in mode `always`
     Defender,
+    /// The defender in mode `auto`
+    Auto,
     /// A program that knows the attacker's addresses and drops them
     Drop,
     /// A program that sends SYNs back and does nothing else
@@ -49,8 +51,8 @@ pub(super) enum Standing<'a> {
 
 impl Defence {
     /// All, in the order of the table.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Undefended, Self::Cookies, Self::Defender, Self::Drop, Self::Swap];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Undefended, Self::Cookies, Self::Defender, Self::Auto, Self::Drop, Self::Swap];
 
     /// The floods it is measured with. Swapping is a ceiling for answers only: at any rate it answers everything.
     pub(super) fn levels(self) -> &'static [Level] {
@@ -60,12 +62,18 @@ impl Defence {
         }
     }
 
+    /// It is the defender.
+    pub(super) fn needs_controller(self) -> bool {
+        matches!(self, Self::Defender | Self::Auto)
+    }
+
     /// What it is called in the table.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Undefended => "undefended",
             Self::Cookies => "kernel SYN cookies",
             Self::Defender => "defender always",
+            Self::Auto => "defender auto",
             Self::Drop => "ceiling: drop by address",
             Self::Swap => "ceiling: bare swap and send",
         }
@@ -77,6 +85,7 @@ impl Defence {
             Self::Undefended => "undefended",
             Self::Cookies => "cookies",
             Self::Defender => "defender",
+            Self::Auto => "defender_auto",
             Self::Drop => "drop",
             Self::Swap => "swap",
         }
@@ -91,10 +100,10 @@ impl Defence {
             Self::Undefended | Self::Cookies => {
                 Standing::Program { _attached: bed.attach_server_end(Program::Pass)? }
             }
-            Self::Defender => {
+            Self::Defender | Self::Auto => {
                 let program = plan.defender.as_deref().context("no defender to start")?;
-                let always = ["--mode", "always"];
-                Standing::Defender(Controller::start(&bed.server, program, SERVER_INTERFACE, &always)?)
+                let mode = ["--mode", if self == Self::Auto { "auto" } else { "always" }];
+                Standing::Defender(Controller::start(&bed.server, program, SERVER_INTERFACE, &mode)?)
             }
             Self::Drop => Standing::Program { _attached: bed.attach_server_end(Program::DropRange)? },
             Self::Swap => Standing::Program { _attached: bed.attach_server_end(Program::SwapTx)? },

@@ -47,7 +47,7 @@ impl Plan {
     /// The defences to measure, in the order of the table.
     fn defences(&self) -> Vec<Defence> {
         let wanted = |defence: &Defence| self.only.is_empty() || self.only.contains(defence);
-        let possible = |defence: &Defence| *defence != Defence::Defender || self.defender.is_some();
+        let possible = |defence: &Defence| !defence.needs_controller() || self.defender.is_some();
         Defence::ALL.into_iter().filter(wanted).filter(possible).collect()
     }
 
