@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
+use defender::control::thresholds::Threshold;
 use defender_common::{
     abi::{Handoff, map},
     profile::{self, PROFILES},
@@ -56,6 +57,16 @@ fn every_profile_has_its_row() {
     for (family, name) in ["IPv4", "IPv6"].iter().enumerate() {
         let values: Vec<_> = (0..7).map(|index| profile::mss(family, index, INTERFACE).to_string()).collect();
         let row = format!("| {name} | {}, the interface's |", values.join(", "));
+        assert!(has_row(README, &row), "README.md lacks: {row}");
+    }
+}
+
+#[test]
+fn every_threshold_has_its_row() {
+    for threshold in Threshold::ALL {
+        let default = threshold.default().map_or_else(|| "-".to_owned(), |value| threshold.show(value));
+        let (name, allowed, meaning) = (threshold.name(), threshold.allowed(), threshold.meaning());
+        let row = format!("| `{name}` | {allowed} | {default} | {meaning} |");
         assert!(has_row(README, &row), "README.md lacks: {row}");
     }
 }

@@ -7,7 +7,6 @@ use crate::{
     control::{
         controller::{Controller, Ended},
         session::{Options, Session},
-        settings::Mode,
     },
     dataplane::pins::PinRoot,
 };
@@ -44,6 +43,7 @@ fn begin(root: PinRoot, arguments: &AttachArguments) -> Result<Session> {
         interfaces: without_repetition(&arguments.iface),
         mode: arguments.mode,
         ports: arguments.port.clone(),
+        config: arguments.config.clone(),
         flows: arguments.flows,
     };
     let session = Session::begin(root, &options)?;
@@ -68,12 +68,7 @@ fn introduce(session: &Session) {
     let names: Vec<_> = services.values().map(|service| service.endpoint.to_string()).collect();
     let found = if names.is_empty() { "nothing listens yet".to_owned() } else { names.join(", ") };
     let only = if settings.ports.is_empty() { "" } else { " (other ports are left alone)" };
-    log::info!("mode {} on {}: {found}{only}", settings.mode, session.interfaces().join(", "));
-    if settings.mode == Mode::Auto {
-        log::info!(
-            "auto: this version does not notice attacks by itself and only watches; `defender set mode always` challenges"
-        );
-    }
+    log::info!("mode {} on {}: {found}{only}", settings.mode(), session.interfaces().join(", "));
     for port in &settings.ports {
         if !services.values().any(|service| service.endpoint.port == *port) {
             log::warn!("nothing listens on port {port} (except perhaps on loopback): waiting for it");

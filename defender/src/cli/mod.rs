@@ -1,9 +1,11 @@
 //! The command line.
 
 mod attach;
+mod config;
 mod conns;
 mod detach;
 mod examine;
+mod explain;
 mod show;
 mod tune;
 mod why;
@@ -59,10 +61,15 @@ enum Command {
     Conns(ConnsArguments),
     /// Say what is known of a peer, and what would become of its next SYN
     Why(WhyArguments),
-    /// Change a setting at once: mode, PORT.mode, reply_budget
+    /// Say when the services on a port are defended, and where each number comes from
+    Explain(ExplainArguments),
+    /// Change a setting at once: mode, reply_budget, a threshold; PORT.KEY for one port
     Set(SetArguments),
     /// Show settings
     Get(GetArguments),
+    /// Look at a configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say what this kernel, driver and configuration can and cannot do, and what to change
     Doctor(DoctorArguments),
 }
@@ -78,6 +85,9 @@ struct AttachArguments {
     /// Defend these ports only [default: as it was, or every port that something listens on]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<Vec<u16>>,
+    /// Settings and lists are in this file as well; SIGHUP has it read again [default: no file]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Connections to keep track of, at 64 bytes each [default: as it was, or 131072]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     flows: Option<u32>,
@@ -165,10 +175,29 @@ struct WhyArguments {
 }
 
 #[derive(Args, Debug)]
+struct ExplainArguments {
+    /// The port
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether a configuration file is good; nothing else is done with it
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
 struct SetArguments {
-    /// mode, PORT.mode or reply_budget
+    /// mode, reply_budget or a threshold; PORT.KEY for one port
     key: String,
-    /// auto, monitor, always or off (for PORT.mode also: default); SYN-ACKs a second for reply_budget
+    /// What it is to be; `default` removes what was set
     value: String,
 }
 
@@ -195,7 +224,7 @@ struct DoctorArguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     logger::install(arguments.verbose);
     let root = PinRoot::new(&arguments.pin_root)?;
-    if !matches!(arguments.command, Command::Doctor(_)) {
+    if !matches!(arguments.command, Command::Doctor(_) | Command::Config(_)) {
         features::require_privilege()?;
     }
     match &arguments.command {
@@ -206,8 +235,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Stats(arguments) => show::stats(&root, arguments)?,
         Command::Conns(arguments) => conns::conns(&root, arguments)?,
         Command::Why(arguments) => why::why(&root, arguments)?,
+        Command::Explain(arguments) => explain::explain(&root, arguments)?,
         Command::Set(arguments) => tune::set(&root, arguments)?,
         Command::Get(arguments) => tune::get(&root, arguments)?,
+        Command::Config(command) => config::config(command)?,
         Command::Doctor(arguments) => return examine::doctor(&root, arguments),
     }
     Ok(ExitCode::SUCCESS)
@@ -238,7 +269,14 @@ mod tests {
             "defender conns --port 80 --summary --json",
             "defender why 192.0.2.7",
             "defender why [2001:db8::7]:5000 --port 443 --json",
+            "defender run --iface eth0 --config /etc/defender/config.toml",
+            "defender attach --iface eth0 --config config.toml",
+            "defender explain 443",
+            "defender explain 443 --json",
+            "defender config check config.toml",
             "defender set 443.mode off",
+            "defender set 443.up 30%",
+            "defender set reply_limit default",
             "defender get",
             "defender doctor --iface eth0 --json",
         ] {
@@ -255,6 +293,10 @@ mod tests {
             "defender conns --summary --limit 3",
             "defender why",
             "defender why 192.0.2.0/24",
+            "defender explain",
+            "defender explain 0",
+            "defender config",
+            "defender config check",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

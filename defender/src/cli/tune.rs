@@ -6,7 +6,7 @@ use super::{GetArguments, SetArguments};
 use crate::{
     control::{
         outside,
-        settings::{Key, Mode, Settings},
+        settings::{Key, Settings},
         state::StateDirectory,
     },
     dataplane::pins::PinRoot,
@@ -15,17 +15,14 @@ use crate::{
 pub(super) fn set(root: &PinRoot, arguments: &SetArguments) -> Result<()> {
     let key: Key = arguments.key.parse()?;
     // A wrong value is wrong usage, whether or not anything is attached.
-    Settings::default().set(key, &arguments.value)?;
+    if arguments.value != "default" {
+        key.setting.parse(&arguments.value)?;
+    }
     let ports = outside::apply_settings(root, |settings| settings.set(key, &arguments.value))?;
-    if let Key::PortMode(port) = key
+    if let Some(port) = key.port
         && !ports.contains(&port)
     {
         log::warn!("no defended service listens on port {port}; the setting waits for one");
-    }
-    if arguments.value == Mode::Auto.name() {
-        log::info!(
-            "auto: this version does not notice attacks by itself and only watches; `always` challenges"
-        );
     }
     Ok(())
 }

@@ -81,7 +81,10 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
             walking = begin_walk(session, &mut failures);
         }
         let attached = tokio::select! {
-            () = signals.any() => return Ok(Ended::Signal),
+            signal = signals.next() => match signal {
+                Asked::End => return Ok(Ended::Signal),
+                Asked::Reload => session.reload(),
+            },
             _ = rotation.tick() => session.rotate_keys(),
             _ = tick.tick() => session.refresh(),
             () = pace.due() => {
@@ -202,25 +205,52 @@ impl Pace {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot catch signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
-    async fn any(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }
 
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// To end.
+    End,
+    /// To read the configuration file again.
+    Reload,
+}
+
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{Signal, raise};
+
     use super::*;
+
+    #[test]
+    fn sighup_asks_for_the_file_and_does_not_kill() {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut signals = Signals::new().expect("signals");
+            raise(Signal::SIGHUP).expect("a signal");
+            assert_eq!(signals.next().await, Asked::Reload);
+        });
+    }
 
     #[test]
     fn a_change_is_looked_at_twice_and_not_too_often() {

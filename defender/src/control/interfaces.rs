@@ -43,6 +43,19 @@ pub fn mss_of(link: &Link) -> [u16; 2] {
     [mss(link.mtu, HEADERS_V4), mss(link.mtu, HEADERS_V6)]
 }
 
+/// Bits that the smallest frame takes on the wire, with preamble and gap.
+const SMALLEST_FRAME: u64 = 84 * 8;
+
+/// The smallest frames a second that the slowest link carries; none: the speed of no link is known.
+pub fn link_replies(links: &[Link]) -> Option<u32> {
+    links.iter().filter_map(|link| link.speed).min().map(smallest_frames)
+}
+
+/// The smallest frames a second at a speed in Mbit/s.
+fn smallest_frames(speed: u32) -> u32 {
+    (u64::from(speed) * 1_000_000 / SMALLEST_FRAME).min(u32::MAX.into()) as u32
+}
+
 fn mss(mtu: u32, headers: u32) -> u16 {
     mtu.saturating_sub(headers).min(u16::MAX.into()) as u16
 }
@@ -145,5 +158,11 @@ mod tests {
             ("2001:db8::1".parse::<std::net::Ipv6Addr>().expect("v6").octets(), 128),
         ];
         assert_eq!(prefixes(&local), expected);
+    }
+
+    #[test]
+    fn a_link_carries_so_many_of_the_smallest_frames() {
+        assert_eq!([1000, 10_000].map(smallest_frames), [1_488_095, 14_880_952]);
+        assert_eq!(smallest_frames(u32::MAX), u32::MAX);
     }
 }

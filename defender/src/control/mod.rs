@@ -3,10 +3,12 @@
 //! [`session`] does everything once; [`controller`] does it again whenever something changes.
 
 pub mod attack;
+pub mod config_file;
 pub mod controller;
 pub mod filter;
 pub mod interfaces;
 pub mod keys;
+pub mod lines;
 pub mod lock;
 pub mod outside;
 pub mod policy;
@@ -16,3 +18,4 @@ pub mod session;
 pub mod settings;
 pub mod state;
 pub mod sysctls;
+pub mod thresholds;

@@ -8,10 +8,11 @@ use defender_common::{abi, ladder::Step, load};
 
 use crate::{
     control::{
+        lines,
         lock::WriteLock,
         policy,
         settings::{Mode, Settings},
-        state::StateDirectory,
+        state::{Findings, StateDirectory},
     },
     dataplane::{maps::Maps, pins::PinRoot},
     problem::Problem,
@@ -31,10 +32,11 @@ pub fn apply_settings(
     let _write = WriteLock::take(&directory)?;
     let mut settings = Settings::read(&directory)?.unwrap_or_default();
     change(&mut settings)?;
+    let findings = Findings::read(&directory)?;
     settings.write(&directory)?;
     let mut maps = Maps::open(root).context("cannot change the running datapath")?;
     let config = maps.config.get(0)?;
-    maps.config.set(0, abi::Config { reply_budget: settings.reply_budget, ..config })?;
+    maps.config.set(0, abi::Config { reply_budget: settings.reply_budget(), ..config })?;
     let mut ports = BTreeSet::new();
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
@@ -42,7 +44,10 @@ pub fn apply_settings(
             continue;
         }
         ports.insert(slot.port);
-        let wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
+        let mut wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
+        if let Some(basis) = findings.basis.get(&id) {
+            wanted.lines = lines::lines(&settings, slot.port, basis);
+        }
         if wanted != slot {
             maps.services.set(id, wanted)?;
         }

@@ -1,13 +1,24 @@
 //! What people can set, and where it is kept so that the controller and `defender set` agree.
+//!
+//! A value is looked up in layers: what was set for the port, what the file says for the port, what was set for all, what
+//! the file says for all, the default.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use anyhow::Result;
 use defender_common::abi;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::state::{self, StateDirectory},
+    control::{
+        state::{self, StateDirectory},
+        thresholds::Threshold,
+    },
     problem::Problem,
 };
 
@@ -18,7 +29,7 @@ pub const DEFAULT_REPLY_BUDGET: u32 = 10_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Watch in calm, challenge under attack (this version: watch only)
+    /// Watch in calm, challenge under attack
     #[default]
     Auto,
     /// Watch and count, never touch
@@ -76,67 +87,245 @@ impl FromStr for Mode {
     }
 }
 
-/// Everything that can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// Mode of services whose port has none of its own.
-    pub mode: Mode,
-    /// Modes of ports.
-    #[serde(default)]
-    pub port_modes: BTreeMap<u16, Mode>,
-    /// SYN-ACKs a second that one source prefix is answered; 0: no limit.
-    pub reply_budget: u32,
-    /// The ports to defend; empty: all that have a listener.
-    #[serde(default)]
-    pub ports: Vec<u16>,
+/// What can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// What is done to SYNs.
+    Mode,
+    /// SYN-ACKs a second that one source prefix is answered; for all ports only.
+    ReplyBudget,
+    /// When a service is defended.
+    Threshold(Threshold),
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mode: Mode::default(),
-            port_modes: BTreeMap::new(),
-            reply_budget: DEFAULT_REPLY_BUDGET,
-            ports: Vec::new(),
+impl Setting {
+    /// Every setting.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Mode, Self::ReplyBudget].into_iter().chain(Threshold::ALL.map(Self::Threshold))
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mode => "mode",
+            Self::ReplyBudget => "reply_budget",
+            Self::Threshold(threshold) => threshold.name(),
+        }
+    }
+
+    /// Whether ports can have their own.
+    pub const fn is_of_ports(self) -> bool {
+        !matches!(self, Self::ReplyBudget)
+    }
+
+    /// What it is unless set; none: that depends on the host.
+    pub fn default(self) -> Option<Value> {
+        match self {
+            Self::Mode => Some(Value::Mode(Mode::default())),
+            Self::ReplyBudget => Some(Value::Number(DEFAULT_REPLY_BUDGET)),
+            Self::Threshold(threshold) => threshold.default().map(Value::Number),
+        }
+    }
+
+    /// Reads a value as people write it.
+    pub fn parse(self, text: &str) -> Result<Value, Problem> {
+        match self {
+            Self::Mode => text.parse().map(Value::Mode),
+            Self::ReplyBudget => text.parse().map(Value::Number).map_err(|_| {
+                Problem::Usage(format!("{text:?} is no number of SYN-ACKs a second (0: no limit)"))
+            }),
+            Self::Threshold(threshold) => threshold.parse(text).map(Value::Number),
+        }
+    }
+
+    /// A value as people write it.
+    pub fn show(self, value: Value) -> String {
+        match (self, value) {
+            (Self::Threshold(threshold), Value::Number(number)) => threshold.show(number),
+            (_, Value::Number(number)) => number.to_string(),
+            (_, Value::Mode(mode)) => mode.to_string(),
         }
     }
 }
 
-/// The name of one setting.
+/// The value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// `mode`
-    Mode,
-    /// `PORT.mode`
-    PortMode(u16),
-    /// `reply_budget`
-    ReplyBudget,
+pub enum Value {
+    /// Of `mode`.
+    Mode(Mode),
+    /// Of everything else, in its unit.
+    Number(u32),
+}
+
+/// The name of one setting: for all ports, or for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The port; none: all that have no value of their own.
+    pub port: Option<u16>,
+    /// What is set.
+    pub setting: Setting,
+}
+
+impl Key {
+    /// The setting for all ports.
+    pub const fn all(setting: Setting) -> Self {
+        Self { port: None, setting }
+    }
+
+    /// The setting for one port.
+    pub const fn of(port: u16, setting: Setting) -> Self {
+        Self { port: Some(port), setting }
+    }
 }
 
 impl FromStr for Key {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let unknown =
-            || Problem::Usage(format!("there is no setting {text:?}: mode, PORT.mode or reply_budget"));
-        match text {
-            "mode" => Ok(Self::Mode),
-            "reply_budget" => Ok(Self::ReplyBudget),
-            _ => match text.strip_suffix(".mode").ok_or_else(unknown)?.parse() {
-                Ok(0) | Err(_) => Err(unknown()),
-                Ok(port) => Ok(Self::PortMode(port)),
-            },
-        }
+        parse_key(text).ok_or_else(|| {
+            let names: Vec<_> = Setting::all().map(Setting::name).collect();
+            Problem::Usage(format!(
+                "there is no setting {text:?}: {}; all but reply_budget also for a port, as 443.mode",
+                names.join(", ")
+            ))
+        })
     }
+}
+
+fn parse_key(text: &str) -> Option<Key> {
+    let (port, name) = match text.split_once('.') {
+        Some((port, name)) => (Some(parse_port(port)?), name),
+        None => (None, text),
+    };
+    let setting = Setting::all().find(|setting| setting.name() == name)?;
+    (port.is_none() || setting.is_of_ports()).then_some(Key { port, setting })
+}
+
+/// A port as keys have it.
+pub(super) fn parse_port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port != 0)
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mode => f.write_str("mode"),
-            Self::PortMode(port) => write!(f, "{port}.mode"),
-            Self::ReplyBudget => f.write_str("reply_budget"),
+        match self.port {
+            Some(port) => write!(f, "{port}.{}", self.setting.name()),
+            None => f.write_str(self.setting.name()),
         }
+    }
+}
+
+/// Values from one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+pub struct Layer(BTreeMap<Key, Value>);
+
+impl Layer {
+    /// The value of exactly this key.
+    pub fn get(&self, key: Key) -> Option<Value> {
+        self.0.get(&key).copied()
+    }
+
+    /// Sets a value.
+    pub fn insert(&mut self, key: Key, value: Value) {
+        self.0.insert(key, value);
+    }
+
+    /// Removes a value.
+    pub fn remove(&mut self, key: Key) {
+        self.0.remove(&key);
+    }
+
+    /// The keys that have a value.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.0.keys().copied()
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for Layer {
+    type Error = Problem;
+
+    fn try_from(texts: BTreeMap<String, String>) -> Result<Self, Problem> {
+        let read = |(key, value): (String, String)| {
+            let key: Key = key.parse()?;
+            Ok((key, key.setting.parse(&value)?))
+        };
+        texts.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<Layer> for BTreeMap<String, String> {
+    fn from(layer: Layer) -> Self {
+        layer.0.into_iter().map(|(key, value)| (key.to_string(), key.setting.show(value))).collect()
+    }
+}
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// What `defender set` and the command line have set.
+    pub set: Layer,
+    /// The file that `--config` names, and what it says.
+    pub file: Option<(PathBuf, Layer)>,
+    /// The ports to defend; empty: all that have a listener.
+    pub ports: Vec<u16>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// `defender set`, or the command line.
+    Set,
+    /// This file.
+    File(&'a Path),
+    /// Nobody has said anything.
+    Default,
+}
+
+impl Source<'_> {
+    /// As programs know it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Set => "set",
+            Self::File(_) => "file",
+            Self::Default => "default",
+        }
+    }
+}
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set | Self::Default => f.write_str(self.name()),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// A value in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce<'a> {
+    /// The value; none: that depends on the host.
+    pub value: Option<Value>,
+    /// The key it was found under.
+    pub key: Key,
+    /// Where it comes from.
+    pub source: Source<'a>,
+}
+
+/// Two shares of the backlog that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// The keys they were found under.
+    pub keys: [Key; 2],
+    /// What is wrong, and what to do.
+    pub text: String,
+}
+
+impl From<Contradiction> for Problem {
+    fn from(contradiction: Contradiction) -> Self {
+        Self::Usage(contradiction.text)
     }
 }
 
@@ -151,43 +340,127 @@ impl Settings {
         state::write(&directory.settings(), self)
     }
 
-    /// The mode of services on `port`.
-    pub fn mode_of(&self, port: u16) -> Mode {
-        self.port_modes.get(&port).copied().unwrap_or(self.mode)
+    /// The value in force, and where it comes from.
+    pub fn in_force(&self, key: Key) -> InForce<'_> {
+        let keys = key.port.map(|_| key).into_iter().chain([Key::all(key.setting)]);
+        let layers = || {
+            let file = self.file.as_ref().map(|(path, layer)| (layer, Source::File(path)));
+            [(&self.set, Source::Set)].into_iter().chain(file)
+        };
+        keys.flat_map(|key| layers().map(move |(layer, source)| (key, layer, source)))
+            .find_map(|(key, layer, source)| {
+                layer.get(key).map(|value| InForce { value: Some(value), key, source })
+            })
+            .unwrap_or_else(|| InForce {
+                value: key.setting.default(),
+                key: Key::all(key.setting),
+                source: Source::Default,
+            })
     }
 
-    /// Changes one setting. The value `default` removes a port's own mode.
+    /// The mode of services whose port has none of its own.
+    pub fn mode(&self) -> Mode {
+        self.mode_by(Key::all(Setting::Mode))
+    }
+
+    /// The mode of services on `port`.
+    pub fn mode_of(&self, port: u16) -> Mode {
+        self.mode_by(Key::of(port, Setting::Mode))
+    }
+
+    fn mode_by(&self, key: Key) -> Mode {
+        match self.in_force(key).value {
+            Some(Value::Mode(mode)) => mode,
+            _ => Mode::default(),
+        }
+    }
+
+    /// SYN-ACKs a second that one source prefix is answered; 0: no limit.
+    pub fn reply_budget(&self) -> u32 {
+        self.number(Key::all(Setting::ReplyBudget)).unwrap_or(DEFAULT_REPLY_BUDGET)
+    }
+
+    /// The threshold in force on `port`; none: that depends on the host.
+    pub fn threshold(&self, port: u16, threshold: Threshold) -> Option<u32> {
+        self.number(Key::of(port, Setting::Threshold(threshold)))
+    }
+
+    fn number(&self, key: Key) -> Option<u32> {
+        match self.in_force(key).value {
+            Some(Value::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Changes one setting. The value `default` removes what was set. On failure nothing has changed.
     pub fn set(&mut self, key: Key, value: &str) -> Result<(), Problem> {
-        match key {
-            Key::Mode => self.mode = value.parse()?,
-            Key::PortMode(port) if value == "default" => {
-                self.port_modes.remove(&port);
-            }
-            Key::PortMode(port) => {
-                self.port_modes.insert(port, value.parse()?);
-            }
-            Key::ReplyBudget => {
-                self.reply_budget = value.parse().map_err(|_| {
-                    Problem::Usage(format!("{value:?} is no number of SYN-ACKs a second (0: no limit)"))
-                })?;
-            }
+        let mut next = self.clone();
+        match value {
+            "default" => next.set.remove(key),
+            _ => next.set.insert(key, key.setting.parse(value)?),
+        }
+        next.check()?;
+        *self = next;
+        Ok(())
+    }
+
+    /// Whether the values in force go together: down < up ≤ danger, everywhere.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        let keys = self.own_keys();
+        let ports = keys.iter().map(|key| key.port);
+        for port in [None].into_iter().chain(ports) {
+            self.check_pair(port, [Threshold::Down, Threshold::Up], |down, up| down < up, "must be below")?;
+            self.check_pair(
+                port,
+                [Threshold::Up, Threshold::Danger],
+                |up, danger| up <= danger,
+                "must not be above",
+            )?;
         }
         Ok(())
     }
 
-    /// The value of one setting.
-    pub fn get(&self, key: Key) -> String {
-        match key {
-            Key::Mode => self.mode.to_string(),
-            Key::PortMode(port) => self.mode_of(port).to_string(),
-            Key::ReplyBudget => self.reply_budget.to_string(),
+    fn check_pair(
+        &self,
+        port: Option<u16>,
+        pair: [Threshold; 2],
+        fits: fn(u32, u32) -> bool,
+        relation: &str,
+    ) -> Result<(), Contradiction> {
+        let found = pair.map(|threshold| self.in_force(Key { port, setting: Setting::Threshold(threshold) }));
+        let [Some(Value::Number(lower)), Some(Value::Number(upper))] = found.map(|found| found.value) else {
+            return Ok(());
+        };
+        if fits(lower, upper) {
+            return Ok(());
         }
+        let [of_lower, of_upper] = [(0, lower), (1, upper)]
+            .map(|(at, value)| format!("{} {} ({})", found[at].key, pair[at].show(value), found[at].source));
+        let text = format!("{of_lower} {relation} {of_upper}: change the one or the other");
+        Err(Contradiction { keys: found.map(|found| found.key), text })
     }
 
-    /// Every setting that has a value.
+    /// The value of one setting, as people write it.
+    pub fn get(&self, key: Key) -> String {
+        self.in_force(key).value.map_or_else(|| "default".to_owned(), |value| key.setting.show(value))
+    }
+
+    /// Every setting that somebody has given a value; mode and reply budget in any case.
     pub fn keys(&self) -> Vec<Key> {
-        let ports = self.port_modes.keys().map(|port| Key::PortMode(*port));
-        [Key::Mode, Key::ReplyBudget].into_iter().chain(ports).collect()
+        let mut keys = vec![Key::all(Setting::Mode), Key::all(Setting::ReplyBudget)];
+        let others = self.own_keys().into_iter().filter(|key| !keys.contains(key));
+        let others: Vec<Key> = others.collect();
+        keys.extend(others);
+        keys
+    }
+
+    /// The keys that have a value in some layer, sorted.
+    fn own_keys(&self) -> Vec<Key> {
+        let file = self.file.iter().flat_map(|(_, layer)| layer.keys());
+        let mut keys: Vec<Key> = self.set.keys().chain(file).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 }
 
@@ -195,23 +468,63 @@ impl Settings {
 mod tests {
     use super::*;
 
+    const UP: Setting = Setting::Threshold(Threshold::Up);
+
+    fn key(text: &str) -> Key {
+        text.parse().expect("a key")
+    }
+
+    fn with(values: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        for (name, value) in values {
+            settings.set(key(name), value).expect("a setting");
+        }
+        settings
+    }
+
     #[test]
     fn a_port_s_own_mode_wins() {
-        let mut settings = Settings::default();
-        settings.set("mode".parse().expect("a key"), "always").expect("a mode");
-        settings.set("443.mode".parse().expect("a key"), "off").expect("a mode");
+        let mut settings = with(&[("mode", "always"), ("443.mode", "off")]);
         assert_eq!((settings.mode_of(80), settings.mode_of(443)), (Mode::Always, Mode::Off));
-        assert_eq!(settings.get(Key::PortMode(443)), "off");
-        settings.set(Key::PortMode(443), "default").expect("the word");
+        assert_eq!(settings.get(key("443.mode")), "off");
+        settings.set(key("443.mode"), "default").expect("the word");
         assert_eq!(settings.mode_of(443), Mode::Always);
     }
 
     #[test]
-    fn keys_read_as_they_print() {
-        for key in [Key::Mode, Key::PortMode(443), Key::ReplyBudget] {
-            assert_eq!(key.to_string().parse::<Key>().expect("a key"), key);
+    fn the_port_wins_over_all_and_what_was_set_over_the_file() {
+        let path = Path::new("/etc/defender.toml");
+        let mut settings = Settings::default();
+        let mut expected = vec![(25, Source::Default)];
+        settings.file = Some((path.to_owned(), with(&[("up", "30")]).set));
+        expected.push((30, Source::File(path)));
+        let mut seen = vec![Settings::default(), settings.clone()];
+        settings.set(key("up"), "31").expect("a share");
+        expected.push((31, Source::Set));
+        seen.push(settings.clone());
+        settings.file = Some((path.to_owned(), with(&[("up", "30"), ("443.up", "32")]).set));
+        expected.push((32, Source::File(path)));
+        seen.push(settings.clone());
+        settings.set(key("443.up"), "33").expect("a share");
+        expected.push((33, Source::Set));
+        seen.push(settings);
+        for (settings, (value, source)) in seen.iter().zip(expected) {
+            let found = settings.in_force(Key::of(443, UP));
+            assert_eq!((found.value, found.source), (Some(Value::Number(value)), source));
         }
-        for wrong in ["", "modes", "x.mode", "0.mode", "65536.mode", "443", "443.budget"] {
+        assert_eq!(seen[4].threshold(80, Threshold::Up), Some(31));
+    }
+
+    #[test]
+    fn keys_read_as_they_print() {
+        for setting in Setting::all() {
+            assert_eq!(key(&Key::all(setting).to_string()), Key::all(setting));
+            if setting.is_of_ports() {
+                assert_eq!(key(&Key::of(443, setting).to_string()), Key::of(443, setting));
+            }
+        }
+        for wrong in ["", "modes", "x.mode", "0.mode", "65536.mode", "443", "443.budget", "443.reply_budget"]
+        {
             assert!(wrong.parse::<Key>().is_err(), "{wrong}");
         }
     }
@@ -219,17 +532,50 @@ mod tests {
     #[test]
     fn wrong_values_are_refused() {
         let mut settings = Settings::default();
-        assert!(settings.set(Key::Mode, "on").is_err());
-        assert!(settings.set(Key::ReplyBudget, "-1").is_err());
-        assert!(settings.set(Key::ReplyBudget, "0").is_ok());
-        assert_eq!(settings.reply_budget, 0);
+        for (name, wrong) in [("mode", "on"), ("reply_budget", "-1"), ("443.up", "0"), ("down", "100")] {
+            assert!(settings.set(key(name), wrong).is_err(), "{name} {wrong}");
+        }
+        assert_eq!(settings, Settings::default());
+        settings.set(key("reply_budget"), "0").expect("a budget");
+        assert_eq!(settings.reply_budget(), 0);
+    }
+
+    #[test]
+    fn shares_that_contradict_each_other_are_refused() {
+        for (before, (name, wrong)) in [
+            (vec![], ("up", "12")),
+            (vec![], ("up", "76")),
+            (vec![], ("danger", "24")),
+            (vec![], ("down", "25")),
+            (vec![("443.up", "70")], ("danger", "69")),
+            (vec![("443.danger", "90"), ("443.up", "80")], ("443.danger", "default")),
+        ] {
+            let mut settings = with(&before);
+            let unchanged = settings.clone();
+            let error = settings.set(key(name), wrong).expect_err(name).to_string();
+            assert!(error.contains("must") && error.contains('%'), "{error}");
+            assert_eq!(settings, unchanged);
+        }
+        with(&[("up", "75"), ("down", "74")]);
+    }
+
+    #[test]
+    fn the_list_has_what_somebody_said_and_the_two_that_all_ask_for() {
+        let names = |settings: &Settings| settings.keys().iter().map(Key::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&Settings::default()), ["mode", "reply_budget"]);
+        let settings = with(&[("443.up", "30%"), ("strays", "5"), ("mode", "off")]);
+        assert_eq!(names(&settings), ["mode", "reply_budget", "strays", "443.up"]);
+        assert_eq!(settings.get(key("443.up")), "30%");
+        assert_eq!(settings.get(key("reply_limit")), "default");
     }
 
     #[test]
     fn settings_survive_a_file() {
-        let mut settings = Settings { ports: vec![80, 443], ..Settings::default() };
-        settings.set(Key::PortMode(443), "monitor").expect("a mode");
+        let mut settings =
+            Settings { ports: vec![80, 443], ..with(&[("443.mode", "monitor"), ("up", "40")]) };
+        settings.file = Some(("/etc/defender.toml".into(), with(&[("80.down", "3")]).set));
         let text = serde_json::to_string(&settings).expect("JSON");
         assert_eq!(serde_json::from_str::<Settings>(&text).expect("settings"), settings);
+        assert!(serde_json::from_str::<Settings>(r#"{"set": {"up": "x"}}"#).is_err());
     }
 }

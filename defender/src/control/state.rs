@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{control::attack::Attack, dataplane::pins::PinRoot};
+use crate::{
+    control::{attack::Attack, lines::Basis},
+    dataplane::pins::PinRoot,
+};
 
 /// Where all controllers of this host keep theirs.
 const BASE: &str = "/run/defender";
@@ -94,6 +97,9 @@ pub struct Findings {
     /// Attacks under way, by service id.
     #[serde(default)]
     pub attacks: BTreeMap<u32, Attack>,
+    /// What lines are drawn from, by service id.
+    #[serde(default)]
+    pub basis: BTreeMap<u32, Basis>,
     /// What else people should know.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
 };
@@ -18,6 +18,12 @@ struct Bytes<T: Plain>(T);
 
 // SAFETY: `Plain` promises that the type is repr(C) without padding and that any bytes are a valid value.
 unsafe impl<T: Plain> aya::Pod for Bytes<T> {}
+
+/// How many CPUs there may be.
+pub fn possible_cpus() -> Result<u32> {
+    let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow!("cannot read {file}: {error}"))?;
+    Ok(cpus.try_into().unwrap_or(u32::MAX))
+}
 
 fn open(root: &PinRoot, name: &str) -> Result<Map> {
     let pin = root.map(name);

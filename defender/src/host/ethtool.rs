@@ -14,12 +14,15 @@ const GET_DRIVER_INFO: u32 = 0x03;
 const GET_STRINGS: u32 = 0x1b;
 const GET_STRING_SET_INFO: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
+const GET_LINK_SETTINGS: u32 = 0x4c;
 /// `ETH_SS_FEATURES`: the set of strings that names the features.
 const FEATURE_NAMES: u32 = 4;
 /// Length of `struct ethtool_drvinfo`, in words.
 const DRIVER_INFO_WORDS: usize = 49;
 /// Length of a name (`ETH_GSTRING_LEN`) and of the driver's name, in words.
 const NAME_WORDS: usize = 8;
+/// Length of `struct ethtool_link_settings` without masks, in words.
+const LINK_SETTINGS_WORDS: usize = 12;
 /// `struct ethtool_get_features_block`: available, requested, active, never changed; a bit each of 32 features.
 const FEATURE_BLOCK_WORDS: usize = 4;
 
@@ -32,6 +35,21 @@ pub(super) fn driver(interface: &str) -> Result<Option<String>> {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot ask for the driver of {interface}")),
     }
+}
+
+/// The link's speed in Mbit/s; `None` where there is no link, or it has no speed.
+pub(super) fn speed(interface: &str) -> Option<u32> {
+    // Asked with no room for masks of modes, the kernel says how much they need: as a negative number.
+    let mut words = [0; LINK_SETTINGS_WORDS];
+    words[0] = GET_LINK_SETTINGS;
+    call(interface, &mut words).ok()?;
+    let mask_words = (words[3].to_ne_bytes()[3] as i8).unsigned_abs();
+    let mut words = vec![0; LINK_SETTINGS_WORDS + 3 * usize::from(mask_words)];
+    words[0] = GET_LINK_SETTINGS;
+    words[3] = u32::from_ne_bytes([0, 0, 0, mask_words]);
+    call(interface, &mut words).ok()?;
+    // SPEED_UNKNOWN is -1.
+    Some(words[1]).filter(|speed| !matches!(*speed, 0 | u32::MAX))
 }
 
 /// The offloads that are switched on, by the names that `ethtool -k` has in the kernel (`net/ethtool/common.c`,

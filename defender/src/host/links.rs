@@ -53,6 +53,8 @@ pub struct Link {
     pub native_xdp: Option<bool>,
     /// Frames may come whose TCP checksum holds the pseudo-header sum alone.
     pub partial_checksums: bool,
+    /// Its speed in Mbit/s; `None`: unknown.
+    pub speed: Option<u32>,
     /// The NIC takes VLAN tags off before XDP sees the frame; `None`: unknown.
     pub rx_vlan_offload: Option<bool>,
     /// The NIC or driver merges segments (large receive offload); XDP refuses or breaks it. `None`: unknown.
@@ -131,6 +133,7 @@ pub fn interface(name: &str) -> Result<Link> {
         .into_iter()
         .flatten()
         .any(|name| PARTIAL_CHECKSUM_DRIVERS.contains(&name.as_str()));
+    link.speed = ethtool::speed(name);
     link.native_xdp = netdev::native_xdp(link.index)?;
     if let Ok(active) = ethtool::active_features(name) {
         let is_active = |feature: &str| Some(active.iter().any(|name| name == feature));
@@ -171,6 +174,7 @@ fn describe(name: &str, links: &[LinkMessage]) -> Option<Link> {
         xdp: Vec::new(),
         native_xdp: None,
         partial_checksums: message.header.flags.contains(LinkFlags::Loopback),
+        speed: None,
         rx_vlan_offload: None,
         lro: None,
         gro_hw: None,
@@ -299,6 +303,7 @@ mod tests {
                     xdp: Vec::new(),
                     native_xdp: Some(true),
                     partial_checksums: true,
+                    speed: Some(10_000),
                     rx_vlan_offload: Some(false),
                     lro: Some(false),
                     gro_hw: Some(false),

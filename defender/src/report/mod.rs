@@ -4,6 +4,7 @@ pub mod cidr;
 pub mod connections;
 pub mod conns;
 pub mod evidence;
+pub mod explain;
 pub mod json;
 pub mod next_syn;
 pub mod peer;

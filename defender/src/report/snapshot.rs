@@ -32,6 +32,7 @@ use crate::{
     report::{
         connections,
         evidence::{Evidence, Sample, per_second},
+        explain::Defended,
     },
 };
 
@@ -183,6 +184,30 @@ impl Snapshot {
     }
 }
 
+/// The services on `port`, with what decides when they are defended.
+pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
+    root.require_attached()?;
+    let directory = StateDirectory::of(root);
+    let maps = Maps::open(root)?;
+    let settings = Settings::read(&directory)?.unwrap_or_default();
+    let findings = Findings::read(&directory)?;
+    let mut slots = slots(&maps)?;
+    slots.retain(|_, slot| slot.port == port);
+    let loads = loads(&maps, &slots, &maps.config.get(0)?)?;
+    let defended = |(id, slot): (&u32, &abi::Service)| {
+        let posture = load::posture(&loads[id]);
+        Defended {
+            endpoint: Endpoint::from_abi(slot),
+            settings: settings.clone(),
+            basis: findings.basis.get(id).copied().unwrap_or_default(),
+            half_open: load::half_open(&loads[id]),
+            step: posture.step,
+            because: posture.because,
+        }
+    };
+    Ok(slots.iter().map(defended).collect())
+}
+
 /// The services' slots that are in use, by id.
 pub(super) fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
     let mut slots = BTreeMap::new();
@@ -307,6 +332,8 @@ pub(super) mod tests {
         for (outcome, count) in handoffs {
             counters.handoff[outcome as usize] = count;
         }
+        let mut settings = Settings::default();
+        settings.set("mode".parse().expect("a key"), "always").expect("a mode");
         let service = |port, address: &str, families| Service {
             endpoint: Endpoint { port, address: address.parse().expect("an address"), families },
             mode: Mode::Monitor,
@@ -322,7 +349,7 @@ pub(super) mod tests {
         let other = service(443, "192.0.2.1", abi::SERVICE_FAMILY_V4);
         Snapshot {
             controller: Some(42),
-            settings: Settings { mode: Mode::Always, ..Settings::default() },
+            settings,
             interfaces: vec![Interface {
                 name: "eth0".into(),
                 xdp_mode: "native",

@@ -55,7 +55,7 @@ fn headline(snapshot: &Snapshot) -> String {
         Some(pid) => format!("process {pid} is in control"),
         None => "attached, with nothing in control".to_owned(),
     };
-    format!("{what}; mode {}; {control}\n", snapshot.settings.mode)
+    format!("{what}; mode {}; {control}\n", snapshot.settings.mode())
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -6,15 +6,17 @@ mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{self, PathBuf},
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use defender_common::abi;
 
 use crate::{
     control::{
         attack::Attacks,
+        config_file::ConfigFile,
         filter::Generations,
         interfaces, keys,
         lock::{ControllerLock, WriteLock},
@@ -22,7 +24,7 @@ use crate::{
         policy::{self, Defaults},
         refusals::Refusals,
         services::{Routes, Table},
-        settings::{Mode, Settings},
+        settings::{Key, Mode, Setting, Settings, Value},
         state::{Findings, StateDirectory},
         sysctls,
     },
@@ -30,7 +32,7 @@ use crate::{
         clock, layout, link,
         loader::Programs,
         logs::Logs,
-        maps::{Maps, Prefix},
+        maps::{self, Maps, Prefix},
         pins::{PinRoot, Rollback},
         walk::Walk,
     },
@@ -42,6 +44,8 @@ use crate::{
         sysctl::{self, Sysctls},
         window::Rules,
     },
+    problem::Problem,
+    report::cidr::Cidr,
 };
 
 /// What the caller wants.
@@ -53,12 +57,17 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// The ports to defend; none: as it was, or all.
     pub ports: Option<Vec<u16>>,
+    /// The configuration file; none: there is none.
+    pub config: Option<PathBuf>,
     /// How many connections the flow table is made for; none: as it was, or [`DEFAULT_FLOWS`].
     pub flows: Option<u32>,
 }
 
 /// How many connections a new flow table is made for: 64 bytes each, 8 MiB together.
 pub const DEFAULT_FLOWS: u32 = 131_072;
+
+/// Sources that a configuration file allows, and those that it denies.
+pub type Lists = (Vec<Cidr>, Vec<Cidr>);
 
 /// What the controller finds when it looks after its interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +88,14 @@ pub struct Session {
     interfaces: Vec<String>,
     missing: BTreeSet<String>,
     settings: Settings,
+    /// The configuration file.
+    config: Option<PathBuf>,
+    /// The sources it allows, and those it denies.
+    lists: Option<Lists>,
+    /// How many CPUs there may be.
+    cpus: u32,
+    /// SYN-ACKs a second that the slowest link carries, if known.
+    link_replies: Option<u32>,
     sysctls: Sysctls,
     defaults: Defaults,
     table: Table,
@@ -133,7 +150,7 @@ impl Session {
         for wanted in &wanted {
             link::require_free_or_ours(&root, wanted)?;
         }
-        let settings = settings(&root, &directory, options)?;
+        let (settings, lists) = settings(&root, &directory, options)?;
         let links = with_those_attached(&root, wanted)?;
         let takes_over = Maps::pinned_version(&root)?.is_some();
         let buckets = flow_buckets(options.flows.unwrap_or(DEFAULT_FLOWS));
@@ -144,7 +161,11 @@ impl Session {
             maps: Maps::open(&root)?,
             interfaces: links.iter().map(|link| link.name.clone()).collect(),
             missing: BTreeSet::new(),
+            config: settings.file.as_ref().map(|(path, _)| path.clone()),
             settings,
+            lists,
+            cpus: maps::possible_cpus()?,
+            link_replies: interfaces::link_replies(&links),
             findings: Findings::read(&directory)?,
             root,
             directory,
@@ -187,6 +208,11 @@ impl Session {
     /// What was set.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The sources that the configuration file allows, and those that it denies; none: there is no file.
+    pub fn lists(&self) -> Option<&Lists> {
+        self.lists.as_ref()
     }
 
     /// What was found out.
@@ -323,6 +349,28 @@ impl Session {
         Ok(Attached::Yes)
     }
 
+    /// Reads the configuration file again. One that makes no sense changes nothing.
+    pub fn reload(&mut self) -> Result<Attached> {
+        let Some(path) = self.config.clone() else {
+            log::info!("SIGHUP: there is no file to read again: `defender run` was given no --config");
+            return Ok(Attached::Yes);
+        };
+        let file = ConfigFile::read(&path);
+        let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
+        self.read_settings()?;
+        match file.and_then(|file| with_file(&self.settings, path.clone(), file)) {
+            Ok((settings, lists)) => {
+                settings.write(&self.directory)?;
+                (self.settings, self.lists) = (settings, Some(lists));
+                self.write_config(self.maps.config.get(0)?)?;
+                self.write_services()?;
+                log::info!("{}: read again, and in force", path.display());
+            }
+            Err(error) => log::error!("{error}; what was in force stays so"),
+        }
+        Ok(Attached::Yes)
+    }
+
     /// Takes in what `defender set` has changed meanwhile: services are never written by older settings.
     fn read_settings(&mut self) -> Result<()> {
         if let Some(settings) = Settings::read(&self.directory)? {
@@ -434,7 +482,7 @@ impl Session {
         let names = links::names()?;
         let attached = self.root.interfaces()?;
         self.interfaces.retain(|name| attached.contains(name));
-        let mut indices = Vec::new();
+        let mut found = Vec::new();
         for name in self.interfaces.clone() {
             if !names.contains(&name) {
                 if self.missing.insert(name.clone()) {
@@ -444,12 +492,14 @@ impl Session {
             }
             let link = links::interface(&name)?;
             self.missing.remove(&name);
-            if indices.is_empty() {
+            if found.is_empty() {
                 self.defaults.mss = interfaces::mss_of(&link);
             }
-            indices.push(link.index);
             self.refresh_interface(&link, local)?;
+            found.push(link);
         }
+        self.link_replies = interfaces::link_replies(&found);
+        let indices: Vec<u32> = found.iter().map(|link| link.index).collect();
         interfaces::retain(&mut self.maps.interfaces, &indices)
     }
 
@@ -476,7 +526,7 @@ impl Session {
         }
         let wanted = abi::Config {
             flags,
-            reply_budget: self.settings.reply_budget,
+            reply_budget: self.settings.reply_budget(),
             cohorts: sysctls::cohorts(&self.sysctls),
             ..config
         };
@@ -524,17 +574,39 @@ fn with_those_attached(root: &PinRoot, mut wanted: Vec<Link>) -> Result<Vec<Link
 }
 
 /// What is asked for, on top of what was in force.
-fn settings(root: &PinRoot, directory: &StateDirectory, options: &Options) -> Result<Settings> {
+fn settings(
+    root: &PinRoot,
+    directory: &StateDirectory,
+    options: &Options,
+) -> Result<(Settings, Option<Lists>)> {
     let attached = !root.interfaces()?.is_empty();
     let before = if attached { Settings::read(directory)? } else { None };
     let mut settings = before.unwrap_or_default();
     if let Some(mode) = options.mode {
-        settings.mode = mode;
+        settings.set.insert(Key::all(Setting::Mode), Value::Mode(mode));
     }
     if let Some(ports) = &options.ports {
         settings.ports = ports.clone();
     }
-    Ok(settings)
+    let Some(path) = &options.config else {
+        if let Some((path, _)) = settings.file.take() {
+            log::info!("{} is no longer in force: there is no --config", path.display());
+        }
+        settings.check().map_err(Problem::from)?;
+        return Ok((settings, None));
+    };
+    // Others are told of it, who are elsewhere.
+    let path = path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+    let file = ConfigFile::read(&path)?;
+    let (settings, lists) = with_file(&settings, path, file)?;
+    Ok((settings, Some(lists)))
+}
+
+/// The settings with what a file says, if that goes together with what was set.
+fn with_file(settings: &Settings, path: PathBuf, file: ConfigFile) -> Result<(Settings, Lists), Problem> {
+    let settings = Settings { file: Some((path, file.layer)), ..settings.clone() };
+    settings.check()?;
+    Ok((settings, (file.allow, file.deny)))
 }
 
 /// How many buckets have room for so many connections. With two entries a connection nearly all find room.

@@ -12,7 +12,9 @@ use super::Session;
 use crate::{
     control::{
         attack::Attack,
-        keys, policy,
+        keys,
+        lines::{self, Basis},
+        policy,
         services::{self, Endpoint, Routes, Service, Unprotectable},
         settings::Mode,
         state::Findings,
@@ -32,8 +34,11 @@ impl Session {
         let mut findings = Findings::default();
         for (id, service) in &next.services {
             let is_new = !self.table.services.contains_key(id);
-            let unprotectable = self.write_service(*id, service, is_new)?;
+            // Nothing is learnt yet.
+            let basis = self.basis(service, None, None);
+            let unprotectable = self.write_service(*id, service, &basis, is_new)?;
             findings.unprotectable.extend(unprotectable.map(|reason| (*id, reason.to_string())));
+            findings.basis.insert(*id, basis);
             findings.attacks.extend(self.attack_on(*id, service)?.map(|attack| (*id, attack)));
         }
         let routes = next.routes();
@@ -52,7 +57,13 @@ impl Session {
         self.publish(findings)
     }
 
-    fn write_service(&mut self, id: u32, service: &Service, is_new: bool) -> Result<Option<Unprotectable>> {
+    fn write_service(
+        &mut self,
+        id: u32,
+        service: &Service,
+        basis: &Basis,
+        is_new: bool,
+    ) -> Result<Option<Unprotectable>> {
         let present = self.maps.services.get(id)?;
         let unprotectable = self.unprotectable(id, service)?;
         let slot = if is_new {
@@ -63,7 +74,7 @@ impl Session {
         };
         let slot = policy::with_mode(&slot, self.settings.mode_of(service.endpoint.port));
         let slot = policy::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
-        let slot = abi::Service { lines: lines(&service.listening), ..slot };
+        let slot = abi::Service { lines: lines::lines(&self.settings, service.endpoint.port, basis), ..slot };
         let slot = self.end_lingering(id, &slot);
         let slot = self.end_settling(id, &slot);
         if slot != present {
@@ -73,6 +84,19 @@ impl Session {
             log::debug!("{} is service {id}", service.endpoint);
         }
         Ok(unprotectable)
+    }
+
+    /// What a service's lines are drawn from. The percentiles are what was learnt in calm: half-open connections, and SYNs a
+    /// second.
+    fn basis(&self, service: &Service, half_open_p99: Option<u32>, syn_rate_p99: Option<u32>) -> Basis {
+        let listeners = service.listening.inodes.len().try_into().unwrap_or(u32::MAX);
+        Basis {
+            backlog: service.listening.backlog.saturating_mul(listeners),
+            cpus: self.cpus,
+            half_open_p99,
+            syn_rate_p99,
+            link_replies: self.link_replies,
+        }
     }
 
     /// Looks whether a service is under attack, and says so when that changes.
@@ -238,21 +262,6 @@ impl Session {
             self.findings = findings;
         }
         Ok(())
-    }
-}
-
-/// To be replaced.
-fn lines(listening: &services::Listening) -> abi::Lines {
-    let backlog = listening.backlog * listening.inodes.len() as u32;
-    abi::Lines {
-        up: (backlog / 4).max(1),
-        danger: (backlog * 3 / 4).max(1),
-        down: backlog / 8,
-        rate: 1000,
-        strays: 10_000,
-        replies: 0,
-        min_active: 30_000,
-        reserved: 0,
     }
 }
 

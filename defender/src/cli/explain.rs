@@ -1,0 +1,18 @@
+//! `explain`.
+
+use anyhow::{Result, bail};
+
+use super::{ExplainArguments, show::show};
+use crate::{
+    dataplane::pins::PinRoot,
+    report::{explain, snapshot},
+};
+
+pub(super) fn explain(root: &PinRoot, arguments: &ExplainArguments) -> Result<()> {
+    let port = arguments.port;
+    let services = snapshot::defended_on(root, port)?;
+    if services.is_empty() {
+        bail!("no defended service listens on port {port}: `defender status` lists those that there are");
+    }
+    show(&if arguments.json { explain::json(&services)? + "\n" } else { explain::text(&services) })
+}
