@@ -49,7 +49,7 @@ pub mod map {
     pub const LOADS: &str = "LOADS";
     /// Array of [`super::KNOWN_PAGES`] pages of [`super::KNOWN_PAGE`] bytes, see [`crate::known`].
     pub const KNOWN: &str = "KNOWN";
-    /// LPM trie, prefix of a 16-byte address → `u32` `PREFIX_*` bits: sources that are never or always dropped.
+    /// LPM trie, prefix of a 16-byte address → `u32` `PREFIX_*` bits: sources whose SYNs always pass or never.
     pub const PREFIXES: &str = "PREFIXES";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
@@ -175,6 +175,9 @@ pub const PREFIX_DENY: u32 = 1 << 1;
 pub const PREFIX_FROM_FILE: u32 = 1 << 8;
 /// Value in `PREFIXES`, for the controller: from there somebody administers this host.
 pub const PREFIX_FROM_SESSION: u32 = 1 << 9;
+/// Value in `PREFIXES`, for the controller: from this bit on, the length of the prefix it belongs to (0 to 128), so that a
+/// look-up tells which prefix it found.
+pub const PREFIX_LENGTH_SHIFT: u32 = 16;
 /// How many prefixes there may be.
 pub const MOST_PREFIXES: u32 = 1 << 21;
 

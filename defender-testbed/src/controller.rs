@@ -60,7 +60,11 @@ impl<'a> Controller<'a> {
     ) -> Result<Self> {
         let program = program.canonicalize().with_context(|| format!("there is no {}", program.display()))?;
         let mut command = namespace.command(&program)?;
-        command.args(["run", "--iface", interface, "--pin-root"]).arg(&pins).args(arguments);
+        // Tests must not depend on from where they are started.
+        command
+            .args(["run", "--no-allow-ssh", "--iface", interface, "--pin-root"])
+            .arg(&pins)
+            .args(arguments);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         let child = Arc::new(Mutex::new(child));

@@ -10,7 +10,7 @@ pub enum Problem {
     /// The command line or a setting makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// A configuration file cannot be read, or makes no sense.
+    /// A configuration file, or a file of prefixes, cannot be read or makes no sense.
     #[error("{0}")]
     Configuration(String),
     /// The caller may not do this.

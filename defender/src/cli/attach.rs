@@ -9,6 +9,7 @@ use crate::{
         session::{Options, Session},
     },
     dataplane::pins::PinRoot,
+    host::ssh,
 };
 
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
@@ -45,6 +46,7 @@ fn begin(root: PinRoot, arguments: &AttachArguments) -> Result<Session> {
         ports: arguments.port.clone(),
         config: arguments.config.clone(),
         flows: arguments.flows,
+        administrator: if arguments.no_allow_ssh { None } else { ssh::administrator() },
     };
     let session = Session::begin(root, &options)?;
     introduce(&session);

@@ -6,6 +6,7 @@ mod conns;
 mod detach;
 mod examine;
 mod explain;
+mod lists;
 mod show;
 mod tune;
 mod why;
@@ -17,7 +18,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use defender_common::tcp_state::State;
 
 use crate::{
-    control::settings::Mode,
+    control::{
+        lists::entry::{List, parse_prefix},
+        settings::Mode,
+    },
     dataplane::{features, pins::PinRoot},
     logger,
     report::{cidr::Cidr, conns::parse_state, peer::Peer},
@@ -63,6 +67,10 @@ enum Command {
     Why(WhyArguments),
     /// Say when the services on a port are defended, and where each number comes from
     Explain(ExplainArguments),
+    /// Sources whose SYNs are never challenged: add, del, list
+    Allow(ListArguments),
+    /// Sources whose SYNs are dropped: add, del, list
+    Deny(ListArguments),
     /// Change a setting at once: mode, reply_budget, a threshold; PORT.KEY for one port
     Set(SetArguments),
     /// Show settings
@@ -91,6 +99,9 @@ struct AttachArguments {
     /// Connections to keep track of, at 64 bytes each [default: as it was, or 131072]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     flows: Option<u32>,
+    /// Do not put the address from which this host is administered over SSH on the allow list
+    #[arg(long)]
+    no_allow_ssh: bool,
 }
 
 #[derive(Args, Debug)]
@@ -184,6 +195,50 @@ struct ExplainArguments {
     json: bool,
 }
 
+#[derive(Args, Debug)]
+struct ListArguments {
+    #[command(subcommand)]
+    action: ListAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum ListAction {
+    /// Put prefixes on this list, and take them off the other one
+    Add(AddArguments),
+    /// Take prefixes off this list
+    Del(DelArguments),
+    /// Show what is on this list
+    List(ShowArguments),
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct AddArguments {
+    /// Addresses and prefixes, as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32
+    #[arg(value_delimiter = ',', value_name = "PREFIX", value_parser = parse_prefix)]
+    prefixes: Vec<Cidr>,
+    /// A file of them: one a line, # begins a comment
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct DelArguments {
+    /// Addresses and prefixes, as they are listed
+    #[arg(required = true, value_delimiter = ',', value_name = "PREFIX", value_parser = parse_prefix)]
+    prefixes: Vec<Cidr>,
+}
+
+#[derive(Args, Debug)]
+struct ShowArguments {
+    /// The first so many only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Say whether a configuration file is good; nothing else is done with it
@@ -236,6 +291,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Conns(arguments) => conns::conns(&root, arguments)?,
         Command::Why(arguments) => why::why(&root, arguments)?,
         Command::Explain(arguments) => explain::explain(&root, arguments)?,
+        Command::Allow(arguments) => lists::run(&root, List::Allow, &arguments.action)?,
+        Command::Deny(arguments) => lists::run(&root, List::Deny, &arguments.action)?,
         Command::Set(arguments) => tune::set(&root, arguments)?,
         Command::Get(arguments) => tune::get(&root, arguments)?,
         Command::Config(command) => config::config(command)?,
@@ -274,6 +331,11 @@ mod tests {
             "defender explain 443",
             "defender explain 443 --json",
             "defender config check config.toml",
+            "defender run --iface eth0 --no-allow-ssh",
+            "defender allow add 192.0.2.7,192.0.2.0/24 2001:db8::/32",
+            "defender allow add --file /etc/defender/allow",
+            "defender deny del 192.0.2.0/24",
+            "defender deny list --json --limit 10",
             "defender set 443.mode off",
             "defender set 443.up 30%",
             "defender set reply_limit default",
@@ -297,6 +359,12 @@ mod tests {
             "defender explain 0",
             "defender config",
             "defender config check",
+            "defender allow",
+            "defender allow add",
+            "defender allow add 192.0.2.7/24",
+            "defender allow add 192.0.2.7 --file x",
+            "defender deny add ::/0",
+            "defender deny del",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -12,7 +12,10 @@ use toml::{
 };
 
 use crate::{
-    control::settings::{Key, Layer, Setting, Settings, parse_port},
+    control::{
+        lists::{entry::parse_prefix, file},
+        settings::{Key, Layer, Setting, Settings, parse_port},
+    },
     problem::Problem,
     report::cidr::Cidr,
 };
@@ -122,7 +125,7 @@ impl Reader<'_> {
             return Err(wrong(item, "write an array of prefixes, as [\"192.0.2.0/24\"]"));
         };
         let prefix = |item: &Item<'_>| match item.get_ref() {
-            DeValue::String(text) => text.parse().map_err(|error: Problem| wrong(item, &error.to_string())),
+            DeValue::String(text) => parse_prefix(text).map_err(|error| wrong(item, &error.to_string())),
             _ => Err(wrong(item, "write a prefix as a string, as \"192.0.2.0/24\"")),
         };
         items.iter().map(prefix).collect()
@@ -136,7 +139,7 @@ impl Reader<'_> {
         let path: PathBuf = self.path.parent().unwrap_or(Path::new("")).join(&**name);
         // Of this file, its place is told as well.
         let text = text_of(&path).map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
-        parse_list(&path, &text)
+        file::parse(&path, &text)
     }
 
     /// Whether the shares of the backlog go together, as far as this file says.
@@ -187,23 +190,6 @@ fn place(text: &str, at: usize) -> (usize, usize) {
     let begins = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let column = String::from_utf8_lossy(&before[begins..]).chars().count() + 1;
     (line, column)
-}
-
-/// A list of prefixes: one a line; `#` begins a comment.
-fn parse_list(path: &Path, text: &str) -> Result<Vec<Cidr>, Problem> {
-    let mut prefixes = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let prefix = line.split('#').next().unwrap_or_default();
-        if prefix.trim().is_empty() {
-            continue;
-        }
-        let cidr = prefix.trim().parse().map_err(|error| {
-            let column = prefix.chars().take_while(|c| c.is_whitespace()).count() + 1;
-            Problem::Configuration(format!("{}:{}:{column}: {error}", path.display(), index + 1))
-        })?;
-        prefixes.push(cidr);
-    }
-    Ok(prefixes)
 }
 
 #[cfg(test)]
@@ -316,7 +302,7 @@ mod tests {
             .map(|number| format!("{}/32\n", IpAddr::from(number.wrapping_mul(2_654_435_761).to_be_bytes())))
             .collect();
         let began = Instant::now();
-        assert_eq!(parse_list(Path::new("list"), &text).expect("a list").len(), 1_000_000);
+        assert_eq!(file::parse(Path::new("list"), &text).expect("a list").len(), 1_000_000);
         // Unoptimised, on a busy machine.
         assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }

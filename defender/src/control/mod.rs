@@ -9,6 +9,7 @@ pub mod filter;
 pub mod interfaces;
 pub mod keys;
 pub mod lines;
+pub mod lists;
 pub mod lock;
 pub mod outside;
 pub mod policy;

@@ -62,6 +62,10 @@ impl StateDirectory {
     pub(super) fn findings(&self) -> PathBuf {
         self.0.join("findings.json")
     }
+
+    pub(super) fn lists(&self) -> PathBuf {
+        self.0.join("lists.json")
+    }
 }
 
 /// `/` becomes `-`, as systemd does it.

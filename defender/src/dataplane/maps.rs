@@ -98,7 +98,7 @@ impl<T: Plain> PerCpuSlots<T> {
     }
 }
 
-/// A prefix of [`Local`]: 16 bytes, and how many leading bits count.
+/// A prefix of [`Local`] or [`Prefixes`]: 16 bytes, and how many leading bits count.
 pub type Prefix = ([u8; 16], u32);
 
 /// The addresses of this host.
@@ -119,6 +119,53 @@ impl Local {
     /// Removes a prefix.
     pub fn remove(&mut self, (address, bits): Prefix) -> Result<()> {
         ignore_missing(self.0.remove(&Key::new(bits, address))).context("cannot write LOCAL")
+    }
+}
+
+/// The prefixes on the lists, each with `PREFIX_*` bits.
+pub struct Prefixes(LpmTrie<MapData, [u8; 16], u32>);
+
+impl Prefixes {
+    /// Every prefix and its bits. A million take about two seconds.
+    pub fn all(&self) -> Result<Vec<(Prefix, u32)>> {
+        let entries =
+            self.0.iter().map(|entry| entry.map(|(key, bits)| ((key.data(), key.prefix_len()), bits)));
+        entries.collect::<Result<_, MapError>>().context("cannot read PREFIXES")
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.0.keys().next().transpose().context("cannot read PREFIXES")?.is_none())
+    }
+
+    /// The bits of the longest prefix that covers an address, as the datapath looks it up.
+    pub fn longest(&self, address: [u8; 16]) -> Result<Option<u32>> {
+        self.covering((address, 128))
+    }
+
+    /// The bits of exactly this prefix.
+    pub fn get(&self, prefix: Prefix) -> Result<Option<u32>> {
+        Ok(self.covering(prefix)?.filter(|bits| bits >> abi::PREFIX_LENGTH_SHIFT == prefix.1))
+    }
+
+    /// The bits of the longest prefix that covers this one.
+    fn covering(&self, (address, length): Prefix) -> Result<Option<u32>> {
+        match self.0.get(&Key::new(length, address), 0) {
+            Ok(bits) => Ok(Some(bits)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("cannot read PREFIXES"),
+        }
+    }
+
+    /// Adds a prefix, or replaces its bits; its length is noted in them.
+    pub fn insert(&mut self, (address, length): Prefix, bits: u32) -> Result<()> {
+        let bits = bits | length << abi::PREFIX_LENGTH_SHIFT;
+        self.0.insert(&Key::new(length, address), bits, 0).context("cannot write PREFIXES")
+    }
+
+    /// Removes a prefix.
+    pub fn remove(&mut self, (address, length): Prefix) -> Result<()> {
+        ignore_missing(self.0.remove(&Key::new(length, address))).context("cannot write PREFIXES")
     }
 }
 
@@ -224,6 +271,8 @@ pub struct Maps {
     pub loads: Slots<abi::Load>,
     /// [`map::KNOWN`].
     pub known: Slots<abi::KnownPage>,
+    /// [`map::PREFIXES`].
+    pub prefixes: Prefixes,
 }
 
 impl Maps {
@@ -247,6 +296,9 @@ impl Maps {
             trace: Slots::open(root, map::TRACE)?,
             loads: Slots::open(root, map::LOADS)?,
             known: Slots::open(root, map::KNOWN)?,
+            prefixes: Prefixes(
+                open(root, map::PREFIXES)?.try_into().with_context(|| wrong_layout(map::PREFIXES))?,
+            ),
         })
     }
 

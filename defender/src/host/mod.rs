@@ -11,6 +11,7 @@ pub mod namespace;
 mod netdev;
 mod netlink;
 pub mod sockets;
+pub mod ssh;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,11 +1,17 @@
 //! Prefixes of addresses, as people write them. Pure.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use defender_common::abi;
 
 use crate::problem::Problem;
 
 /// A prefix of addresses, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {
     address: IpAddr,
     /// How many leading bits count.
@@ -17,6 +23,52 @@ impl Cidr {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4()
             && share_prefix(left_aligned(self.address), left_aligned(address), self.bits)
+    }
+
+    /// Without what is set beyond its length.
+    pub fn network(self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(v4) => {
+                Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(32 - self.bits).unwrap_or(0)).into()
+            }
+            IpAddr::V6(v6) => {
+                Ipv6Addr::from_bits(v6.to_bits() & u128::MAX.checked_shl(128 - self.bits).unwrap_or(0)).into()
+            }
+        };
+        Self { address, ..self }
+    }
+
+    /// Its address.
+    pub fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// As maps have it: 16 bytes, IPv4 mapped, and how many leading bits count.
+    pub fn mapped(self) -> ([u8; 16], u32) {
+        match self.address {
+            IpAddr::V4(v4) => (abi::mapped(v4.octets()), self.bits + 96),
+            IpAddr::V6(v6) => (v6.octets(), self.bits),
+        }
+    }
+
+    /// The prefix of an address that maps have.
+    pub fn from_mapped((address, bits): ([u8; 16], u32)) -> Self {
+        Self { address: Ipv6Addr::from(address).into(), bits }.canonical().network()
+    }
+}
+
+impl From<IpAddr> for Cidr {
+    fn from(address: IpAddr) -> Self {
+        Self { address, bits: length(address) }.canonical()
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.bits == length(self.address) {
+            return write!(f, "{}", self.address);
+        }
+        write!(f, "{}/{}", self.address, self.bits)
     }
 }
 
@@ -35,7 +87,7 @@ impl FromStr for Cidr {
 
 fn parse(address: &str, bits: Option<&str>) -> Option<Cidr> {
     let address: IpAddr = address.parse().ok()?;
-    let all = if address.is_ipv4() { 32 } else { 128 };
+    let all = length(address);
     let bits = bits.map_or(Some(all), |bits| bits.parse().ok())?;
     (bits <= all).then_some(Cidr { address, bits }.canonical())
 }
@@ -50,6 +102,11 @@ impl Cidr {
             _ => self,
         }
     }
+}
+
+/// How many bits an address has.
+fn length(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn left_aligned(address: IpAddr) -> u128 {
@@ -103,6 +160,22 @@ mod tests {
         {
             let error = text.parse::<Cidr>().expect_err(text).to_string();
             assert!(error.contains("192.0.2.0/24"), "{error}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_the_same_in_maps() {
+        for (text, bits, network) in [
+            ("192.0.2.77/24", 120, "192.0.2.0/24"),
+            ("192.0.2.7", 128, "192.0.2.7"),
+            ("0.0.0.0/0", 96, "0.0.0.0/0"),
+            ("2001:db8::7/32", 32, "2001:db8::/32"),
+            ("2001:db8::7", 128, "2001:db8::7"),
+            ("::/0", 0, "::/0"),
+        ] {
+            let prefix: Cidr = text.parse().expect(text);
+            assert_eq!((prefix.mapped().1, prefix.network().to_string().as_str()), (bits, network));
+            assert_eq!(Cidr::from_mapped(prefix.mapped()), prefix.network());
         }
     }
 }

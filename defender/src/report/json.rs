@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::report::{
-    evidence::Evidence,
-    snapshot::{ENGINE, Interface, Service, Snapshot},
+use crate::{
+    control::lists::plan::Tally,
+    report::{
+        evidence::Evidence,
+        snapshot::{ENGINE, Interface, Service, Snapshot},
+    },
 };
 
 /// Version of the shapes.
@@ -51,6 +54,7 @@ struct Status<'a> {
     reply_budget: u32,
     interfaces: Vec<StatusInterface<'a>>,
     services: Vec<StatusService<'a>>,
+    prefixes: Tally,
     warnings: &'a [String],
 }
 
@@ -134,6 +138,7 @@ pub fn status(snapshot: &Snapshot) -> Result<String> {
         reply_budget: snapshot.settings.reply_budget(),
         interfaces: snapshot.interfaces.iter().map(StatusInterface::from).collect(),
         services: snapshot.services.iter().map(StatusService::from).collect(),
+        prefixes: snapshot.listed,
         warnings: &snapshot.warnings,
     };
     serde_json::to_string_pretty(&status).context("cannot write JSON")
@@ -216,5 +221,6 @@ mod tests {
         assert_eq!(status["version"], 1);
         assert_eq!(status["services"][1]["unprotectable"], "it is MPTCP");
         assert_eq!(status["interfaces"][0]["up"], true);
+        assert_eq!(status["prefixes"], json!({"allowed": 2, "denied": 1_200_000}));
     }
 }

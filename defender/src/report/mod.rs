@@ -6,6 +6,7 @@ pub mod conns;
 pub mod evidence;
 pub mod explain;
 pub mod json;
+pub mod lists;
 pub mod next_syn;
 pub mod peer;
 pub mod snapshot;

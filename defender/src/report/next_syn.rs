@@ -15,7 +15,12 @@ use defender_common::{
 };
 
 use crate::{
-    control::{services::Endpoint, settings::Mode, sysctls},
+    control::{
+        lists::entry::{Entry, Origin},
+        services::Endpoint,
+        settings::Mode,
+        sysctls,
+    },
     report::connections::Connection,
 };
 
@@ -40,7 +45,7 @@ pub struct Sender {
     pub local: bool,
     /// The time, in milliseconds of the datapath's clock.
     pub now: u32,
-    /// `PREFIX_*`: whether it is on a list.
+    /// `PREFIX_*`: whether it is on a list, as the map has it for the longest prefix that covers it; 0: on none.
     pub listed: u32,
     /// It has completed a handshake not long ago.
     pub known: bool,
@@ -176,6 +181,7 @@ fn because(reason: Reason, sender: &Sender, target: &Target, config: &abi::Confi
             let half_open = load::half_open(target.load);
             format!("mode {mode}: the service is calm ({half_open} half open): SYNs pass")
         }
+        Reason::SynAllowed | Reason::SynDenied => listed(sender),
         Reason::SynUnprotectable => {
             format!("unprotectable: {}", target.unprotectable.unwrap_or("for an unknown reason"))
         }
@@ -187,6 +193,16 @@ fn because(reason: Reason, sender: &Sender, target: &Target, config: &abi::Confi
         Reason::SynChallenged => challenged(mode, sender, target, config),
         other => other.describe().to_owned(),
     }
+}
+
+fn listed(sender: &Sender) -> String {
+    let Entry { prefix, listing } = Entry::found(sender.address, sender.listed);
+    let because = match listing.origin {
+        Origin::Hand => "put there by hand",
+        Origin::File => "by the configuration file",
+        Origin::Session => "because this host is administered from there",
+    };
+    format!("{prefix} is on the {} list, {because}", listing.list.name())
 }
 
 fn known(target: &Target) -> String {
@@ -314,6 +330,28 @@ mod tests {
         assert_eq!((reason, because.contains("this host's own")), (Reason::SynOddSource, true));
         let (reason, because) = next(&Sender { unicast: false, ..SENDER }, &target(&always), 10);
         assert_eq!((reason, because.contains("multicast")), (Reason::SynOddSource, true));
+    }
+
+    #[test]
+    fn lists_come_before_everything_but_connections() {
+        let always = slot(abi::MODE_ALWAYS, 0);
+        let listed = |bits| Sender { listed: bits | 120 << abi::PREFIX_LENGTH_SHIFT, ..SENDER };
+        let (reason, because) = next(&listed(abi::PREFIX_ALLOW), &target(&always), 10);
+        assert_eq!(
+            (reason, because.as_str()),
+            (Reason::SynAllowed, "192.0.2.0/24 is on the allow list, put there by hand")
+        );
+        let denied = listed(abi::PREFIX_DENY | abi::PREFIX_FROM_FILE);
+        let (reason, because) = next(&denied, &target(&always), 10);
+        assert_eq!(
+            (reason, because.as_str()),
+            (Reason::SynDenied, "192.0.2.0/24 is on the deny list, by the configuration file")
+        );
+        let known = connection(State::TimeWait, "192.0.2.7:5", "10.0.0.1:80", 7);
+        let (reason, _) = next(&denied, &Target { connection: Some(&known), ..target(&always) }, 10);
+        assert_eq!(reason, Reason::SynKnown);
+        let monitor = slot(abi::MODE_MONITOR, 0);
+        assert_eq!(next(&denied, &target(&monitor), 10).0, Reason::SynMonitored);
     }
 
     #[test]

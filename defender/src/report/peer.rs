@@ -204,10 +204,18 @@ fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, config: &abi::Config) -> Re
         unicast: on_wire.unicast,
         local: is_covered(&maps.local.all()?, on_wire.octets),
         now,
-        listed: 0,
+        listed: listed(maps, on_wire, config)?,
         known: on_wire.is_known(maps)?,
         replies: replies(cells, now),
     })
+}
+
+/// What the datapath finds on the lists.
+fn listed(maps: &Maps, on_wire: &OnWire, config: &abi::Config) -> Result<u32> {
+    if config.flags & abi::CONFIG_PREFIXES == 0 {
+        return Ok(0);
+    }
+    Ok(maps.prefixes.longest(on_wire.octets)?.unwrap_or(0))
 }
 
 fn is_covered(prefixes: &[Prefix], address: [u8; 16]) -> bool {

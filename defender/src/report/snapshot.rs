@@ -16,6 +16,7 @@ use defender_common::{
 use crate::{
     control::{
         attack::Attack,
+        lists::{self, plan::Tally},
         lock::ControllerLock,
         policy,
         services::Endpoint,
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub rates: [u64; Reason::COUNT],
     /// The kernel's connections to the services, by state.
     pub states: BTreeMap<&'static str, u64>,
+    /// How many prefixes are on the lists.
+    pub listed: Tally,
     /// What people should know.
     pub warnings: Vec<String>,
 }
@@ -149,6 +152,7 @@ impl Snapshot {
             counters: maps.counters()?,
             rates,
             states: connections::count(connections.iter()),
+            listed: lists::tally(&maps, &directory)?,
         })
     }
 
@@ -369,6 +373,7 @@ pub(super) mod tests {
             counters,
             rates: [0; Reason::COUNT],
             states: [("ESTABLISHED", 12), ("SYN_RECV", 3)].into(),
+            listed: Tally { allowed: 2, denied: 1_200_000 },
             warnings: vec!["something is odd".into()],
         }
     }

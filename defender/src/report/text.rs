@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use defender_common::{tcp_state::State, verdict::Verdict};
 
 use crate::{
-    control::settings::Mode,
+    control::{lists::plan::Tally, settings::Mode},
     report::{
         connections::STATES,
         snapshot::{Service, Snapshot},
@@ -25,6 +25,7 @@ pub fn status(snapshot: &Snapshot) -> String {
             let _ = writeln!(text, "\n{sentence}");
         }
     }
+    text.push_str(&lists(snapshot.listed));
     let unprotectable = snapshot.services.iter().filter_map(|service| {
         let reason = service.unprotectable.as_ref()?;
         Some(format!(
@@ -130,6 +131,16 @@ fn attack(service: &Service) -> Option<String> {
         let _ = write!(sentence, ", {:.0} % from {}", network.share * 100.0, network.prefix);
     }
     Some(sentence)
+}
+
+/// How many prefixes are on the lists, if any are.
+fn lists(tally: Tally) -> String {
+    if tally.total() == 0 {
+        return String::new();
+    }
+    let prefixes = if tally.allowed == 1 { "prefix" } else { "prefixes" };
+    let (allowed, denied) = (thousands(tally.allowed), thousands(tally.denied));
+    format!("\nlists: {allowed} {prefixes} allowed, {denied} denied; mode always and auto heed them\n")
 }
 
 /// To two digits: an estimate has no more.
@@ -246,6 +257,12 @@ mod tests {
             "port 80: under attack for 12 s: 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half open, \
              21 % from 192.0.2.0/24\n"
         ));
+    }
+
+    #[test]
+    fn lists_are_told_of_if_there_is_something_on_them() {
+        assert!(status(&example()).contains("\nlists: 2 prefixes allowed, 1,200,000 denied"));
+        assert_eq!(lists(Tally::default()), "");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::{self, PathBuf},
     time::Instant,
 };
@@ -19,6 +20,7 @@ use crate::{
         config_file::ConfigFile,
         filter::Generations,
         interfaces, keys,
+        lists::{Admission, Lists, entry::List, plan::Summary},
         lock::{ControllerLock, WriteLock},
         outside,
         policy::{self, Defaults},
@@ -61,13 +63,18 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// How many connections the flow table is made for; none: as it was, or [`DEFAULT_FLOWS`].
     pub flows: Option<u32>,
+    /// Who administers this host and is put on the allow list.
+    pub administrator: Option<IpAddr>,
 }
 
 /// How many connections a new flow table is made for: 64 bytes each, 8 MiB together.
 pub const DEFAULT_FLOWS: u32 = 131_072;
 
-/// Sources that a configuration file allows, and those that it denies.
-pub type Lists = (Vec<Cidr>, Vec<Cidr>);
+/// Sources that the configuration file allows, and those that it denies.
+type FileLists = (Vec<Cidr>, Vec<Cidr>);
+
+/// Flags of [`abi::Config`] that do not come from sysctls.
+const NOT_BY_SYSCTLS: u32 = abi::CONFIG_PREFIXES | abi::CONFIG_LEARNING;
 
 /// What the controller finds when it looks after its interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +97,6 @@ pub struct Session {
     settings: Settings,
     /// The configuration file.
     config: Option<PathBuf>,
-    /// The sources it allows, and those it denies.
-    lists: Option<Lists>,
     /// How many CPUs there may be.
     cpus: u32,
     /// SYN-ACKs a second that the slowest link carries, if known.
@@ -163,7 +168,6 @@ impl Session {
             missing: BTreeSet::new(),
             config: settings.file.as_ref().map(|(path, _)| path.clone()),
             settings,
-            lists,
             cpus: maps::possible_cpus()?,
             link_replies: interfaces::link_replies(&links),
             findings: Findings::read(&directory)?,
@@ -188,6 +192,7 @@ impl Session {
         if options.flows.is_some() && session.maps.config.get(0)?.flow_mask != buckets - 1 {
             log::warn!("--flows: the flow table keeps its size until `defender detach`");
         }
+        session.begin_lists(&lists, options.administrator)?;
         session.attach(&links, rollback)?;
         session.learn_connections(takes_over);
         session.settings.write(&session.directory)?;
@@ -208,11 +213,6 @@ impl Session {
     /// What was set.
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// The sources that the configuration file allows, and those that it denies; none: there is no file.
-    pub fn lists(&self) -> Option<&Lists> {
-        self.lists.as_ref()
     }
 
     /// What was found out.
@@ -281,6 +281,35 @@ impl Session {
         let entries = self.maps.addresses.all()?;
         self.routes.addresses = entries.into_iter().map(|(key, id)| ((key.address, key.port), id)).collect();
         self.local = self.maps.local.all()?.into_iter().collect();
+        Ok(())
+    }
+
+    /// Takes over the lists that are there, reads those of the file, and puts who administers this host on the allow list.
+    fn begin_lists(&mut self, (allow, deny): &FileLists, administrator: Option<IpAddr>) -> Result<()> {
+        let mut lists = Lists::of(&mut self.maps, &self.directory);
+        lists.adopt(administrator)?;
+        tell(&lists.load_from_file(allow, deny)?);
+        let Some(address) = administrator else { return Ok(()) };
+        match lists.admit(address) {
+            Ok(Admission::Done) => log::info!(
+                "{address}, from where this host is administered over SSH, is on the allow list now: \
+                 `defender allow del {address}` takes it off, --no-allow-ssh keeps it off"
+            ),
+            Ok(Admission::Listed(entry)) if entry.listing.list == List::Deny => log::warn!(
+                "{address}, from where this host is administered over SSH, stays on the deny list, by {}: \
+                 `defender allow add {address}` lets it in",
+                entry.prefix
+            ),
+            Ok(Admission::Listed(entry)) => {
+                log::info!(
+                    "{address}, from where this host is administered, stays allowed by {}",
+                    entry.prefix
+                );
+            }
+            Err(error) => {
+                log::warn!("{address}, from where this host is administered, is not allowed: {error:#}");
+            }
+        }
         Ok(())
     }
 
@@ -359,9 +388,16 @@ impl Session {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
         self.read_settings()?;
         match file.and_then(|file| with_file(&self.settings, path.clone(), file)) {
-            Ok((settings, lists)) => {
+            Ok((settings, (allow, deny))) => {
+                match Lists::of(&mut self.maps, &self.directory).load_from_file(&allow, &deny) {
+                    Ok(summary) => tell(&summary),
+                    Err(error) => {
+                        log::error!("{}: {error:#}; what was in force stays so", path.display());
+                        return Ok(Attached::Yes);
+                    }
+                }
                 settings.write(&self.directory)?;
-                (self.settings, self.lists) = (settings, Some(lists));
+                self.settings = settings;
                 self.write_config(self.maps.config.get(0)?)?;
                 self.write_services()?;
                 log::info!("{}: read again, and in force", path.display());
@@ -515,7 +551,7 @@ impl Session {
     }
 
     fn write_config(&mut self, config: abi::Config) -> Result<()> {
-        let flags = sysctls::config_flags(&self.sysctls);
+        let flags = sysctls::config_flags(&self.sysctls) | config.flags & NOT_BY_SYSCTLS;
         let suspended = flags & abi::CONFIG_SUSPENDED;
         if suspended != config.flags & abi::CONFIG_SUSPENDED {
             if suspended != 0 {
@@ -574,11 +610,7 @@ fn with_those_attached(root: &PinRoot, mut wanted: Vec<Link>) -> Result<Vec<Link
 }
 
 /// What is asked for, on top of what was in force.
-fn settings(
-    root: &PinRoot,
-    directory: &StateDirectory,
-    options: &Options,
-) -> Result<(Settings, Option<Lists>)> {
+fn settings(root: &PinRoot, directory: &StateDirectory, options: &Options) -> Result<(Settings, FileLists)> {
     let attached = !root.interfaces()?.is_empty();
     let before = if attached { Settings::read(directory)? } else { None };
     let mut settings = before.unwrap_or_default();
@@ -593,20 +625,29 @@ fn settings(
             log::info!("{} is no longer in force: there is no --config", path.display());
         }
         settings.check().map_err(Problem::from)?;
-        return Ok((settings, None));
+        return Ok((settings, FileLists::default()));
     };
     // Others are told of it, who are elsewhere.
     let path = path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
     let file = ConfigFile::read(&path)?;
-    let (settings, lists) = with_file(&settings, path, file)?;
-    Ok((settings, Some(lists)))
+    Ok(with_file(&settings, path, file)?)
 }
 
 /// The settings with what a file says, if that goes together with what was set.
-fn with_file(settings: &Settings, path: PathBuf, file: ConfigFile) -> Result<(Settings, Lists), Problem> {
+fn with_file(settings: &Settings, path: PathBuf, file: ConfigFile) -> Result<(Settings, FileLists), Problem> {
     let settings = Settings { file: Some((path, file.layer)), ..settings.clone() };
     settings.check()?;
     Ok((settings, (file.allow, file.deny)))
+}
+
+/// Says what the lists of the file have changed.
+fn tell(summary: &Summary) {
+    if summary.written + summary.removed != 0 {
+        log::info!("lists of the file: {} prefixes written, {} removed", summary.written, summary.removed);
+    }
+    for prefix in &summary.overruled {
+        log::warn!("{prefix} stays on the list that it was put on by hand, whatever the file says");
+    }
 }
 
 /// How many buckets have room for so many connections. With two entries a connection nearly all find room.
