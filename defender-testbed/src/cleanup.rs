@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, Once, PoisonError},
@@ -69,7 +69,7 @@ pub fn prepare() {
     });
 }
 
-/// Removes namespaces and pins named after processes that no longer exist.
+/// Removes namespaces, pins and what defenders kept, named after processes that no longer exist.
 fn sweep() {
     for path in leftovers(NETNS_DIR) {
         if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
@@ -78,6 +78,9 @@ fn sweep() {
     }
     for path in leftovers(BPF_DIR) {
         remove_pins(&path);
+    }
+    for path in env::temp_dir().to_str().map(leftovers).unwrap_or_default() {
+        let _ = fs::remove_dir_all(path);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The controller of the defender as a child process inside a namespace.
 
 use std::{
+    env, fs,
     path::{Path, PathBuf},
     process::{self, Child, ExitStatus, Stdio},
     sync::{
@@ -65,6 +66,7 @@ impl<'a> Controller<'a> {
             .args(["run", "--no-allow-ssh", "--iface", interface, "--pin-root"])
             .arg(&pins)
             .args(arguments);
+        command.env(STATE_DIRECTORY, state_directory(&pins));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         let child = Arc::new(Mutex::new(child));
@@ -73,6 +75,7 @@ impl<'a> Controller<'a> {
             Guard::new(move || {
                 end(&child);
                 cleanup::remove_pins(&pins);
+                let _ = fs::remove_dir_all(state_directory(&pins));
             })
         };
         Ok(Self { namespace, program, pins, child, _end: end })
@@ -91,6 +94,7 @@ impl<'a> Controller<'a> {
     /// Runs another command of the program with the same pin root, and returns what it printed.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.namespace.command(&self.program)?;
+        command.env(STATE_DIRECTORY, state_directory(&self.pins));
         let output = command.args(arguments).arg("--pin-root").arg(&self.pins).output()?;
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} failed: {}", arguments.join(" "), complaint.trim());
@@ -151,6 +155,14 @@ pub fn fresh_pin_root() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     Path::new(BPF_DIR).join(format!("{PREFIX}{}-{number}", process::id()))
+}
+
+/// What tells the defender where to keep what survives it.
+pub const STATE_DIRECTORY: &str = "DEFENDER_STATE_DIR";
+
+/// Where a defender of a test keeps what survives it: a directory that goes away with its pin root.
+pub fn state_directory(pins: &Path) -> PathBuf {
+    env::temp_dir().join(pins.file_name().unwrap_or_default())
 }
 
 /// Tells it to end, waits, and does not wait for ever.

@@ -4,6 +4,7 @@ mod attach;
 mod config;
 mod conns;
 mod detach;
+mod events;
 mod examine;
 mod explain;
 mod lists;
@@ -67,6 +68,8 @@ enum Command {
     Why(WhyArguments),
     /// Say when the services on a port are defended, and where each number comes from
     Explain(ExplainArguments),
+    /// List past events, attacks above all, or print new ones as they come
+    Events(EventsArguments),
     /// Sources whose SYNs are never challenged: add, del, list
     Allow(ListArguments),
     /// Sources whose SYNs are dropped: add, del, list
@@ -249,6 +252,25 @@ enum ConfigCommand {
 }
 
 #[derive(Args, Debug)]
+struct EventsArguments {
+    /// As JSON, one event a line
+    #[arg(long)]
+    json: bool,
+    /// The last so many only
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Those of services on these ports only
+    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
+    /// Print each new event as it comes, as one line of JSON
+    #[arg(long, conflicts_with = "limit")]
+    follow: bool,
+    /// With --follow: in words
+    #[arg(long, requires = "follow", conflicts_with = "json")]
+    text: bool,
+}
+
+#[derive(Args, Debug)]
 struct SetArguments {
     /// mode, reply_budget or a threshold; PORT.KEY for one port
     key: String,
@@ -279,7 +301,7 @@ struct DoctorArguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     logger::install(arguments.verbose);
     let root = PinRoot::new(&arguments.pin_root)?;
-    if !matches!(arguments.command, Command::Doctor(_) | Command::Config(_)) {
+    if !matches!(arguments.command, Command::Doctor(_) | Command::Config(_) | Command::Events(_)) {
         features::require_privilege()?;
     }
     match &arguments.command {
@@ -293,6 +315,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Explain(arguments) => explain::explain(&root, arguments)?,
         Command::Allow(arguments) => lists::run(&root, List::Allow, &arguments.action)?,
         Command::Deny(arguments) => lists::run(&root, List::Deny, &arguments.action)?,
+        Command::Events(arguments) => events::events(&root, arguments)?,
         Command::Set(arguments) => tune::set(&root, arguments)?,
         Command::Get(arguments) => tune::get(&root, arguments)?,
         Command::Config(command) => config::config(command)?,
@@ -336,6 +359,9 @@ mod tests {
             "defender allow add --file /etc/defender/allow",
             "defender deny del 192.0.2.0/24",
             "defender deny list --json --limit 10",
+            "defender events --limit 10 --port 80,443 --json",
+            "defender events --follow --port 443",
+            "defender events --follow --text",
             "defender set 443.mode off",
             "defender set 443.up 30%",
             "defender set reply_limit default",
@@ -353,6 +379,9 @@ mod tests {
             "defender conns --source 192.0.2.0/33",
             "defender conns --sort name",
             "defender conns --summary --limit 3",
+            "defender events --text",
+            "defender events --limit 0",
+            "defender events --follow --limit 5",
             "defender why",
             "defender why 192.0.2.0/24",
             "defender explain",

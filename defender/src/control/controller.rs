@@ -62,7 +62,9 @@ impl Controller {
 
     /// Keeps `session` true until a signal, or until someone detaches it.
     pub fn run(mut self, session: &mut Session) -> Result<Ended> {
-        self.runtime.block_on(watch(session, &mut self.signals))
+        let ended = self.runtime.block_on(watch(session, &mut self.signals));
+        session.keep_baselines();
+        ended
     }
 }
 
@@ -93,10 +95,14 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
             }
             walked = join(&mut walking) => walked.and_then(|()| session.complete_generation()),
             found = events.next() => {
-                if found?.iter().any(is_about_listeners) {
+                let events = found?;
+                if events.iter().any(is_about_listeners) {
                     pace.changed();
                 }
-                continue;
+                if !events.iter().any(is_step) {
+                    continue;
+                }
+                session.see_steps(&events)
             }
             ended = &mut logs => {
                 ended?;
@@ -163,6 +169,10 @@ impl Failures {
 
 fn is_about_listeners(event: &abi::Event) -> bool {
     matches!(event.kind, abi::EVENT_LISTEN_BEGAN | abi::EVENT_LISTEN_ENDED)
+}
+
+fn is_step(event: &abi::Event) -> bool {
+    event.kind == abi::EVENT_STEP
 }
 
 fn steady(period: Duration) -> Interval {

@@ -2,11 +2,13 @@
 //!
 //! [`session`] does everything once; [`controller`] does it again whenever something changes.
 
-pub mod attack;
+pub mod attacks;
+pub mod baseline;
 pub mod config_file;
 pub mod controller;
 pub mod filter;
 pub mod interfaces;
+pub mod journal;
 pub mod keys;
 pub mod lines;
 pub mod lists;
@@ -20,3 +22,4 @@ pub mod settings;
 pub mod state;
 pub mod sysctls;
 pub mod thresholds;
+pub mod wall;

@@ -8,9 +8,11 @@ use defender_common::{abi, ladder::Step, load};
 
 use crate::{
     control::{
+        attacks::Attacks,
+        journal::Journal,
         lines,
         lock::WriteLock,
-        policy,
+        policy, session,
         settings::{Mode, Settings},
         state::{Findings, StateDirectory},
     },
@@ -64,7 +66,7 @@ pub fn detach_all(root: &PinRoot) -> Result<()> {
     let directory = StateDirectory::of(root);
     directory.create()?;
     let _write = WriteLock::take(&directory)?;
-    take_leave(root)?;
+    take_leave(root, &directory)?;
     root.remove_all()?;
     directory.remove()
 }
@@ -86,11 +88,14 @@ pub fn detach_interface(root: &PinRoot, interface: &str) -> Result<()> {
 }
 
 /// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours.
-pub(super) fn take_leave(root: &PinRoot) -> Result<()> {
+pub(super) fn take_leave(root: &PinRoot, directory: &StateDirectory) -> Result<()> {
     if Maps::pinned_version(root)? != Some(abi::ABI_VERSION) {
         return Ok(());
     }
     let mut maps = Maps::open(root)?;
+    if let Err(error) = end_attacks(root, directory, &maps) {
+        log::warn!("attacks under way are not told to end: {error:#}");
+    }
     let mut challenged = false;
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
@@ -102,6 +107,21 @@ pub(super) fn take_leave(root: &PinRoot) -> Result<()> {
     }
     if challenged {
         thread::sleep(FAREWELL);
+    }
+    Ok(())
+}
+
+/// Tells that the attacks under way are nobody's concern any more.
+fn end_attacks(root: &PinRoot, directory: &StateDirectory, maps: &Maps) -> Result<()> {
+    let left = Findings::read(directory)?.attacks;
+    let mut attacks = Attacks::restore(&left);
+    let mut journal = Journal::of(root);
+    for id in left.into_keys() {
+        let (view, now) = session::view(maps, id)?;
+        if let Some(record) = attacks.abandon(id, &view, now) {
+            log::warn!("{}", record.words);
+            journal.append(&record.json()?);
+        }
     }
     Ok(())
 }

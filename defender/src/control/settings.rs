@@ -29,7 +29,7 @@ pub const DEFAULT_REPLY_BUDGET: u32 = 10_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Watch in calm, challenge under attack
+    /// Let SYNs pass in calm, challenge them under attack
     #[default]
     Auto,
     /// Watch and count, never touch

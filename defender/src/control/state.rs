@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    control::{attack::Attack, lines::Basis},
+    control::{attacks::Attack, lines::Basis},
     dataplane::pins::PinRoot,
 };
 
@@ -69,7 +69,7 @@ impl StateDirectory {
 }
 
 /// `/` becomes `-`, as systemd does it.
-fn escape(path: &str) -> String {
+pub(super) fn escape(path: &str) -> String {
     path.trim_matches('/').replace('%', "%25").replace('-', "%2d").replace('/', "-")
 }
 

@@ -10,7 +10,7 @@ use defender_common::{
     abi::{ServiceCounters, Sources},
     sources,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::report::connections::address_of;
 
@@ -64,7 +64,7 @@ pub fn per_second(more: u64, elapsed: Duration) -> u64 {
 }
 
 /// A network that sends SYNs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Network {
     /// The network, as `192.0.2.0/24`.
     pub prefix: String,

@@ -42,7 +42,16 @@ struct StatsService<'a> {
     active: bool,
     half_open: u64,
     syn_rate: u64,
+    step: &'static str,
+    would_have_challenged: WouldHaveChallenged,
     states: &'a BTreeMap<&'static str, u64>,
+}
+
+/// What a dry run came to.
+#[derive(Serialize)]
+struct WouldHaveChallenged {
+    syns: u64,
+    clients: u64,
 }
 
 #[derive(Serialize)]
@@ -71,6 +80,7 @@ struct StatusService<'a> {
     #[serde(flatten)]
     stats: StatsService<'a>,
     unprotectable: Option<&'a str>,
+    because: &'static str,
     attack_seconds: Option<u64>,
     evidence: &'a Evidence,
 }
@@ -90,6 +100,11 @@ impl<'a> From<&'a Service> for StatsService<'a> {
             active: service.active,
             half_open: service.half_open(),
             syn_rate: service.syn_rate,
+            step: service.step.name(),
+            would_have_challenged: WouldHaveChallenged {
+                syns: service.counters.syn_would_challenge,
+                clients: service.counters.client_would_challenge,
+            },
             states: &service.states,
         }
     }
@@ -106,6 +121,7 @@ impl<'a> From<&'a Service> for StatusService<'a> {
         Self {
             stats: service.into(),
             unprotectable: service.unprotectable.as_deref(),
+            because: service.because.name(),
             attack_seconds: service.attack_seconds,
             evidence: &service.evidence,
         }
@@ -169,9 +185,9 @@ mod tests {
             stats["services"],
             json!([
                 {"port": 80, "address": "::", "mode": "always", "active": true, "half_open": 3, "syn_rate": 1000,
-                 "states": {"SYN_RECV": 3}},
+                 "step": "pass", "would_have_challenged": {"syns": 0, "clients": 0}, "states": {"SYN_RECV": 3}},
                 {"port": 443, "address": "192.0.2.1", "mode": "monitor", "active": false, "half_open": 0, "syn_rate": 0,
-                 "states": {}},
+                 "step": "pass", "would_have_challenged": {"syns": 0, "clients": 0}, "states": {}},
             ])
         );
         assert_eq!(

@@ -3,6 +3,7 @@
 pub mod cidr;
 pub mod connections;
 pub mod conns;
+pub mod event;
 pub mod evidence;
 pub mod explain;
 pub mod json;

@@ -3,19 +3,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use defender_common::{
     abi::{self, Counters, Handoff, ServiceCounters, Tracked},
-    load::{self, Alone},
+    clock::age,
+    ladder::{Because, Step},
+    load::{self, Alone, Posture},
     verdict::{Reason, Verdict},
 };
 
 use crate::{
     control::{
-        attack::Attack,
         lists::{self, plan::Tally},
         lock::ControllerLock,
         policy,
@@ -95,6 +96,10 @@ pub struct Service {
     pub syn_rate: u64,
     /// What its SYNs look like.
     pub evidence: Evidence,
+    /// The step of the ladder it is on, whatever its mode makes of that.
+    pub step: Step,
+    /// Why that was taken.
+    pub because: Because,
     /// For how many seconds it has been under attack, if it is.
     pub attack_seconds: Option<u64>,
     /// Its counters.
@@ -126,6 +131,7 @@ impl Snapshot {
         let (samples, rates) = sample(&maps, slots.keys().copied())?;
         for (id, sample) in samples {
             let slot = &slots[&id];
+            let posture = load::posture(&loads[&id]);
             services.push(Service {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
@@ -136,7 +142,9 @@ impl Snapshot {
                 states: by_service.remove(&id).unwrap_or_else(|| connections::count([].iter())),
                 syn_rate: sample.syn_rate(),
                 evidence: Evidence::of(&maps.sources.get(id)?, now, &sample),
-                attack_seconds: findings.attacks.get(&id).map(seconds_since),
+                step: posture.step,
+                because: posture.because,
+                attack_seconds: attack_seconds(&loads[&id], posture, now),
                 counters: sample.after,
             });
         }
@@ -240,9 +248,9 @@ pub(super) fn loads(
     Ok(loads)
 }
 
-fn seconds_since(attack: &Attack) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    now.saturating_sub(attack.began)
+/// For how long a service has been under attack: off the lowest step of the ladder.
+fn attack_seconds(load: &abi::Load, posture: Posture, now: u32) -> Option<u64> {
+    (posture.step != Step::Pass).then(|| (age(load.began, now) / 1000).into())
 }
 
 type Rates = [u64; Reason::COUNT];
@@ -346,6 +354,8 @@ pub(super) mod tests {
             states: BTreeMap::new(),
             syn_rate: 0,
             evidence: Evidence::default(),
+            step: Step::Pass,
+            because: Because::Nothing,
             attack_seconds: None,
             counters: ServiceCounters::default(),
         };

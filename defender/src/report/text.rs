@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use defender_common::{tcp_state::State, verdict::Verdict};
+use defender_common::{ladder::Step, tcp_state::State, verdict::Verdict};
 
 use crate::{
     control::{lists::plan::Tally, settings::Mode},
@@ -118,8 +118,9 @@ fn attack(service: &Service) -> Option<String> {
     let seconds = service.attack_seconds?;
     let evidence = &service.evidence;
     let mut sentence = format!(
-        "port {}: under attack for {seconds} s: {} SYN/s from about {} sources",
+        "port {}: under attack for {seconds} s ({}): {} SYN/s from about {} sources",
         service.endpoint.port,
+        service.because.describe(),
         thousands(service.syn_rate),
         thousands(rounded(evidence.sources)),
     );
@@ -144,7 +145,7 @@ fn lists(tally: Tally) -> String {
 }
 
 /// To two digits: an estimate has no more.
-fn rounded(number: u64) -> u64 {
+pub(super) fn rounded(number: u64) -> u64 {
     let unit = 10_u64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
     (number + unit / 2) / unit * unit
 }
@@ -165,11 +166,12 @@ pub(super) fn thousands(number: u64) -> String {
 fn doing(service: &Service) -> &'static str {
     match (service.mode, service.active, &service.unprotectable) {
         (_, _, Some(_)) => "SYNs pass: unprotectable, see below",
-        (_, true, _) => "every SYN is challenged",
         (Mode::Off, ..) => "left alone",
-        (Mode::Always, ..) => "SYNs pass: suspended, see below",
-        (Mode::Auto, ..) => "watched (auto does not challenge in this version)",
-        (Mode::Monitor, ..) => "watched",
+        (_, true, _) => service.step.max(Step::Challenge).describe(),
+        (Mode::Auto, ..) if service.step == Step::Pass => "calm: SYNs pass",
+        (Mode::Always | Mode::Auto, ..) => "SYNs pass: suspended, see below",
+        (Mode::Monitor, ..) if service.step == Step::Pass => "watched",
+        (Mode::Monitor, ..) => "watched; auto would challenge",
     }
 }
 
@@ -224,6 +226,8 @@ fn verdicts(snapshot: &Snapshot) -> String {
 
 #[cfg(test)]
 mod tests {
+    use defender_common::ladder::Because;
+
     use super::*;
     use crate::report::{
         evidence::{Evidence, Network},
@@ -247,6 +251,7 @@ mod tests {
         assert_eq!(attack(&snapshot.services[0]), None);
         let service = &mut snapshot.services[0];
         (service.attack_seconds, service.syn_rate) = (Some(12), 41_200);
+        (service.step, service.because) = (Step::Challenge, Because::HalfOpen);
         service.evidence = Evidence {
             sources: 38_321,
             completed: Some(0.003),
@@ -254,7 +259,7 @@ mod tests {
             ..Evidence::default()
         };
         assert!(status(&snapshot).contains(
-            "port 80: under attack for 12 s: 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half open, \
+            "port 80: under attack for 12 s (connections stay half open): 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half open, \
              21 % from 192.0.2.0/24\n"
         ));
     }
@@ -263,6 +268,24 @@ mod tests {
     fn lists_are_told_of_if_there_is_something_on_them() {
         assert!(status(&example()).contains("\nlists: 2 prefixes allowed, 1,200,000 denied"));
         assert_eq!(lists(Tally::default()), "");
+    }
+
+    #[test]
+    fn what_is_done_depends_on_mode_and_step() {
+        let mut service = example().services.remove(0);
+        let mut doing = |mode, active, step| {
+            (service.mode, service.active, service.step) = (mode, active, step);
+            doing(&service)
+        };
+        assert_eq!(doing(Mode::Auto, false, Step::Pass), "calm: SYNs pass");
+        for step in [Step::Challenge, Step::Limit, Step::KnownSources] {
+            assert_eq!(doing(Mode::Auto, true, step), step.describe());
+            assert_eq!(doing(Mode::Monitor, false, step), "watched; auto would challenge");
+        }
+        assert_eq!(doing(Mode::Always, true, Step::Pass), "every SYN is challenged");
+        assert_eq!(doing(Mode::Auto, false, Step::Challenge), "SYNs pass: suspended, see below");
+        assert_eq!(doing(Mode::Monitor, false, Step::Pass), "watched");
+        assert_eq!(doing(Mode::Off, false, Step::Challenge), "left alone");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use defender_testbed::{
-    controller::Controller,
+    controller::{Controller, STATE_DIRECTORY, state_directory},
     topology::{SERVER_INTERFACE, Topology},
 };
 use serde_json::Value;
@@ -51,7 +51,9 @@ pub(crate) fn start_always<'a>(bed: &'a Topology, ports: &[u16]) -> Result<Contr
 
 /// Runs the program in the server's namespace to its end.
 pub(crate) fn run(bed: &Topology, pins: &Path, arguments: &[&str]) -> Result<Output> {
-    Ok(bed.server.command(PROGRAM)?.args(arguments).arg("--pin-root").arg(pins).output()?)
+    let mut command = bed.server.command(PROGRAM)?;
+    command.env(STATE_DIRECTORY, state_directory(pins));
+    Ok(command.args(arguments).arg("--pin-root").arg(pins).output()?)
 }
 
 /// Waits until SYNs to every service on this port are challenged, and there is one at least.

@@ -3,6 +3,9 @@
 //! [`controller`]: crate::control::controller
 
 mod services;
+mod watch;
+
+pub(super) use watch::view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +19,13 @@ use defender_common::abi;
 
 use crate::{
     control::{
-        attack::Attacks,
+        attacks::Attacks,
+        baseline::Baselines,
         config_file::ConfigFile,
         filter::Generations,
-        interfaces, keys,
+        interfaces,
+        journal::Journal,
+        keys,
         lists::{Admission, Lists, entry::List, plan::Summary},
         lock::{ControllerLock, WriteLock},
         outside,
@@ -110,6 +116,11 @@ pub struct Session {
     unplaced: usize,
     refusals: Refusals,
     attacks: Attacks,
+    /// Past events and what is usual.
+    journal: Journal,
+    baselines: Baselines,
+    /// When what is usual was last kept.
+    baselines_kept: Instant,
     generations: Generations,
     firewall: Firewall,
     /// Services no longer challenged whose cookies are accepted until then.
@@ -162,6 +173,8 @@ impl Session {
         let programs = Programs::load(&root, buckets, rollback)?;
         let sysctls = Sysctls::read()?;
         let defaults = defaults(&sysctls, &links);
+        let findings = Findings::read(&directory)?;
+        let journal = Journal::of(&root);
         let mut session = Self {
             maps: Maps::open(&root)?,
             interfaces: links.iter().map(|link| link.name.clone()).collect(),
@@ -170,7 +183,11 @@ impl Session {
             settings,
             cpus: maps::possible_cpus()?,
             link_replies: interfaces::link_replies(&links),
-            findings: Findings::read(&directory)?,
+            attacks: Attacks::restore(&findings.attacks),
+            findings,
+            baselines: journal.read_baselines(),
+            baselines_kept: Instant::now(),
+            journal,
             root,
             directory,
             lock,
@@ -182,7 +199,6 @@ impl Session {
             local: BTreeSet::new(),
             unplaced: 0,
             refusals: Refusals::default(),
-            attacks: Attacks::default(),
             generations: Generations::default(),
             firewall: Firewall::read(),
             lingering: BTreeMap::new(),
@@ -262,7 +278,8 @@ impl Session {
             ..config
         })?;
         self.write_local(&addresses::local_prefixes()?)?;
-        self.write_services()
+        self.write_services()?;
+        self.look_at_services()
     }
 
     /// Reads what a session before has left.
@@ -365,6 +382,7 @@ impl Session {
         self.refresh_interfaces(&local)?;
         self.write_config(self.maps.config.get(0)?)?;
         self.write_local(&local)?;
+        self.look_at_services()?;
         self.write_services()?;
         self.maps.config.set(0, self.generations.prolong(self.maps.config.get(0)?, clock::now()?.ms))?;
         Ok(if self.interfaces.is_empty() { Attached::No } else { Attached::Yes })
@@ -488,7 +506,7 @@ impl Session {
             // Someone may have attached anew meanwhile; then it is not ours to remove.
             return if self.lock.is_current(&self.directory) { self.remove_all() } else { Ok(()) };
         };
-        outside::take_leave(&self.root)?;
+        outside::take_leave(&self.root, &self.directory)?;
         self.remove_all()
     }
 

@@ -1,9 +1,6 @@
 //! Services: found, judged, and written to the maps.
 
-use std::{
-    collections::BTreeSet,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::Result;
 use defender_common::abi;
@@ -11,7 +8,7 @@ use defender_common::abi;
 use super::Session;
 use crate::{
     control::{
-        attack::Attack,
+        baseline::Usual,
         keys,
         lines::{self, Basis},
         policy,
@@ -34,12 +31,10 @@ impl Session {
         let mut findings = Findings::default();
         for (id, service) in &next.services {
             let is_new = !self.table.services.contains_key(id);
-            // Nothing is learnt yet.
-            let basis = self.basis(service, None, None);
+            let basis = self.basis(service);
             let unprotectable = self.write_service(*id, service, &basis, is_new)?;
             findings.unprotectable.extend(unprotectable.map(|reason| (*id, reason.to_string())));
             findings.basis.insert(*id, basis);
-            findings.attacks.extend(self.attack_on(*id, service)?.map(|attack| (*id, attack)));
         }
         let routes = next.routes();
         self.write_routes(&routes)?;
@@ -53,6 +48,7 @@ impl Session {
         self.lingering.retain(|id, _| next.services.contains_key(id));
         self.settling.retain(|id, _| next.services.contains_key(id));
         self.table = next;
+        findings.attacks = self.attacks.under_way();
         findings.warnings = self.warnings();
         self.publish(findings)
     }
@@ -86,10 +82,10 @@ impl Session {
         Ok(unprotectable)
     }
 
-    /// What a service's lines are drawn from. The percentiles are what was learnt in calm: half-open connections, and SYNs a
-    /// second.
-    fn basis(&self, service: &Service, half_open_p99: Option<u32>, syn_rate_p99: Option<u32>) -> Basis {
+    /// What a service's lines are drawn from.
+    fn basis(&self, service: &Service) -> Basis {
         let listeners = service.listening.inodes.len().try_into().unwrap_or(u32::MAX);
+        let Usual { half_open_p99, syn_rate_p99 } = self.usual(&service.endpoint);
         Basis {
             backlog: service.listening.backlog.saturating_mul(listeners),
             cpus: self.cpus,
@@ -97,22 +93,6 @@ impl Session {
             syn_rate_p99,
             link_replies: self.link_replies,
         }
-    }
-
-    /// Looks whether a service is under attack, and says so when that changes.
-    fn attack_on(&mut self, id: u32, service: &Service) -> Result<Option<Attack>> {
-        let before = self.attacks.on(id);
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        self.attacks.observe(id, self.maps.service_counters(id)?, Instant::now(), wall);
-        let attack = self.attacks.on(id);
-        match (before, attack) {
-            (None, Some(_)) => {
-                log::warn!("{}: an attack has begun: `defender status` says more", service.endpoint);
-            }
-            (Some(_), None) => log::warn!("{}: the attack has ended", service.endpoint),
-            _ => {}
-        }
-        Ok(attack)
     }
 
     /// What was counted and learnt of another service is not this one's.
@@ -232,7 +212,7 @@ impl Session {
             Obstacle::SynsDropped | Obstacle::Redirected { .. } | Obstacle::Synproxy => false,
         };
         let challenged = self.table.services.values().map(|service| service.endpoint).filter(|endpoint| {
-            self.settings.mode_of(endpoint.port) == Mode::Always
+            matches!(self.settings.mode_of(endpoint.port), Mode::Always | Mode::Auto)
                 && self
                     .interfaces
                     .iter()
@@ -241,7 +221,7 @@ impl Session {
         drops && !finding.vague && challenged.count() != 0
     }
 
-    fn publish(&mut self, findings: Findings) -> Result<()> {
+    pub(super) fn publish(&mut self, findings: Findings) -> Result<()> {
         for warning in findings.warnings.iter().filter(|warning| !self.findings.warnings.contains(warning)) {
             log::warn!("{warning}");
         }
