@@ -329,9 +329,8 @@ mod tests {
     }
 
     fn stands(step: Step) -> Load {
-        let mut load = Load::default();
-        load.posture = Posture { step, because: Because::Queue, since: 1 }.to_abi();
-        load
+        let posture = Posture { step, because: Because::Queue, since: 1 };
+        Load { posture: posture.to_abi(), ..Load::default() }
     }
 
     fn policies() -> impl Strategy<Value = Policy> {

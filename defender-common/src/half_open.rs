@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// For how many units of 2³⁰ ns an entry counts: as long as the kernel sends SYN-ACKs.
-const LIFE: u32 = (SYN_RECV_MS as u64 * 1_000_000 >> 30) as u32 + 1;
+const LIFE: u32 = ((SYN_RECV_MS as u64 * 1_000_000) >> 30) as u32 + 1;
 
 /// `HalfOpenEntry::flags`: mode `auto` would have challenged its SYN, and `monitor` let it pass.
 pub const WOULD_CHALLENGE: u8 = 1;

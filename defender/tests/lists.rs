@@ -91,7 +91,7 @@ fn errors_change_nothing() -> Result<()> {
     std::fs::write(&file, "# two\n198.51.100.0/24\n192.0.2.7/24\n")?;
     let file = file.display().to_string();
     for (arguments, status, complaint) in [
-        (&["deny", "add", "--file", &file][..], 2, format!("{file}:3: `192.0.2.7/24`")),
+        (&["deny", "add", "--file", &file][..], 1, format!("{file}:3:1: `192.0.2.7/24`")),
         (&["allow", "del", "192.0.2.0/24,192.0.2.9"], 1, "192.0.2.9".into()),
         (&["deny", "del", "192.0.2.0/24"], 1, "192.0.2.0/24".into()),
     ] {

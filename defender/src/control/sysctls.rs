@@ -21,7 +21,7 @@ pub fn config_flags(sysctls: &Sysctls) -> u32 {
 /// net/ipv4/inet_connection_sock.c).
 pub fn cohorts(sysctls: &Sysctls) -> u32 {
     let seconds = (2_u64 << sysctls.tcp_synack_retries.min(16)) - 1;
-    let cohorts = (seconds * 1_000_000_000 >> 30) + 2;
+    let cohorts = ((seconds * 1_000_000_000) >> 30) + 2;
     cohorts.min(load::MOST_COHORTS.into()) as u32
 }
 

@@ -116,6 +116,9 @@ impl Bed {
         for (id, service) in &world.services {
             maps.services.set(*id, *service)?;
         }
+        for (prefix, list) in &world.prefixes {
+            maps.prefixes.insert(*prefix, *list)?;
+        }
         maps.loads.set(1, Load { second: clock::now()?.second.into(), ..world.load })?;
         for source in &world.known {
             let second = clock::now()?.second;
@@ -145,6 +148,9 @@ impl Bed {
         for (id, _) in world.services {
             maps.services.set(id, Service::default())?;
             maps.loads.set(id, Load::default())?;
+        }
+        for (prefix, _) in world.prefixes {
+            maps.prefixes.remove(prefix)?;
         }
         if !world.known.is_empty() {
             for page in 0..KNOWN_PAGES {

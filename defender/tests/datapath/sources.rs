@@ -1,13 +1,21 @@
 //! Whom a SYN-ACK may go to, and how many.
 
+use std::net::Ipv6Addr;
+
 use anyhow::Result;
-use defender_common::verdict::Reason;
-use defender_testbed::frame::{TcpFrame, flag};
+use defender_common::{
+    abi::{
+        CONFIG_PREFIXES, CONFIG_SUSPENDED, MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_ALLOW, PREFIX_DENY,
+        SERVICE_UNPROTECTABLE,
+    },
+    verdict::Reason,
+};
+use defender_testbed::frame::{Checksum, TcpFrame, flag};
 
 use super::{
     frames::{ISN, LINUX4, LINUX6, address, at, client4, server_of, syn_to},
     row::{Row, check, row},
-    world::DUAL,
+    world::{DEAD, DUAL},
 };
 
 fn from(text: &str) -> TcpFrame {
@@ -92,7 +100,7 @@ fn budget() -> Vec<Row> {
             .challenged(LINUX6),
         row("what is not answered is not charged", from("198.51.105.1"))
             .world(|world| world.config.reply_budget = 1)
-            .after(from("198.51.105.1").checksum(defender_testbed::frame::Checksum::Wrong))
+            .after(from("198.51.105.1").checksum(Checksum::Wrong))
             .after(from("198.51.105.1").raw_options(&[29, 4, 1, 1]))
             .after(from("198.51.105.1").fragment(0, true))
             .challenged(LINUX4),
@@ -103,13 +111,69 @@ fn budget() -> Vec<Row> {
     ]
 }
 
+fn lists() -> Vec<Row> {
+    let allow = |row: Row| row.world(|world| world.list4([198, 51, 100, 0], 24, PREFIX_ALLOW));
+    let deny = |row: Row| row.world(|world| world.list4([198, 51, 100, 0], 24, PREFIX_DENY));
+    let mode = |row: Row, mode| row.world(|world| world.service().mode = mode);
+    let syn = || from("198.51.100.7");
+    let v6 = |row: Row, list| {
+        row.world(|world| {
+            let network: Ipv6Addr = "2001:db8:f::".parse().expect("an address");
+            world.prefixes.push(((network.octets(), 48), list));
+            world.configure(CONFIG_PREFIXES, true);
+        })
+    };
+    vec![
+        allow(row("allowed", syn())).passes(Reason::SynAllowed),
+        allow(row("next to who is allowed", from("198.51.101.7"))).challenged(LINUX4),
+        allow(row("allowed, with a wrong checksum", syn().checksum(Checksum::Wrong)))
+            .passes(Reason::SynAllowed),
+        allow(mode(row("allowed, calm", syn()), MODE_AUTO)).passes(Reason::SynAllowed),
+        allow(mode(row("allowed, monitor", syn()), MODE_MONITOR)).passes(Reason::SynMonitored),
+        allow(row("allowed, no SYN", stray_from("198.51.100.7"))).dropped(Reason::AckBadCookie),
+        deny(row("denied", syn())).dropped(Reason::SynDenied),
+        deny(mode(row("denied, calm", syn()), MODE_AUTO)).dropped(Reason::SynDenied),
+        deny(mode(row("denied, monitor", syn()), MODE_MONITOR)).passes(Reason::SynMonitored),
+        deny(mode(row("denied, off", syn()), MODE_OFF)).passes(Reason::ServiceOff),
+        deny(row("denied, unprotectable", syn()))
+            .world(|world| world.service().flags |= SERVICE_UNPROTECTABLE)
+            .dropped(Reason::SynDenied),
+        deny(row("denied, suspended", syn()))
+            .world(|world| world.configure(CONFIG_SUSPENDED, true))
+            .dropped(Reason::SynDenied),
+        deny(row("denied, to a port without a listener", syn_to(at(address("198.51.100.7"), 4_000), DEAD)))
+            .passes(Reason::SynNoListener),
+        deny(row("denied, without the flag", syn()))
+            .world(|world| world.configure(CONFIG_PREFIXES, false))
+            .challenged(LINUX4),
+        allow(row("the longer prefix counts: denied", from("198.51.100.9")))
+            .world(|world| world.list4([198, 51, 100, 8], 29, PREFIX_DENY))
+            .dropped(Reason::SynDenied),
+        allow(row("the longer prefix counts: allowed", syn()))
+            .world(|world| world.list4([198, 51, 0, 0], 16, PREFIX_DENY))
+            .passes(Reason::SynAllowed),
+        v6(row("allowed, IPv6", from("2001:db8:f:9::1")), PREFIX_ALLOW).passes(Reason::SynAllowed),
+        v6(row("denied, IPv6", from("2001:db8:f:9::1")), PREFIX_DENY).dropped(Reason::SynDenied),
+        v6(row("next to who is denied, IPv6", from("2001:db8:10::1")), PREFIX_DENY).challenged(LINUX6),
+    ]
+}
+
+fn stray_from(source: &str) -> TcpFrame {
+    TcpFrame::new(at(address(source), 4_000), server_of(client4(), DUAL)).flags(flag::ACK).ack(1)
+}
+
 pub(super) fn rows() -> Vec<Row> {
-    [odd(), budget()].into_iter().flatten().collect()
+    [odd(), budget(), lists()].into_iter().flatten().collect()
 }
 
 #[test]
 fn sources() -> Result<()> {
     check(&odd())
+}
+
+#[test]
+fn prefixes() -> Result<()> {
+    check(&lists())
 }
 
 #[test]

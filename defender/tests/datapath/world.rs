@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use defender::dataplane::maps::Prefix;
+
 use defender_common::abi::{
-    self, CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config, Interface, KeySlot,
-    Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
+    self, CONFIG_ECN, CONFIG_PREFIXES, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
+    Interface, KeySlot, Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
 };
 use defender_testbed::topology::{SERVER_MAC, SERVER_V4, SERVER_V6};
 
@@ -46,6 +48,8 @@ pub(super) struct World {
     pub(super) load: Load,
     /// Sources that have completed a handshake.
     pub(super) known: Vec<Ipv4Addr>,
+    /// Prefixes on a list.
+    pub(super) prefixes: Vec<(Prefix, u32)>,
 }
 
 impl World {
@@ -67,6 +71,12 @@ impl World {
         } else {
             self.config.flags &= !bits;
         }
+    }
+
+    /// Puts IPv4 addresses on a list.
+    pub(super) fn list4(&mut self, network: [u8; 4], bits: u32, list: u32) {
+        self.prefixes.push(((abi::mapped(network), 96 + bits), list));
+        self.configure(CONFIG_PREFIXES, true);
     }
 
     /// Makes IPv4 addresses this host's, as a local route does.
@@ -123,6 +133,7 @@ impl Default for World {
             services: (1..=6).map(|id| (id, challenged())).collect(),
             load: Load::default(),
             known: Vec::new(),
+            prefixes: Vec::new(),
         }
     }
 }
