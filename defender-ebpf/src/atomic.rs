@@ -21,7 +21,9 @@ impl Words for Shared {
     #[inline(always)]
     fn add(word: &mut u64, more: u64) {
         // SAFETY: an aligned word of a map value; one instruction, which changes nothing else.
-        unsafe { asm!("lock *(u64 *)({word} + 0) += {more}", word = in(reg) word, more = in(reg) more) };
+        unsafe {
+            asm!("lock *(u64 *)({word} + 0) += {more}", word = in(reg) word, more = in(reg) more);
+        }
     }
 
     #[inline(always)]
@@ -29,7 +31,7 @@ impl Words for Shared {
         let mut value = 0_u64;
         // SAFETY: as above.
         unsafe {
-            asm!("{value} = xchg_64({word} + 0, {value})", word = in(reg) word, value = inout(reg) value)
+            asm!("{value} = xchg_64({word} + 0, {value})", word = in(reg) word, value = inout(reg) value);
         };
         value
     }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{settings::Settings, thresholds::Threshold};
 
+/// Fewer connections that stay half open are no attack: an acknowledgement was lost, or somebody has looked at the port.
+const LEAST_UP: u32 = 4;
+
 /// What lines are drawn from besides settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Basis {
@@ -143,7 +146,9 @@ fn up(percent: u32, backlog: u32, usual: u32, danger: u32) -> Line {
     if usual > line.number {
         line = Line { number: usual, by: By::Usual(Threshold::HalfOpenFactor) };
     }
-    let line = at_least_one(line);
+    if line.number < LEAST_UP {
+        line = Line { number: LEAST_UP, by: By::Least };
+    }
     if line.number > danger { Line { number: danger, by: By::Danger } } else { line }
 }
 

@@ -318,13 +318,15 @@ fn traffic(kind: Kind, seen: &Seen) -> String {
         }
     }
     let _ = write!(text, "{} SYN/s", thousands(seen.syn_rate));
-    if seen.sources != 0 {
+    // Only SYNs are noted by source.
+    let by_source = kind == Kind::SynFlood;
+    if by_source && seen.sources != 0 {
         let _ = write!(text, " from about {} sources", thousands(rounded(seen.sources)));
     }
     if let Some(completed) = seen.completed {
         let _ = write!(text, ", {:.1} % complete", completed * 100.0);
     }
-    for network in &seen.networks {
+    for network in seen.networks.iter().filter(|_| by_source) {
         let _ = write!(text, ", {:.0} % from {}", network.share * 100.0, network.prefix);
     }
     text
