@@ -14,10 +14,7 @@
 //! ([`crate::abi::Config::filter_until`]), and only beyond a budget of real look-ups, [`LOOKUPS`]: so below a heavy
 //! flood the socket table itself is always asked, and connections that moved here from another interface are found.
 
-use crate::{
-    abi::{Config, FILTER_PAGE, FILTER_PAGES, TableKeys},
-    wire::address::{Address, Flow},
-};
+use crate::abi::{Config, FILTER_PAGE, FILTER_PAGES};
 
 /// How many strangers a second (1.024 s) each CPU asks the socket table about before it takes the filter's word.
 /// At 130 ns each this is a quarter of a percent of its time.
@@ -32,10 +29,9 @@ pub struct Place {
     pub offset: usize,
 }
 
-/// Finds a connection's byte; `flow` is as the client names it.
+/// Finds the byte of the connection with this hash ([`crate::wire::address::Flow::mix`]), as the client names it.
 #[inline(always)]
-pub fn place<A: Address>(flow: &Flow<A>, keys: &TableKeys) -> Place {
-    let hash = flow.mix(keys);
+pub const fn place(hash: u64) -> Place {
     Place { page: (hash >> 52) as u32 % FILTER_PAGES, offset: (hash >> 16) as usize % FILTER_PAGE }
 }
 
@@ -67,7 +63,10 @@ pub const fn next(generation: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::address::{KEYS, V4};
+    use crate::{
+        abi::TableKeys,
+        wire::address::{Flow, KEYS, V4},
+    };
     use proptest::prelude::*;
 
     fn config(newest: u32, oldest: u32) -> Config {
@@ -106,7 +105,7 @@ mod tests {
         #[test]
         fn places_are_within_and_need_no_certain_keys(source: u32, port: u16, keys: TableKeys) {
             let flow = Flow { source: V4(source), destination: V4(1), source_port: port, destination_port: 443 };
-            let place = place(&flow, &keys);
+            let place = place(flow.mix(&keys));
             prop_assert!(place.page < FILTER_PAGES && place.offset < FILTER_PAGE);
         }
     }
@@ -121,7 +120,7 @@ mod tests {
                 source_port: 5,
                 destination_port: 443,
             };
-            let place = place(&flow, &KEYS);
+            let place = place(flow.mix(&KEYS));
             taken.insert((place.page, place.offset));
         }
         // Random places: 20,000 into 262,144 collide about 740 times.

@@ -45,12 +45,32 @@ pub const fn is_worth_it(reason: Reason) -> bool {
     )
 }
 
+/// A verdict on a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Index of the [`Reason`].
+    pub reason: u16,
+    /// See [`Reason::is_proven`].
+    pub is_proven: bool,
+    /// The service's port.
+    pub port: u16,
+}
+
+impl Verdict {
+    /// The verdict for this reason.
+    #[inline(always)]
+    pub const fn of(reason: Reason, port: u16) -> Self {
+        Self { reason: reason as u16, is_proven: reason.is_proven(), port }
+    }
+}
+
 /// Notes a verdict about a peer's packet to a service's port.
 #[inline(always)]
-pub fn note(line: &mut TraceLine, place: Place, reason: Reason, port: u16, now: u32) {
+pub fn note(line: &mut TraceLine, place: Place, verdict: Verdict, now: u32) {
     let [a, b, c, d] = &mut line.entries;
-    let (first, second) = if reason.is_proven() { (a, b) } else { (c, d) };
-    let verdict = TraceEntry { tag: place.tag, at: now, reason: reason as u16, port, count: 1 };
+    let (first, second) = if verdict.is_proven { (a, b) } else { (c, d) };
+    let Verdict { reason, port, .. } = verdict;
+    let verdict = TraceEntry { tag: place.tag, at: now, reason, port, count: 1 };
     if continues(first, &verdict) {
         count(first, now);
     } else if continues(second, &verdict) {
@@ -111,13 +131,13 @@ mod tests {
         assert!(known(&line, 1).is_empty());
         // One CPU's clock is a little behind another's, and the clock wraps.
         for now in [u32::MAX - 50_000, 9_000, 8_999, 9_001] {
-            note(&mut line, place_of(1), Reason::SynChallenged, 443, now);
+            note(&mut line, place_of(1), Verdict::of(Reason::SynChallenged, 443), now);
         }
         assert_eq!(known(&line, 1), [(Reason::SynChallenged, 443, 4)]);
         assert_eq!(of_peer(&line, place_of(1)).next().unwrap().at, 9_001);
-        note(&mut line, place_of(1), Reason::SynChallenged, 80, 9_002);
-        note(&mut line, place_of(1), Reason::Cookie, 443, 9_003);
-        note(&mut line, place_of(2), Reason::Cookie, 443, 9_004);
+        note(&mut line, place_of(1), Verdict::of(Reason::SynChallenged, 80), 9_002);
+        note(&mut line, place_of(1), Verdict::of(Reason::Cookie, 443), 9_003);
+        note(&mut line, place_of(2), Verdict::of(Reason::Cookie, 443), 9_004);
         let all = [(Reason::Cookie, 443, 1), (Reason::SynChallenged, 443, 4), (Reason::SynChallenged, 80, 1)];
         assert_eq!(known(&line, 1), all);
         assert_eq!(known(&line, 2), all[..1]);
@@ -127,7 +147,7 @@ mod tests {
     fn begins_anew_after_a_minute() {
         let mut line = TraceLine::default();
         for now in [1_000, 60_999, 120_999] {
-            note(&mut line, place_of(1), Reason::Known, 443, now);
+            note(&mut line, place_of(1), Verdict::of(Reason::Known, 443), now);
         }
         assert_eq!(known(&line, 1), [(Reason::Known, 443, 2), (Reason::Known, 443, 1)]);
     }
@@ -135,9 +155,9 @@ mod tests {
     #[test]
     fn counts_stay_full() {
         let mut line = TraceLine::default();
-        note(&mut line, place_of(1), Reason::Known, 443, 1);
+        note(&mut line, place_of(1), Verdict::of(Reason::Known, 443), 1);
         line.entries[0].count = u32::MAX;
-        note(&mut line, place_of(1), Reason::Known, 443, 2);
+        note(&mut line, place_of(1), Verdict::of(Reason::Known, 443), 2);
         assert_eq!(known(&line, 1), [(Reason::Known, 443, u32::MAX)]);
     }
 
@@ -145,14 +165,14 @@ mod tests {
     fn a_flood_does_not_push_out_the_proven() {
         let spoofable: Vec<_> = Reason::ALL.into_iter().filter(|reason| !reason.is_proven()).collect();
         let mut line = TraceLine::default();
-        note(&mut line, place_of(1), Reason::Cookie, 443, 1_000);
+        note(&mut line, place_of(1), Verdict::of(Reason::Cookie, 443), 1_000);
         for step in 0..100_000 {
             let reason = spoofable[step as usize % spoofable.len()];
-            note(&mut line, place_of(2 + step), reason, step as u16, 1_000 + step);
+            note(&mut line, place_of(2 + step), Verdict::of(reason, step as u16), 1_000 + step);
         }
         assert_eq!(known(&line, 1), [(Reason::Cookie, 443, 1)]);
         // Nor did it take the place of the next one.
-        note(&mut line, place_of(0), Reason::Known, 443, 200_000);
+        note(&mut line, place_of(0), Verdict::of(Reason::Known, 443), 200_000);
         assert_eq!(known(&line, 1), [(Reason::Cookie, 443, 1)]);
         assert_eq!(known(&line, 0), [(Reason::Known, 443, 1)]);
     }
@@ -161,7 +181,7 @@ mod tests {
     fn the_older_is_pushed_out() {
         let mut line = TraceLine::default();
         for (peer, now) in [(1, u32::MAX - 5), (2, u32::MAX - 4), (1, 3), (3, 4)] {
-            note(&mut line, place_of(peer), Reason::SynChallenged, 443, now);
+            note(&mut line, place_of(peer), Verdict::of(Reason::SynChallenged, 443), now);
         }
         let counts = [1, 2, 3].map(|peer| known(&line, peer).len());
         assert_eq!(counts, [1, 0, 1]);
@@ -196,7 +216,7 @@ mod tests {
             for (peer, index, port, pause) in notes {
                 now = now.wrapping_add(pause);
                 let (place, reason) = (place_of(peer), Reason::ALL[index]);
-                note(&mut line, place, reason, port, now);
+                note(&mut line, place, Verdict::of(reason, port), now);
                 last[usize::from(reason.is_proven())] = Some((place, reason, port, now));
                 for (place, reason, port, at) in last.into_iter().flatten() {
                     let found = of_peer(&line, place).any(|entry| {

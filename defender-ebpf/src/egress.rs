@@ -62,7 +62,7 @@ fn is_own<A: Address>(ctx: &TcContext, address: A) -> bool {
 #[inline(always)]
 fn opens<A: Address>(flow: &Flow<A>) {
     if let Some(config) = config::config() {
-        filter::note(&flow.reversed(), config);
+        filter::note(flow.reversed().mix(&config.table_keys), config);
     }
 }
 

@@ -39,12 +39,12 @@ pub(crate) enum Known {
 
 /// Follows a segment from a client. Not for SYNs.
 #[inline(always)]
-pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> Known {
+pub(crate) fn inbound<A: Address>(segment: &Segment<A>, hash: u64, config: &Config) -> Known {
     // The filter lies in the caches. In a flood of random tuples the flow table does not.
-    if !filter::may_hold(&segment.flow, config) {
+    if !filter::may_hold(hash, config) {
         return Known::No;
     }
-    match follow(segment, &segment.flow, Direction::In, config) {
+    match follow(segment, hash, Direction::In) {
         IN_TABLE => Known::Surely,
         _ => Known::Perhaps,
     }
@@ -55,20 +55,21 @@ pub(crate) fn inbound<A: Address>(segment: &Segment<A>, config: &Config) -> Know
 pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &Config) {
     let flow = segment.flow.reversed();
     let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
-    if follow(segment, &flow, Direction::Out, config) == NOT_IN_TABLE && speaks {
+    let hash = flow.mix(&config.table_keys);
+    if follow(segment, hash, Direction::Out) == NOT_IN_TABLE && speaks {
         let time = (clock::now(), clock::epoch());
         if established(&flow, config, service, Told::ByPacket, time) {
             // It may be the end as well.
-            follow(segment, &flow, Direction::Out, config);
+            follow(segment, hash, Direction::Out);
         }
     }
 }
 
 #[inline(always)]
-fn follow<A: Address>(segment: &Segment<A>, flow: &Flow<A>, direction: Direction, config: &Config) -> u64 {
+fn follow<A: Address>(segment: &Segment<A>, hash: u64, direction: Direction) -> u64 {
     let numbers = (segment.sequence as u64) << 32 | segment.acknowledgement as u64;
     let about = segment.flags as u64 | (direction as u64) << 8 | (segment.data_len() as u64 & 0xffff) << 16;
-    flow_follow(flow.mix(&config.table_keys), numbers, about)
+    flow_follow(hash, numbers, about)
 }
 
 // Global functions: the verifier looks at each once, by itself.
@@ -150,9 +151,9 @@ fn half_open(place: &half_open::Place) -> Option<&'static mut HalfOpenBucket> {
 
 /// A SYN to a service has passed; `would` says that mode `auto` would have challenged it.
 #[inline(always)]
-pub(crate) fn opens<A: Address>(segment: &Segment<A>, service: u32, would: bool, config: &Config) {
+pub(crate) fn opens<A: Address>(segment: &Segment<A>, hash: u64, service: u32, would: bool) {
     let about = segment.sequence as u64 | (service as u64) << 32 | (would as u64) << 63;
-    flow_open(segment.flow.mix(&config.table_keys), about);
+    flow_open(hash, about);
 }
 
 #[unsafe(no_mangle)]
@@ -189,9 +190,9 @@ const NOBODY: HalfOpenEntry =
 /// unheard, and it must not speak for the new connection: the kernel's tracepoint may miss an event where one interrupts
 /// another, and sockets in TIME_WAIT have none.
 #[inline(always)]
-pub(crate) fn begins_anew<A: Address>(segment: &Segment<A>, config: &Config) {
-    if filter::may_hold(&segment.flow, config) {
-        flow_forget(segment.flow.mix(&config.table_keys));
+pub(crate) fn begins_anew(hash: u64, config: &Config) {
+    if filter::may_hold(hash, config) {
+        flow_forget(hash);
     }
 }
 

@@ -154,7 +154,7 @@ fn hand_over<A: Tupled>(
     };
     if outcome == Handoff::Assigned {
         recent::note(flow, config, What::Assigned, now);
-        filter::note(flow, config);
+        filter::note(flow.mix(&config.table_keys), config);
     }
     if proven.is_some() || outcome == Handoff::QueueFull {
         account::handoff(outcome, found.id);

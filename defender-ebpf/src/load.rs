@@ -21,10 +21,25 @@ pub(crate) fn of(service: u32) -> Option<&'static mut Load> {
     LOADS.get_ptr_mut(service).map(|load| unsafe { &mut *load })
 }
 
-/// A SYN arrives: before it is judged, what it means for its service. Returns by how many it counts, see [`load::batch`].
+/// What a SYN's arrival was.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    /// By how many it counts, see [`load::batch`].
+    pub(crate) count: u32,
+    /// When it was, in milliseconds; 0: not known.
+    pub(crate) ms: u32,
+}
+
+impl Arrival {
+    /// Of a packet that is not counted.
+    pub(crate) const NONE: Self = Self { count: 0, ms: 0 };
+}
+
+/// A SYN arrives: before it is judged, what it means for its service.
 #[inline(always)]
-pub(crate) fn arrives(id: u32) -> u64 {
-    load_arrive(id as u64, 0, 0)
+pub(crate) fn arrives(id: u32) -> Arrival {
+    let arrival = load_arrive(id as u64, 0, 0);
+    Arrival { count: (arrival >> 32) as u32, ms: arrival as u32 }
 }
 
 /// A packet of no connection arrives.
@@ -37,7 +52,7 @@ pub(crate) fn stray(id: u32, is_rst: bool) {
 
 // Global functions: the verifier looks at each once, by itself.
 
-/// `kind` is 0 for a SYN, 1 for `count` packets of no connection.
+/// `kind` is 0 for a SYN, 1 for `count` packets of no connection. Returns an [`Arrival`], the count in the upper half.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_arrive(id: u64, count: u64, kind: u64) -> u64 {
@@ -53,7 +68,7 @@ pub(crate) extern "C" fn load_arrive(id: u64, count: u64, kind: u64) -> u64 {
         load::strays_arrive::<Shared>(load, &service.lines, count, time)
     };
     tell(id, change, time);
-    count as u64
+    (count as u64) << 32 | time.ms as u64
 }
 
 #[inline(always)]

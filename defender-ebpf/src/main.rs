@@ -51,7 +51,8 @@ use defender_common::{
 };
 
 use crate::{
-    flow::Known, handoff::Passage, packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around,
+    flow::Known, handoff::Passage, load::Arrival, packet::XdpPacket, service::Found, socket::Tupled,
+    surroundings::Around,
 };
 
 /// parse → classify → decide → rewrite | pass | drop → account
@@ -136,9 +137,10 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
     };
     let Some(config) = config::config() else { return Reason::Unprotected };
     let class = classify(segment.flags);
-    let reason = judge::<_, IP>(packet, network_offset, interface, &segment, class, config);
+    let hash = segment.flow.mix(&config.table_keys);
+    let reason = judge::<_, IP>(packet, network_offset, interface, (&segment, hash), class, config);
     if class == Class::Syn && reason.verdict() == Verdict::Pass {
-        filter::note(&segment.flow, config);
+        filter::note(hash, config);
     }
     reason
 }
@@ -149,7 +151,7 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     packet: &XdpPacket,
     network_offset: usize,
     interface: &Interface,
-    segment: &Segment<A>,
+    (segment, hash): (&Segment<A>, u64),
     class: Class,
     config: &Config,
 ) -> Reason {
@@ -159,12 +161,13 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     let Some(load) = load::of(found.id) else { return Reason::Unprotected };
     let is_syn = class == Class::Syn;
     let watched = found.service.mode != MODE_OFF && config::is_local(interface, segment.flow.destination);
-    let count = if is_syn && watched { load::arrives(found.id) } else { 0 };
+    let arrival = if is_syn && watched { load::arrives(found.id) } else { Arrival::NONE };
     let policy = Policy::of(found.service, load, config, clock::now);
-    let known = if is_syn || policy.off { Known::Perhaps } else { flow::inbound(segment, config) };
+    let known = if is_syn || policy.off { Known::Perhaps } else { flow::inbound(segment, hash, config) };
     let tracked = known == Known::Surely;
-    let mut around =
-        Around::new(packet, network_offset, segment, interface, config, (found.service, load), tracked);
+    let (service, connection) = ((found.service, &*load), (hash, tracked));
+    let mut around = Around::new(packet, network_offset, segment, interface, config, service, connection);
+    around.now = arrival.ms;
     let reason = decide(class, policy, &mut around);
     let reason = match reason {
         Reason::SynChallenged => answer::challenge::<_, IP>(&around),
@@ -173,8 +176,8 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     };
     account::service(found.id, reason);
     if reason.is_syn() {
-        sources::note(found.id, segment.flow.source, config, around.now());
-        after_syn(segment, &found, reason, count, config);
+        sources::note(found.id, segment.flow.source, around.now());
+        after_syn((segment, hash), &found, reason, arrival, config);
     } else if reason == Reason::Cookie {
         load::load_proved(found.id as u64);
     } else if known == Known::No && reason.is_stray() {
@@ -186,19 +189,25 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     reason
 }
 
-/// Takes a SYN into the tables. `count` is how many it counts for.
+/// Takes a SYN into the tables.
 #[inline(always)]
-fn after_syn<A: Address>(segment: &Segment<A>, found: &Found, reason: Reason, count: u64, config: &Config) {
+fn after_syn<A: Address>(
+    (segment, hash): (&Segment<A>, u64),
+    found: &Found,
+    reason: Reason,
+    arrival: Arrival,
+    config: &Config,
+) {
     if reason.verdict() == Verdict::Pass {
         let would = reason == Reason::SynMonitored && load::would_challenge(found);
-        flow::opens(segment, found.id, would, config);
+        flow::opens(segment, hash, found.id, would);
         return;
     }
     if reason == Reason::SynChallenged {
-        flow::begins_anew(segment, config);
+        flow::begins_anew(hash, config);
     }
-    if reason.would_be_half_open() {
-        load::load_opened(found.id as u64, count, clock::epoch() as u64);
+    if arrival.count != 0 && reason.would_be_half_open() {
+        load::load_opened(found.id as u64, arrival.count as u64, clock::epoch() as u64);
     }
 }
 

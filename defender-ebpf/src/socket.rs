@@ -126,15 +126,21 @@ impl Drop for Held {
 
 /// What the socket table says of a connection to a service, or what is known without asking it.
 #[inline(always)]
-pub(crate) fn state<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>, config: &Config, now: u32) -> Socket {
-    if filter::rules_out(flow, config, now) {
+pub(crate) fn state<A: Tupled>(
+    ctx: *mut c_void,
+    flow: &Flow<A>,
+    hash: u64,
+    config: &Config,
+    now: u32,
+) -> Socket {
+    if filter::rules_out(hash, config, now) {
         return Socket::Listener;
     }
     match Held::lookup(ctx, flow) {
         None => Socket::Nothing,
         Some(socket) if socket.listens() => Socket::Listener,
         Some(_) => {
-            filter::note(flow, config);
+            filter::note(hash, config);
             Socket::Connection
         }
     }

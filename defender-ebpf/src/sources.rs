@@ -1,14 +1,43 @@
 //! Who sends SYNs, see `defender_common::sources`.
 
-use defender_common::{abi::Config, sources, wire::address::Address};
+use defender_common::{
+    sources,
+    wire::address::{Address, V4, V6},
+};
 
-use crate::maps::SOURCES;
+use crate::{config, maps::SOURCES};
 
 /// Notes where a SYN to a service came from.
 #[inline(always)]
-pub(crate) fn note<A: Address>(service: u32, source: A, config: &Config, now: u32) {
-    if let Some(value) = SOURCES.get_ptr_mut(service) {
-        // SAFETY: a map value of integers; CPUs that write at the same time cost a sample or a register's last step.
-        sources::note(unsafe { &mut *value }, source, &config.table_keys, now);
+pub(crate) fn note<A: Address>(service: u32, source: A, now: u32) {
+    let when = (now as u64) << 32 | service as u64;
+    let [a, b, c, d] = source.words().map(u64::from);
+    if A::FAMILY == 0 {
+        sources_note4(when, d);
+    } else {
+        sources_note6(when, b << 32 | a, d << 32 | c);
     }
+}
+
+// Global functions: the verifier looks at each once, not once for every way that leads there.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sources_note4(when: u64, address: u64) -> u64 {
+    note_at(when, V4(address as u32))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sources_note6(when: u64, first: u64, second: u64) -> u64 {
+    note_at(when, V6([first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32]))
+}
+
+#[inline(always)]
+fn note_at<A: Address>(when: u64, source: A) -> u64 {
+    if let (Some(config), Some(value)) = (config::config(), SOURCES.get_ptr_mut(when as u32)) {
+        // SAFETY: a map value of integers; CPUs that write at the same time cost a sample or a register's last step.
+        sources::note(unsafe { &mut *value }, source, &config.table_keys, (when >> 32) as u32);
+    }
+    0
 }

@@ -35,6 +35,8 @@ pub(crate) struct Around<'a, A> {
     pub(crate) config: &'a Config,
     pub(crate) service: &'a Service,
     load: &'a Load,
+    /// Of the connection, as tables are ordered by.
+    hash: u64,
     /// The flow table has the connection.
     tracked: bool,
     /// What a SYN offers and the sum of its options; read by `is_signed`.
@@ -53,7 +55,7 @@ impl<'a, A: Address> Around<'a, A> {
         interface: &'a Interface,
         config: &'a Config,
         (service, load): (&'a Service, &'a Load),
-        tracked: bool,
+        (hash, tracked): (u64, bool),
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
         Self {
@@ -64,6 +66,7 @@ impl<'a, A: Address> Around<'a, A> {
             config,
             service,
             load,
+            hash,
             tracked,
             offer,
             options_sum,
@@ -155,7 +158,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
             return Socket::Connection;
         }
         let now = self.now();
-        socket::state(self.packet.context.cast(), &self.segment.flow, self.config, now)
+        socket::state(self.packet.context.cast(), &self.segment.flow, self.hash, self.config, now)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ pub(crate) use defender_common::trace::is_worth_it;
 use defender_common::{
     abi::Config,
     budget,
-    trace::{self, UNPROVEN_PER_SECOND},
+    trace::{self, Place, UNPROVEN_PER_SECOND, Verdict},
     verdict::Reason,
     wire::address::{Address, Flow},
 };
@@ -23,10 +23,21 @@ pub(crate) fn note<A: Address>(flow: &Flow<A>, reason: Reason, config: &Config, 
         return;
     }
     let place = trace::place(flow.source, &config.table_keys);
+    let about = (now as u64) << 32 | (flow.destination_port as u64) << 16 | reason as u64;
+    trace_note((place.tag as u64) << 32 | place.line as u64, about, reason.is_proven() as u64);
+}
+
+/// Global: the verifier looks at it once, not once for every way that leads there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn trace_note(place: u64, about: u64, is_proven: u64) -> u64 {
+    let place = Place { line: place as u32, tag: (place >> 32) as u32 };
+    let verdict = Verdict { reason: about as u16, is_proven: is_proven != 0, port: (about >> 16) as u16 };
     if let Some(line) = TRACE.get_ptr_mut(place.line) {
         // SAFETY: a map value of integers; CPUs that write at the same time cost a note.
-        trace::note(unsafe { &mut *line }, place, reason, flow.destination_port, now);
+        trace::note(unsafe { &mut *line }, place, verdict, (about >> 32) as u32);
     }
+    0
 }
 
 #[inline(always)]

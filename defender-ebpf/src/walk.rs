@@ -86,7 +86,7 @@ struct Confirm {
 impl Visit for Confirm {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
-        filter::note(flow, config);
+        filter::note(flow.mix(&config.table_keys), config);
         if let Some(state) = self.state
             && let Some(found) = service::find(flow.destination, flow.destination_port)
         {

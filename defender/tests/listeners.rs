@@ -90,7 +90,7 @@ fn a_dual_stack_listener_serves_both_families() -> Result<()> {
     let counts = counts_of(&defender, || {
         let v4 = visit(&bed, bed.server_v4(80))?.local_addr()?;
         let v6 = visit(&bed, bed.server_v6(80))?.local_addr()?;
-        server.wait_for(v6, PATIENCE)?;
+        server.wait_for(v6, CLIENT_PATIENCE)?;
         assert_eq!(peers(&server), [v4, v6]);
         assert!(server.accepted().iter().all(|accepted| accepted.info.has_all_options()));
         Ok(())

@@ -341,13 +341,13 @@ mod tests {
         let config = abi::Config { table_keys: [0x9e37_79b9_7f4a_7c15; 5], ..abi::Config::default() };
         let place = OnWire::of(address, &config).place;
         let mut line = abi::TraceLine::default();
-        trace::note(&mut line, place, Reason::Cookie, 80, 1_000);
-        trace::note(&mut line, place, Reason::SynChallenged, 443, 3_000);
+        let verdict = trace::Verdict::of;
+        trace::note(&mut line, place, verdict(Reason::Cookie, 80), 1_000);
+        trace::note(&mut line, place, verdict(Reason::SynChallenged, 443), 3_000);
         trace::note(
             &mut line,
             OnWire::of(Ipv4Addr::BROADCAST.into(), &config).place,
-            Reason::SynSigned,
-            80,
+            verdict(Reason::SynSigned, 80),
             2_000,
         );
         let verdict =
