@@ -107,3 +107,10 @@ pub const SPOOFED_V4: [(u32, u32); 4] = [
 
 /// The first 48 bits of the IPv6 range that floods come from, 2001:db8:f::/48, as 16-bit groups.
 pub const SPOOFED_V6: [u16; 3] = [0x2001, 0x0db8, 0x000f];
+
+/// The part of [`SPOOFED_V4`] that clients made of frames use, as (network, mask): 198.19.0.0/16.
+pub const FRAMES_V4: (u32, u32) = (0xc613_0000, 0xffff_0000);
+
+/// The first 96 bits of the part of the IPv6 range that clients made of frames use, 2001:db8:f::/96, as 32-bit words. A flood
+/// from the whole /48 never meets it.
+pub const FRAMES_V6: [u32; 3] = [0x2001_0db8, 0x000f_0000, 0];

@@ -26,6 +26,7 @@ pub mod client;
 pub mod command;
 pub mod controller;
 pub mod cpu;
+pub mod crowd;
 pub mod flood;
 pub mod frame;
 pub mod inject;

@@ -27,6 +27,8 @@ pub enum Program {
     Pass,
     /// At the client end: ends answers to the spoofed ranges, passes everything else.
     Absorb,
+    /// At the client end: the same, but answers to clients made of frames pass ([`crate::crowd`]).
+    AbsorbFlood,
     /// At the server end: drops what comes from the spoofed ranges, passes everything else.
     DropRange,
     /// At the server end: sends SYNs from the spoofed ranges back with nothing but the addresses swapped.
@@ -38,6 +40,7 @@ impl Program {
         match self {
             Self::Pass => "pass",
             Self::Absorb => "absorb",
+            Self::AbsorbFlood => "absorb_flood",
             Self::DropRange => "drop_range",
             Self::SwapTx => "swap_tx",
         }

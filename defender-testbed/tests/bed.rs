@@ -12,6 +12,7 @@ use anyhow::Result;
 use defender_testbed::{
     capture::Capture,
     client::{self, Load},
+    crowd::{Crowd, CrowdReport},
     flood::{Flood, Kind},
     frame::{Checksum, Extension, SumState, TcpFrame, flag},
     inject::Injector,
@@ -251,6 +252,26 @@ fn a_load_succeeds_in_calm() -> Result<()> {
     assert_eq!(server.take_accepted().len(), 100);
     let statistics = interface::statistics(&bed.server, SERVER_INTERFACE)?;
     assert!(statistics.rx_packets >= 300, "{statistics:?}");
+    Ok(())
+}
+
+#[test]
+fn a_crowd_completes_its_handshakes() -> Result<()> {
+    for program in [Program::Pass, Program::AbsorbFlood] {
+        let bed = Topology::with(&Options { client_end: Some(program), ..Options::default() })?;
+        for target in [bed.server_v4(80), bed.server_v6(80)] {
+            let server = Server::start(&bed.server, target)?;
+            let report = Crowd::new(&bed, target).of(&bed, 2000, 2000).run(&bed)?;
+            assert_eq!((report.completed, report.reset), (2000, 0), "{report:?}");
+            let mut peers: Vec<_> = server.take_accepted().iter().map(|accepted| accepted.peer).collect();
+            peers.sort();
+            peers.dedup();
+            assert_eq!(peers.len(), 2000);
+        }
+        // Nobody listens.
+        let report = Crowd::new(&bed, bed.server_v4(81)).of(&bed, 10, 1000).run(&bed)?;
+        assert_eq!(report, CrowdReport { syns: 10, reset: 10, ..CrowdReport::default() });
+    }
     Ok(())
 }
 

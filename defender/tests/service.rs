@@ -126,7 +126,7 @@ fn start_nginx(namespace: &Namespace, scratch: &Scratch) -> Result<Process> {
 fn sshd_speaks_first_and_exchanges_keys() -> Result<()> {
     with_and_without_offload(|bed| {
         let scratch = Scratch::new()?;
-        let _sshd = start_sshd(&bed.server, &scratch)?;
+        let _sshd = process::start_sshd(&bed.server, &scratch)?;
         wait_listening(&bed.server, 22)?;
         let defender = start_always(bed, &[22])?;
         let before = Counts::of(&defender)?;
@@ -145,17 +145,6 @@ fn sshd_speaks_first_and_exchanges_keys() -> Result<()> {
         (&Counts::of(&defender)? - &before).assert_connections(12);
         Ok(())
     })
-}
-
-fn start_sshd(namespace: &Namespace, scratch: &Scratch) -> Result<Process> {
-    let key = scratch.path("key");
-    let key = key.display();
-    defender_testbed::command::run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key.to_string()])?;
-    // It insists on this directory, which the package's service makes.
-    fs::create_dir_all("/run/sshd")?;
-    let text = format!("HostKey {key}\nPidFile none\nMaxStartups 1000\nUsePAM no\nUseDNS no\nPort 22\n");
-    let configuration = scratch.write("sshd_config", text)?;
-    Process::start(namespace, "sshd", &format!("-D -e -f {}", configuration.display()))
 }
 
 fn read_line(stream: &TcpStream) -> Result<String> {

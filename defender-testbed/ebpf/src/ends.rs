@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    abi::{SPOOFED_V4, SPOOFED_V6, counter},
+    abi::{FRAMES_V4, FRAMES_V6, SPOOFED_V4, SPOOFED_V6, counter},
     packet::{at, read_u16, read_u32},
 };
 
@@ -55,6 +55,22 @@ fn pass(ctx: XdpContext) -> u32 {
 #[xdp]
 fn absorb(ctx: XdpContext) -> u32 {
     if count_answer(&ctx) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+}
+
+/// Client end during a flood: the same, but what goes to clients made of frames passes, for they look at it.
+#[xdp]
+fn absorb_flood(ctx: XdpContext) -> u32 {
+    if count_answer(&ctx) && is_for_frames(&ctx) != Some(true) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+}
+
+/// Whether a packet goes to the part of the spoofed ranges that clients made of frames use.
+#[inline(always)]
+fn is_for_frames(ctx: &XdpContext) -> Option<bool> {
+    if read_u16(ctx, 12)? == ETHERTYPE_IPV4 {
+        return Some(read_u32(ctx, IP + 16)? & FRAMES_V4.1 == FRAMES_V4.0);
+    }
+    let is_first = read_u32(ctx, IP + 24)? == FRAMES_V6[0];
+    Some(is_first && read_u32(ctx, IP + 28)? == FRAMES_V6[1] && read_u32(ctx, IP + 32)? == FRAMES_V6[2])
 }
 
 /// Server end: drops what comes from the spoofed ranges. No defence can be cheaper than this.

@@ -2,7 +2,7 @@
 //!
 //! * `flood_v4`, `flood_v6`: the flood source, run with live frames ([`flood`]);
 //! * `inject`: sends prepared frames in one batch, run with live frames ([`inject`]);
-//! * `pass`, `absorb`: the client end of the link ([`ends`]);
+//! * `pass`, `absorb`, `absorb_flood`: the client end of the link ([`ends`]);
 //! * `drop_range`, `swap_tx`: at the server end, the ceilings a defence is measured against ([`ends`]);
 //! * `watch`: at tcx, a program that only counts ([`ends`]).
 #![no_std]

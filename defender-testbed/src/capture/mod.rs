@@ -1,8 +1,12 @@
 //! Watching and sending whole frames on an interface.
 
+mod filter;
 mod socket;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -15,6 +19,9 @@ use socket::PacketSocket;
 
 /// Longest frame that is captured whole, in bytes.
 const ROOM: usize = 65_600;
+
+/// Of frames without much in them, so many bytes are enough.
+const SMALL_ROOM: usize = 256;
 
 /// A frame as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,28 +47,40 @@ impl Captured {
 pub struct Capture {
     receiver: PacketSocket,
     sender: PacketSocket,
+    room: usize,
 }
 
 impl Capture {
     /// Watches what the interface of the namespace receives.
     pub fn incoming(namespace: &Namespace, interface: &str) -> Result<Self> {
-        Self::open(namespace, interface, false)
+        Self::open(namespace, interface, ROOM, |ifindex| PacketSocket::receiver(ifindex, false))
     }
 
     /// Watches what the interface of the namespace receives and sends.
     pub fn both_ways(namespace: &Namespace, interface: &str) -> Result<Self> {
-        Self::open(namespace, interface, true)
+        Self::open(namespace, interface, ROOM, |ifindex| PacketSocket::receiver(ifindex, true))
     }
 
-    fn open(namespace: &Namespace, interface: &str, outgoing: bool) -> Result<Self> {
+    /// Watches what the interface of the namespace receives for one network, given by an address in it and the length of
+    /// its prefix in bits. Everything else costs next to nothing; long frames are cut off.
+    pub fn to_network(namespace: &Namespace, interface: &str, network: IpAddr, bits: u8) -> Result<Self> {
+        let filter = filter::destination(network, bits);
+        Self::open(namespace, interface, SMALL_ROOM, |ifindex| {
+            PacketSocket::filtered_receiver(ifindex, false, &filter)
+        })
+    }
+
+    fn open(
+        namespace: &Namespace,
+        interface: &str,
+        room: usize,
+        receiver: impl FnOnce(u32) -> std::io::Result<PacketSocket> + Send,
+    ) -> Result<Self> {
         let ifindex = interface::index(namespace, interface)?;
         namespace
             .run(|| {
                 netns::ensure_inside_own()?;
-                Ok(Self {
-                    receiver: PacketSocket::receiver(ifindex, outgoing)?,
-                    sender: PacketSocket::sender(ifindex)?,
-                })
+                Ok(Self { receiver: receiver(ifindex)?, sender: PacketSocket::sender(ifindex)?, room })
             })
             .with_context(|| format!("cannot capture on {interface}"))
     }
@@ -79,7 +98,7 @@ impl Capture {
 
     /// The next frame that comes before the timeout.
     pub fn next(&self, timeout: Duration) -> Result<Option<Captured>> {
-        self.receiver.receive(ROOM, timeout).context("cannot capture")
+        self.receiver.receive(self.room, timeout).context("cannot capture")
     }
 
     /// The next TCP segment that `wanted` accepts and that comes before the timeout; others are skipped.

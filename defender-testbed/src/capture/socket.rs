@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::Captured;
 
 const BUFFER: libc::c_int = 16 << 20;
+const ON: libc::c_int = 1;
 const MAC_ADDRESSES: usize = 12;
 const TPID_DEFAULT: u16 = 0x8100;
 
@@ -25,12 +26,25 @@ pub(super) struct PacketSocket(OwnedFd);
 impl PacketSocket {
     /// A socket that receives every frame of the interface.
     pub(super) fn receiver(ifindex: u32, outgoing: bool) -> io::Result<Self> {
+        Self::filtered_receiver(ifindex, outgoing, &[])
+    }
+
+    /// The same, of the frames that a filter lets through; an empty one lets all through.
+    pub(super) fn filtered_receiver(
+        ifindex: u32,
+        outgoing: bool,
+        filter: &[libc::sock_filter],
+    ) -> io::Result<Self> {
         // Bound before it may receive: a new packet socket would begin with frames of every interface.
         let socket = Self::new()?;
-        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
-        socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        if !filter.is_empty() {
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+            socket.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+        }
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BUFFER)?;
+        socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, &ON)?;
         if !outgoing {
-            socket.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+            socket.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &ON)?;
         }
         socket.bind(ifindex, libc::ETH_P_ALL as u16)?;
         Ok(socket)
@@ -39,7 +53,7 @@ impl PacketSocket {
     /// A socket that sends frames, each behind a header that says what is to be done about its checksum.
     pub(super) fn sender(ifindex: u32) -> io::Result<Self> {
         let socket = Self::new()?;
-        socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+        socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &ON)?;
         socket.bind(ifindex, 0)?;
         Ok(socket)
     }
@@ -95,11 +109,12 @@ impl PacketSocket {
         if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-        let length = size_of_val(&value) as libc::socklen_t;
+    fn set<T>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+        let length = size_of::<T>() as libc::socklen_t;
         // SAFETY: the value is valid for its length.
-        let result =
-            unsafe { libc::setsockopt(self.0.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+        let result = unsafe {
+            libc::setsockopt(self.0.as_raw_fd(), level, option, (&raw const *value).cast(), length)
+        };
         if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

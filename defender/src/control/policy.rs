@@ -73,8 +73,9 @@ pub fn update_slot(
 /// The slot in `mode`. Cookies of a service that was challenged a moment ago are still accepted, and so are the kernel's
 /// own where it was not.
 pub fn with_mode(slot: &abi::Service, mode: Mode) -> abi::Service {
-    // In `auto` it may have been.
-    let challenges = mode == Mode::Always || matches!(slot.mode, abi::MODE_ALWAYS | abi::MODE_AUTO);
+    // In `auto` it may have been, and while it stays there the datapath itself knows.
+    let leaves_auto = slot.mode == abi::MODE_AUTO && mode != Mode::Auto;
+    let challenges = mode == Mode::Always || slot.mode == abi::MODE_ALWAYS || leaves_auto;
     let begins = slot.mode != abi::MODE_ALWAYS && mode.to_abi() == abi::MODE_ALWAYS;
     let flags = slot.flags
         | if challenges { abi::SERVICE_ACCEPTS_COOKIES } else { 0 }
@@ -144,6 +145,9 @@ mod tests {
         let always = with_mode(&calm, Mode::Always);
         let (config, load) = (abi::Config::default(), abi::Load::default());
         assert!(is_challenged(&always, &load, &config));
+        let auto = with_mode(&with_mode(&calm, Mode::Auto), Mode::Auto);
+        assert_eq!(auto.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
+        assert_ne!(with_mode(&auto, Mode::Monitor).flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
         let off = with_mode(&always, Mode::Off);
         assert_ne!(off.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
         assert!(!is_challenged(&off, &load, &config));

@@ -83,6 +83,24 @@ impl Drop for Process {
     }
 }
 
+/// Starts an SSH server on port 22, with a key of its own; who has the key `user` may come in.
+pub(crate) fn start_sshd(namespace: &Namespace, scratch: &Scratch) -> Result<Process> {
+    for name in ["key", "user"] {
+        let key = scratch.path(name).display().to_string();
+        defender_testbed::command::run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key])?;
+    }
+    // It insists on this directory, which the package's service makes.
+    fs::create_dir_all("/run/sshd")?;
+    let text = format!(
+        "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nPidFile none\nMaxStartups 1000\nUsePAM no\nUseDNS no\n\
+         Port 22\n",
+        scratch.path("key").display(),
+        scratch.path("user.pub").display(),
+    );
+    let configuration = scratch.write("sshd_config", text)?;
+    Process::start(namespace, "sshd", &format!("-D -e -f {}", configuration.display()))
+}
+
 /// Runs a program in a namespace to its end, and returns what it printed; `arguments` are separated by spaces.
 pub(crate) fn run(namespace: &Namespace, program: &str, arguments: &str) -> Result<String> {
     let output = command(namespace, program, arguments)?.stdin(Stdio::null()).output();

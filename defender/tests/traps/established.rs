@@ -2,22 +2,17 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::{self, JoinHandle},
+    net::SocketAddr,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use defender_testbed::{
     client,
     controller::Controller,
     interface,
     server::{self, Server},
-    tcp_info::TcpInfo,
     topology::{CLIENT_V4, CLIENT_V6, SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
 };
 
@@ -25,71 +20,9 @@ use crate::{
     ground::{Listener, counted, read_exactly, set_mode, wait_for_sockets},
     hand::{Hand, KINDS, Wire},
     sockets::{self, Before},
-    support::{CLIENT_PATIENCE, Counts, PATIENCE, PROGRAM, eventually, start, start_always, wait_active},
+    support::{CLIENT_PATIENCE, Counts, eventually, start, start_always, wait_active},
+    traffic::{Traffic, take_over},
 };
-
-const CHUNK: usize = 4000;
-
-/// Connections on which data flows all the time, there and back.
-pub(crate) struct Traffic {
-    stop: Arc<AtomicBool>,
-    rounds: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<Result<TcpStream>>>,
-}
-
-impl Traffic {
-    /// Connects to each server and begins to send.
-    pub(crate) fn start(bed: &Topology, servers: &[Server]) -> Result<Self> {
-        let mut traffic = Self { stop: Arc::default(), rounds: Arc::default(), threads: Vec::new() };
-        for server in servers {
-            let from = bed.fresh_client(server.address());
-            let stream = client::connect_from(&bed.client, Some(from), server.address(), CLIENT_PATIENCE)?;
-            let (stop, rounds) = (Arc::clone(&traffic.stop), Arc::clone(&traffic.rounds));
-            traffic.threads.push(thread::spawn(move || exchange(stream, &stop, &rounds)));
-        }
-        traffic.flows()?;
-        Ok(traffic)
-    }
-
-    /// Waits until data has gone there and back a few times more.
-    pub(crate) fn flows(&self) -> Result<()> {
-        let goal = self.rounds.load(Ordering::Relaxed) + 20 * self.threads.len() as u64;
-        eventually("data flows", || {
-            let broken = self.threads.iter().any(JoinHandle::is_finished);
-            ensure!(!broken, "a connection was cut");
-            Ok(self.rounds.load(Ordering::Relaxed) >= goal)
-        })
-    }
-
-    /// Stops; every connection must be whole. Returns how many segments the clients had to repeat.
-    pub(crate) fn end(self) -> Result<u32> {
-        self.flows()?;
-        self.stop.store(true, Ordering::Relaxed);
-        let mut repeated = 0;
-        for thread in self.threads {
-            let stream = thread.join().expect("no panic").context("a connection was cut")?;
-            repeated += TcpInfo::of(&stream)?.retransmissions;
-        }
-        Ok(repeated)
-    }
-}
-
-fn exchange(mut stream: TcpStream, stop: &AtomicBool, rounds: &AtomicU64) -> Result<TcpStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    read_exactly(&mut stream, &[server::GREETING])?;
-    let mut chunk = [0; CHUNK];
-    for round in 0_u64.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        chunk.fill(round as u8);
-        stream.write_all(&chunk)?;
-        read_exactly(&mut stream, &chunk)?;
-        rounds.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(stream)
-}
 
 fn servers(bed: &Topology) -> Result<[Server; 2]> {
     Ok([Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?])
@@ -128,26 +61,6 @@ fn connections_survive_all_that_is_done_to_the_defender() -> Result<()> {
         traffic.end()?;
     }
     Ok(())
-}
-
-pub(crate) fn take_over<'a>(bed: &'a Topology, first: &Controller<'_>) -> Result<Controller<'a>> {
-    take_over_with(bed, first, &[])
-}
-
-/// Starts another controller where the first one's pins are, and waits until it is in control.
-pub(crate) fn take_over_with<'a>(
-    bed: &'a Topology,
-    first: &Controller<'_>,
-    arguments: &[&str],
-) -> Result<Controller<'a>> {
-    let pins = first.pin_root().to_owned();
-    let second = Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, arguments, pins)?;
-    second.wait_ready()?;
-    let own = u64::from(second.id());
-    eventually("the second controller has taken over", || {
-        Ok(crate::support::status(&second)?["controller"].as_u64() == Some(own))
-    })?;
-    Ok(second)
 }
 
 /// Cookies that are on their way when the defender is told to end: it stops challenging, waits a moment, and goes.

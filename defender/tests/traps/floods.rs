@@ -13,12 +13,12 @@ use defender_testbed::{
 };
 
 use crate::{
-    established::take_over,
     ground::{Listener, kernel_counters, read_exactly, sockets},
     hand::{KINDS, Wire},
     reuse::closed_by_server,
     sockets::{self as client_sockets, Before},
     support::{Counts, PATIENCE, eventually, start_always},
+    traffic::take_over,
 };
 
 /// The filter of the datapath is filled by then.

@@ -16,3 +16,4 @@ mod reuse;
 mod sockets;
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;

@@ -13,10 +13,10 @@ use defender_testbed::{
 };
 
 use crate::{
-    established::{take_over, take_over_with},
     ground::{Listener, counted, set_mode, sockets, wait_for_sockets},
     hand::{KINDS, Kind, Wire},
     support::{Counts, services, start, start_always, wait_active},
+    traffic::{take_over, take_over_with},
 };
 
 fn servers(bed: &Topology) -> Result<[Server; 2]> {

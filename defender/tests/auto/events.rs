@@ -1,0 +1,164 @@
+//! What people are told of attacks, and what the defender keeps when it ends.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use defender::control::baseline::Baselines;
+use defender_common::ladder::Step;
+use defender_testbed::{
+    controller::{Controller, STATE_DIRECTORY, state_directory},
+    crowd::Crowd,
+    flood::Kind,
+    topology::{SERVER_INTERFACE, Topology},
+};
+use serde_json::Value;
+
+use crate::{
+    bed::{
+        Ladder, PORT, clients_connect, comes_down, events, flood, serve, set, short_memory, start_auto,
+        summary, topology,
+    },
+    support::{PROGRAM, eventually, process::Scratch, run},
+    traffic::take_over,
+};
+
+/// `events --follow`, into a file.
+struct Follower {
+    child: Child,
+    path: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Follower {
+    fn start(bed: &Topology, defender: &Controller<'_>) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let path = scratch.path("followed");
+        let pins = defender.pin_root();
+        let mut command = bed.server.command(PROGRAM)?;
+        command.env(STATE_DIRECTORY, state_directory(pins));
+        command.args(["events", "--follow", "--pin-root"]).arg(pins);
+        let child = command.stdin(Stdio::null()).stdout(fs::File::create(&path)?).spawn()?;
+        Ok(Self { child, path, _scratch: scratch })
+    }
+
+    fn seen(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(&self.path)?;
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).context("an event is no JSON")).collect()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Another controller where the first one's pins are.
+fn start_again<'a>(bed: &'a Topology, first: &Controller<'_>) -> Result<Controller<'a>> {
+    let pins = first.pin_root().to_owned();
+    let again =
+        Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, &["--mode", "auto"], pins)?;
+    again.wait_ready()?;
+    again.wait_for_listener(PORT)?;
+    Ok(again)
+}
+
+/// The controller is killed before the flood begins, the next one after it tells of it, once; who follows sees that; and
+/// all of it is still there when everything has ended.
+#[test]
+fn an_attack_is_told_once_whoever_is_in_control() -> Result<()> {
+    let bed = short_memory()?;
+    let address = bed.server_v4(PORT);
+    let _server = serve(&bed, address, 512)?;
+    let first = start_auto(&bed, &[PORT])?;
+    set(&first, &[("min_active", "2")])?;
+    let ladder = Ladder::of(&first, PORT)?;
+    let follower = Follower::start(&bed, &first)?;
+    first.kill()?;
+    let handle = flood(Kind::LinuxSyn, address, 20_000, 30).start(&bed)?;
+    ladder.wait_for(Step::Challenge)?;
+    assert_eq!(events(&first)?, [] as [Value; 0]);
+    let second = take_over(&bed, &first)?;
+    eventually("the attack is told", || Ok(!events(&second)?.is_empty()))?;
+    // Those between are told nothing new.
+    second.kill()?;
+    let third = take_over(&bed, &second)?;
+    let clients = clients_connect(&bed, address)?;
+    handle.stop()?;
+    comes_down(&bed, &ladder, address)?;
+    eventually("the end is told", || Ok(events(&third)?.len() >= 2))?;
+    let told = events(&third)?;
+    let expected = ["began challenge queue syn_flood", "ended pass quiet syn_flood"];
+    assert_eq!(summary(&told), expected, "{told:?}");
+    ensure!(told[1]["accepted"].as_u64() >= Some(clients.into()), "{}", told[1]);
+    eventually("who follows has seen it", || Ok(follower.seen()? == told))?;
+    ensure!(third.stop()?.success());
+    let kept = run(&bed, third.pin_root(), &["events", "--json"])?;
+    let kept = String::from_utf8(kept.stdout)?;
+    let kept: Vec<Value> = kept.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(kept, told);
+    let fourth = start_again(&bed, &third)?;
+    assert_eq!(events(&fourth)?, told);
+    Ok(())
+}
+
+/// The file in which a defender keeps what is usual.
+fn baselines(defender: &Controller<'_>) -> Result<PathBuf> {
+    let directory =
+        fs::read_dir(state_directory(defender.pin_root()))?.next().context("nothing is kept")??;
+    Ok(directory.path().join("baselines.json"))
+}
+
+/// How many seconds of calm a file tells of.
+fn seconds_of_calm(file: &Value) -> u64 {
+    match file {
+        Value::Object(members) => {
+            let histogram = members.get("half_open").and_then(Value::as_object);
+            let own = histogram.map_or(0, |buckets| buckets.values().filter_map(Value::as_u64).sum());
+            own + members.values().map(seconds_of_calm).sum::<u64>()
+        }
+        Value::Array(members) => members.iter().map(seconds_of_calm).sum(),
+        _ => 0,
+    }
+}
+
+#[test]
+fn what_is_usual_is_kept_and_draws_the_lines() -> Result<()> {
+    let bed = topology()?;
+    let address = bed.server_v4(PORT);
+    let _server = serve(&bed, address, 4096)?;
+    // Each is kept: with it would go what it has kept.
+    let mut defenders = vec![start_auto(&bed, &[PORT])?];
+    let mut kept = 0;
+    for round in 0..2 {
+        Crowd::new(&bed, address).of(&bed, 90, 10).run(&bed)?;
+        let defender = &defenders[round];
+        ensure!(defender.stop()?.success());
+        let file: Value = serde_json::from_str(&fs::read_to_string(baselines(defender)?)?)?;
+        ensure!(seconds_of_calm(&file) > kept, "nothing more was learnt: {file}");
+        kept = seconds_of_calm(&file);
+        let again = start_again(&bed, defender)?;
+        defenders.push(again);
+    }
+    let defender = &defenders[2];
+    // Too little is known yet.
+    assert_eq!(Ladder::of(defender, PORT)?.lines()?.up, 1024);
+    ensure!(defender.stop()?.success());
+    let mut usual = Baselines::default();
+    let hour = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / 3600;
+    for _ in 0..100 {
+        usual.observe(&address.to_string(), true, 400, 500, hour);
+    }
+    fs::write(baselines(defender)?, serde_json::to_string(&usual)?)?;
+    let defender = start_again(&bed, defender)?;
+    let lines = Ladder::of(&defender, PORT)?.lines()?;
+    // Four times and ten times what is usual, which is known to 5 %.
+    ensure!((1600..=1680).contains(&lines.up) && (5000..=5250).contains(&lines.rate), "{lines:?}");
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Floods of SYNs: noticed before the listener's queue is full, whoever is in control.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use defender_common::ladder::{Because, Step};
+use defender_testbed::{
+    crowd::Crowd,
+    flood::{Flood, Kind},
+    server::Server,
+    topology::Topology,
+};
+
+use crate::{
+    bed::{
+        Ladder, NEVER, PORT, Room, clients_connect, flood, half_open, serve, service_is, set, start_auto,
+        topology,
+    },
+    support::Counts,
+    traffic::Traffic,
+};
+
+#[test]
+fn a_slow_flood_is_noticed_before_the_queue_is_full() -> Result<()> {
+    for (backlog, because) in [(4096, Some(Because::HalfOpen)), (128, None)] {
+        let bed = topology()?;
+        let address = bed.server_v4(PORT);
+        let _server = serve(&bed, address, backlog)?;
+        let defender = start_auto(&bed, &[PORT])?;
+        let ladder = Ladder::of(&defender, PORT)?;
+        let room = Room::now(&bed)?;
+        let handle = flood(Kind::LinuxSyn, address, 300, 30).start(&bed)?;
+        let posture = ladder.wait_for(Step::Challenge)?;
+        if let Some(because) = because {
+            assert_eq!(posture.because, because);
+        }
+        clients_connect(&bed, address)?;
+        service_is(&defender, PORT, true)?;
+        handle.stop()?;
+        let counts = Counts::of(&defender)?;
+        assert!(counts.get("pass.syn_calm") <= ladder.most_passed()?, "{counts}");
+        assert!(half_open(&bed)? <= ladder.most_passed()?);
+        counts.assert_no_drops_but(&[]);
+        room.was_always_there()?;
+    }
+    Ok(())
+}
+
+/// The queue has room for all of it for minutes; but so many have never come, and nobody goes on.
+#[test]
+fn a_surge_that_leads_to_nothing_is_noticed() -> Result<()> {
+    let bed = topology()?;
+    let address = bed.server_v6(PORT);
+    let _server = serve(&bed, address, 4096)?;
+    let defender = start_auto(&bed, &[PORT])?;
+    set(&defender, &[("80.danger", "100%"), ("80.up", "100%"), ("80.rate_floor", "100")])?;
+    let ladder = Ladder::of(&defender, PORT)?;
+    let report = Crowd { at_once: 120, ..Crowd::new(&bed, address) }.of(&bed, 4000, 1000).run(&bed)?;
+    assert_eq!((report.completed, ladder.posture()?), (4000, NEVER), "{report:?}");
+    let flood = Flood { max_packets: 3900, ..flood(Kind::WindowsSyn, address, 500, 40) };
+    let handle = flood.start(&bed)?;
+    assert_eq!(ladder.wait_for(Step::Challenge)?.because, Because::SynRate);
+    clients_connect(&bed, address)?;
+    handle.stop()?;
+    Counts::of(&defender)?.assert_no_drops_but(&[]);
+    Ok(())
+}
+
+/// What listens, and where the flood goes.
+fn scenes(bed: &Topology) -> [(SocketAddr, SocketAddr); 4] {
+    let (v4, v6) = (bed.server_v4(PORT), bed.server_v6(PORT));
+    let dual_stack = SocketAddr::new("::".parse().expect("an address"), PORT);
+    [(v4, v4), (v6, v6), (dual_stack, v4), (dual_stack, v6)]
+}
+
+#[test]
+fn a_fast_flood_is_noticed_with_nobody_in_control() -> Result<()> {
+    let bed = topology()?;
+    for (listening, target) in scenes(&bed) {
+        let server = serve(&bed, listening, 512)?;
+        fast_flood(&bed, &server, target)?;
+    }
+    Ok(())
+}
+
+fn fast_flood(bed: &Topology, server: &Server, target: SocketAddr) -> Result<()> {
+    let defender = start_auto(bed, &[PORT])?;
+    let ladder = Ladder::of(&defender, PORT)?;
+    let traffic = Traffic::to(bed, &[target])?;
+    let room = Room::now(bed)?;
+    defender.kill()?;
+    assert_eq!(ladder.posture()?, NEVER);
+    let before = Counts::of(&defender)?;
+    let handle = flood(Kind::LinuxSyn, target, 200_000, 10).start(bed)?;
+    handle.wait_until_running()?;
+    let most = ladder.most_passed()?;
+    let clients = clients_connect(bed, target)?;
+    assert!(half_open(bed)? <= most);
+    traffic.flows()?;
+    assert!(half_open(bed)? <= most);
+    handle.stop()?;
+    assert_eq!(ladder.posture()?.step, Step::Challenge);
+    let counts = &Counts::of(&defender)? - &before;
+    let passed = counts.get("pass.syn_calm");
+    assert!(passed <= most, "{counts}");
+    assert_eq!(counts.get("syn_challenged") + passed, counts.get("syn_received"), "{counts}");
+    assert!(counts.get("syn_challenged") > u64::from(clients), "no flood to speak of: {counts}");
+    counts.assert_no_drops_but(&[]);
+    // Those from before, and each client.
+    assert!(server.take_accepted().len() >= clients as usize);
+    traffic.end()?;
+    room.was_always_there()
+}
+
+#[test]
+fn the_service_beside_one_under_attack_stays_calm() -> Result<()> {
+    let bed = topology()?;
+    let (attacked, quiet) = (bed.server_v4(PORT), bed.server_v4(PORT + 1));
+    let _servers = [serve(&bed, attacked, 512)?, serve(&bed, quiet, 512)?];
+    let defender = start_auto(&bed, &[PORT, PORT + 1])?;
+    let ladders = [Ladder::of(&defender, PORT)?, Ladder::of(&defender, PORT + 1)?];
+    let handle = flood(Kind::LinuxSyn, attacked, 50_000, 30).start(&bed)?;
+    ladders[0].wait_for(Step::Challenge)?;
+    let before = Counts::of(&defender)?;
+    let clients = clients_connect(&bed, quiet)?;
+    let counts = &Counts::of(&defender)? - &before;
+    handle.stop()?;
+    // Where the flood pushed a SYN out of the ring it came again.
+    assert!(counts.get("pass.syn_calm") >= clients.into(), "{counts}");
+    assert_eq!(ladders[1].posture()?, NEVER);
+    service_is(&defender, PORT, true)?;
+    service_is(&defender, PORT + 1, false)
+}

@@ -1,0 +1,43 @@
+//! Floods of packets that belong to no connection.
+
+use anyhow::Result;
+use defender_common::ladder::{Because, Step};
+use defender_testbed::flood::Kind;
+
+use crate::{
+    bed::{Ladder, PORT, clients_connect, events, flood, serve, service_is, start_auto, summary, topology},
+    support::{Counts, eventually},
+    traffic::Traffic,
+};
+
+#[test]
+fn floods_of_acks_and_of_rsts_are_noticed_and_dropped() -> Result<()> {
+    let kinds = [
+        (Kind::Ack, "drop.ack_bad_cookie", "ack_flood"),
+        (Kind::PlainAck, "drop.ack_bad_cookie", "ack_flood"),
+        (Kind::Rst, "drop.rst_unknown", "rst_flood"),
+    ];
+    let bed = topology()?;
+    for target in [bed.server_v4(PORT), bed.server_v6(PORT)] {
+        let _server = serve(&bed, target, 512)?;
+        for (kind, reason, name) in kinds {
+            let defender = start_auto(&bed, &[PORT])?;
+            let ladder = Ladder::of(&defender, PORT)?;
+            let traffic = Traffic::to(&bed, &[target])?;
+            let handle = flood(kind, target, 50_000, 30).start(&bed)?;
+            let posture = ladder.wait_for(Step::Challenge)?;
+            assert_eq!(posture.because, Because::Strays, "{kind:?}");
+            service_is(&defender, PORT, true)?;
+            clients_connect(&bed, target)?;
+            traffic.flows()?;
+            eventually("the flood is dropped", || Ok(Counts::of(&defender)?.get(reason) > 50_000))?;
+            handle.stop()?;
+            let counts = Counts::of(&defender)?;
+            counts.assert_no_drops_but(&[reason]);
+            traffic.end()?;
+            let told = summary(&events(&defender)?);
+            assert_eq!(told, [format!("began challenge strays {name}")]);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The turns: what is under way when a service goes up or comes down is neither lost nor reset.
+
+use anyhow::{Result, bail, ensure};
+use defender_common::ladder::{Because, Step};
+use defender_testbed::{controller::Controller, crowd::Crowd, flood::Kind, topology::Topology};
+
+use crate::{
+    bed::{
+        Ladder, NEVER, PORT, Watch, clients_connect, comes_down, events, flood, serve, set, short_memory,
+        start_auto, summary, topology,
+    },
+    ground::sockets,
+    hand::{KINDS, Wire},
+    support::{Counts, eventually, process::Scratch, start},
+};
+
+/// Handshakes are begun in calm, a flood comes, and they are completed.
+fn up_between_syn_and_ack(bed: &Topology) -> Result<Counts> {
+    let addresses = [bed.server_v4(PORT), bed.server_v6(PORT)];
+    let _servers = [serve(bed, addresses[0], 512)?, serve(bed, addresses[1], 512)?];
+    let defender = start_auto(bed, &[PORT])?;
+    let wire = Wire::new(bed)?;
+    let mut clients = Vec::new();
+    for address in addresses {
+        for kind in KINDS {
+            clients.push(wire.greeted(address, kind)?);
+            clients.push(wire.greeted(address, kind)?);
+        }
+    }
+    let ladders = Ladder::all(&defender, PORT)?;
+    for (ladder, address) in ladders.iter().zip(addresses) {
+        assert_eq!(ladder.posture()?, NEVER);
+        let handle = flood(Kind::LinuxSyn, address, 20_000, 10).start(bed)?;
+        ladder.wait_for(Step::Challenge)?;
+        handle.stop()?;
+    }
+    let before = Counts::of(&defender)?;
+    for pair in clients.chunks_mut(2) {
+        // One with its ACK, one with data at once.
+        pair[0].finish_handshake()?;
+        pair[0].talk()?;
+        pair[1].burst(&[], 1)?;
+        ensure!(pair.iter().all(|client| !client.got.reset), "{} was reset", pair[0].from);
+    }
+    Ok(&Counts::of(&defender)? - &before)
+}
+
+#[test]
+fn a_handshake_begun_in_calm_is_completed_under_attack() -> Result<()> {
+    let bed = topology()?;
+    let counts = up_between_syn_and_ack(&bed)?;
+    counts.assert(&[("ack_accepted", 0), ("handoff_assigned", 0)]);
+    counts.assert_no_drops_but(&[]);
+    Ok(())
+}
+
+#[test]
+fn the_kernels_own_cookies_from_calm_are_accepted_under_attack() -> Result<()> {
+    let bed = topology()?;
+    // 2: a cookie for every SYN.
+    bed.server.set_sysctl("net.ipv4.tcp_syncookies", 2)?;
+    let counts = up_between_syn_and_ack(&bed)?;
+    assert!(counts.get("pass.kernel_cookie") >= 8, "{counts}");
+    counts.assert_no_drops_but(&[]);
+    ensure!(!sockets(&bed.server)?.contains_key("SYN-RECV"), "these are no cookies");
+    Ok(())
+}
+
+/// There was one attack, and it is over.
+fn told_once(defender: &Controller<'_>) -> Result<()> {
+    eventually("the end is told", || Ok(events(defender)?.len() >= 2))?;
+    let told = events(defender)?;
+    let expected = ["began challenge queue syn_flood", "ended pass quiet syn_flood"];
+    assert_eq!(summary(&told), expected, "{told:?}");
+    Ok(())
+}
+
+#[test]
+fn it_comes_down_and_accepts_the_cookies_from_before() -> Result<()> {
+    let (bed, scratch) = (short_memory()?, Scratch::new()?);
+    for address in [bed.server_v4(PORT), bed.server_v6(PORT)] {
+        let _server = serve(&bed, address, 512)?;
+        // From the file: where something is set, cookies are accepted for a while because of that.
+        let file = scratch.write("config.toml", "mode = \"auto\"\nmin_active = 2\n")?;
+        let defender = start(&bed, &["--config", &file.display().to_string()])?;
+        defender.wait_for_listener(PORT)?;
+        let watch = Watch::start(Ladder::of(&defender, PORT)?);
+        let ladder = Ladder::of(&defender, PORT)?;
+        let wire = Wire::new(&bed)?;
+        let handle = flood(Kind::LinuxSyn, address, 20_000, 2).start(&bed)?;
+        ladder.wait_for(Step::Challenge)?;
+        let mut late = Vec::new();
+        for kind in KINDS {
+            for _ in 0..2 {
+                let mut client = wire.client(address, kind)?;
+                client.insist_on_greeting()?;
+                late.push(client);
+            }
+        }
+        handle.wait()?;
+        comes_down(&bed, &ladder, address)?;
+        let before = Counts::of(&defender)?;
+        for pair in late.chunks_mut(2) {
+            pair[0].finish_handshake()?;
+            pair[0].talk()?;
+            pair[1].burst(&[], 1)?;
+        }
+        let counts = &Counts::of(&defender)? - &before;
+        counts.assert_handed_over(4);
+        counts.assert_no_drops_but(&[]);
+        let clients = clients_connect(&bed, address)?;
+        let counts = &Counts::of(&defender)? - &before;
+        counts.assert(&[("pass.syn_calm", clients.into()), ("syn_challenged", 0)]);
+        let [(Step::Challenge, up), (Step::Pass, Because::Quiet)] = watch.end()?[..] else {
+            bail!("not up and down once")
+        };
+        ensure!(up == Because::Queue, "{up:?}");
+        told_once(&defender)?;
+    }
+    Ok(())
+}
+
+/// A second of flood, two of rest, as booters do it against defences that forget.
+#[test]
+fn a_flood_in_pulses_is_one_attack() -> Result<()> {
+    let bed = short_memory()?;
+    let address = bed.server_v4(PORT);
+    let _server = serve(&bed, address, 512)?;
+    let defender = start_auto(&bed, &[PORT])?;
+    set(&defender, &[("80.min_active", "3")])?;
+    let watch = Watch::start(Ladder::of(&defender, PORT)?);
+    let ladder = Ladder::of(&defender, PORT)?;
+    for _ in 0..5 {
+        flood(Kind::LinuxSyn, address, 5000, 1).run_to_end(&bed)?;
+        let report = Crowd::new(&bed, address).of(&bed, 20, 10).run(&bed)?;
+        ensure!((report.completed, report.reset) == (20, 0), "{report:?}");
+    }
+    comes_down(&bed, &ladder, address)?;
+    told_once(&defender)?;
+    assert_eq!(watch.end()?, [(Step::Challenge, Because::Queue), (Step::Pass, Because::Quiet)]);
+    Counts::of(&defender)?.assert_no_drops_but(&[]);
+    Ok(())
+}
