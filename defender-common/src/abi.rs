@@ -164,8 +164,6 @@ pub const CONFIG_WINDOW_SCALING: u32 = 1 << 3;
 pub const CONFIG_ECN: u32 = 1 << 4;
 /// `Config::flags`: there are prefixes in `PREFIXES`.
 pub const CONFIG_PREFIXES: u32 = 1 << 5;
-/// `Config::flags`: half-open connections that a walk finds are from before and are to be counted.
-pub const CONFIG_LEARNING: u32 = 1 << 6;
 
 /// Value in `PREFIXES`: SYNs from there are never challenged.
 pub const PREFIX_ALLOW: u32 = 1 << 0;
@@ -349,14 +347,18 @@ pub struct Load {
     pub reserved: [u32; 9],
     /// The second that the rest is of; what follows is written by every SYN.
     pub second: u64,
-    /// Connections that are half open.
-    pub half_open: u64,
+    /// Connections whose SYN passed and that are half open: the listener's queue holds them.
+    pub held: u64,
+    /// Connections whose SYN was answered with a cookie, or dropped, and that would be half open had it passed.
+    pub spared: u64,
     /// SYNs (low half) and packets of no connection (high half), by second.
     pub arrivals: [u64; SECONDS],
     /// Zero.
-    pub reserved_too: [u64; 2],
-    /// Half-open connections by the second they began in.
-    pub cohorts: [u64; COHORTS],
+    pub reserved_too: u64,
+    /// Connections that are held, by the second they began in.
+    pub held_cohorts: [u64; COHORTS],
+    /// Connections that are spared, likewise.
+    pub spared_cohorts: [u64; COHORTS],
 }
 
 impl Default for Load {
@@ -368,10 +370,12 @@ impl Default for Load {
             half_open_then: 0,
             reserved: [0; 9],
             second: 0,
-            half_open: 0,
+            held: 0,
+            spared: 0,
             arrivals: [0; SECONDS],
-            reserved_too: [0; 2],
-            cohorts: [0; COHORTS],
+            reserved_too: 0,
+            held_cohorts: [0; COHORTS],
+            spared_cohorts: [0; COHORTS],
         }
     }
 }
@@ -821,7 +825,7 @@ plain! {
     Service: 80,
     Learnt: 16,
     ServiceCounters: 96,
-    Load: 640,
+    Load: 1152,
     HalfOpenBucket: 64,
     RecentBucket: 64,
     FlowBucket: 128,

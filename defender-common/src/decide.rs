@@ -38,6 +38,8 @@ pub trait Surroundings {
     fn source_is_known(&mut self) -> bool;
     /// One more SYN-ACK is within the reply limit of the service.
     fn is_within_limit(&mut self) -> bool;
+    /// The listener's queue has room for what only the kernel can answer.
+    fn has_room(&mut self) -> bool;
     /// It is a first fragment.
     fn is_fragment(&mut self) -> bool;
     /// It lies below more VLAN tags than the hand-off can reach.
@@ -161,7 +163,7 @@ fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
         return reason;
     }
     if around.is_signed() {
-        return Reason::SynSigned;
+        return if around.has_room() { Reason::SynSigned } else { Reason::SynNoRoom };
     }
     if around.is_fragment() {
         return Reason::SynFragment;
@@ -253,6 +255,9 @@ mod tests {
         fn source_is_known(&mut self) -> bool {
             self.known
         }
+        fn has_room(&mut self) -> bool {
+            self.within
+        }
         fn is_within_limit(&mut self) -> bool {
             self.within
         }
@@ -291,7 +296,7 @@ mod tests {
     }
 
     fn worlds() -> impl Strategy<Value = World> {
-        let sockets = prop_oneof![Just(Socket::Nothing), Just(Socket::Listener), Just(Socket::Connection)];
+        let sockets = prop::sample::select(vec![Socket::Nothing, Socket::Listener, Socket::Connection]);
         (any::<[bool; 12]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
             let [
                 local,

@@ -7,11 +7,15 @@
 use crate::{
     abi::{HALF_OPEN_BUCKETS, HALF_OPEN_ENTRIES, HalfOpenBucket, HalfOpenEntry, Listed},
     flow::Admitted,
-    tcp_state::{SYN_RECV_MS, State},
+    load::MOST_COHORTS,
+    tcp_state::State,
 };
 
-/// For how many units of 2³⁰ ns an entry counts: as long as the kernel sends SYN-ACKs.
-const LIFE: u32 = ((SYN_RECV_MS as u64 * 1_000_000) >> 30) as u32 + 1;
+/// For how many units of 2³⁰ ns an entry counts: as long as cohorts do at the most.
+const LIFE: u32 = MOST_COHORTS;
+
+/// A SYN that comes again later than this many units after the first counts anew: the kernel may have given the first up.
+const AGAIN: u32 = 8;
 
 /// `HalfOpenEntry::flags`: mode `auto` would have challenged its SYN, and `monitor` let it pass.
 pub const WOULD_CHALLENGE: u8 = 1;
@@ -75,6 +79,12 @@ pub const fn get(bucket: &HalfOpenBucket, index: usize) -> HalfOpenEntry {
     bucket.entries[index & (HALF_OPEN_ENTRIES - 1)]
 }
 
+/// Whether a SYN is a repetition of the one that an entry is of.
+#[inline(always)]
+pub fn repeats(entry: &HalfOpenEntry, next_in: u32, second: u32) -> bool {
+    entry.next_in == next_in && age(entry, second) <= AGAIN
+}
+
 /// Puts a connection into entry `index`: its SYN had this sequence number.
 #[inline(always)]
 pub fn put(bucket: &mut HalfOpenBucket, index: usize, place: &Place, entry: HalfOpenEntry) {
@@ -131,6 +141,13 @@ mod tests {
         assert_eq!(slot(&bucket, &places[3].0, 102), (places[3].1, Slot::Own));
         assert_eq!(slot(&bucket, &stranger, 101 + LIFE).1, Slot::Free);
         assert_eq!(slot(&bucket, &places[0].0, 101 + LIFE), (places[0].1, Slot::Free));
+    }
+
+    #[test]
+    fn only_a_syn_that_comes_soon_again_is_a_repetition() {
+        let entry = entry(100);
+        assert!(repeats(&entry, 7, 100) && repeats(&entry, 7, 100 + AGAIN));
+        assert!(!repeats(&entry, 8, 100) && !repeats(&entry, 7, 101 + AGAIN));
     }
 
     #[test]

@@ -147,10 +147,12 @@ impl Because {
 /// What is measured of a service. A second is 2³⁰ ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measures {
-    /// Connections that are half open, or would be if their SYNs had passed.
-    pub half_open: u32,
+    /// Connections that the listener's queue holds half open.
+    pub held: u32,
     /// Of these: since before the last second.
     pub stale: u32,
+    /// Connections that are half open, or would be if their SYNs had passed.
+    pub half_open: u32,
     /// SYNs of this second.
     pub syns: u32,
     /// SYNs of the last second.
@@ -191,7 +193,7 @@ pub const fn rise(step: Step, measures: &Measures, lines: &Lines) -> Option<(Ste
 /// Why a calm service is to be challenged.
 #[inline(always)]
 const fn alarm(measures: &Measures, lines: &Lines) -> Option<Because> {
-    if lines.danger != 0 && measures.half_open >= lines.danger {
+    if lines.danger != 0 && measures.held >= lines.danger {
         Some(Because::Queue)
     } else if lines.up != 0 && measures.stale >= lines.up {
         Some(Because::HalfOpen)
@@ -219,6 +221,10 @@ pub const fn turn(
         return None;
     }
     let replies = lines.replies;
+    if replies == 0 && !matches!(step, Step::Challenge) {
+        // The limit was lifted.
+        return Some((Step::Challenge, Because::Quiet));
+    }
     if matches!(step, Step::Limit) && replies != 0 && measures.syns_before / 2 > replies {
         return Some((Step::KnownSources, Because::RepliesTwice));
     }
@@ -230,8 +236,9 @@ pub const fn turn(
     }
     let quiet = match step {
         Step::Challenge => is_calm(measures, lines),
-        Step::Limit => measures.syns_before <= replies / 2 || replies == 0,
-        _ => measures.syns_before <= replies || replies == 0,
+        Step::Limit => measures.syns_before <= replies / 2,
+        // Who is not answered tries again: their SYNs must not keep it here.
+        _ => measures.syns_before / 2 <= replies,
     };
     if quiet { Some((step.below(), Because::Quiet)) } else { None }
 }
@@ -265,6 +272,7 @@ mod tests {
         prop::array::uniform8(number()).prop_map(
             |[half_open, stale, syns, syns_before, strays, strays_before, earlier, earlier_half_open]| {
                 Measures {
+                    held: half_open.max(stale),
                     half_open: half_open.max(stale),
                     stale,
                     syns,
@@ -298,6 +306,7 @@ mod tests {
     fn busy_clients_are_no_attack_unless_the_queue_is_in_danger() {
         // A hundred thousand SYNs a second of which all go on within the second.
         let busy = Measures {
+            held: 74,
             half_open: 74,
             syns: 100_000,
             syns_before: 100_000,
@@ -305,14 +314,14 @@ mod tests {
             ..Measures::default()
         };
         assert_eq!(rise(Step::Pass, &busy, &LINES), None);
-        let danger = Measures { half_open: 75, ..busy };
+        let danger = Measures { held: 75, half_open: 75, ..busy };
         assert_eq!(rise(Step::Pass, &danger, &LINES), Some((Step::Challenge, Because::Queue)));
     }
 
     #[test]
     fn each_line_has_its_reason() {
         let because = |measures: Measures| rise(Step::Pass, &measures, &LINES).map(|(_, because)| because);
-        let slow = Measures { half_open: 25, stale: 25, ..Measures::default() };
+        let slow = Measures { held: 25, half_open: 25, stale: 25, ..Measures::default() };
         assert_eq!(because(slow), Some(Because::HalfOpen));
         let surge = Measures {
             syns: 1000,
@@ -335,11 +344,22 @@ mod tests {
         let turn = |step, syns, now| turn(step, 1, false, &flood(syns), &LINES, now);
         assert_eq!(turn(Step::Limit, 10_001, 2), None);
         assert_eq!(turn(Step::Limit, 10_002, 2), Some((Step::KnownSources, Because::RepliesTwice)));
-        assert_eq!(turn(Step::KnownSources, 5001, 40_000), None);
-        assert_eq!(turn(Step::KnownSources, 5000, 40_000), Some((Step::Limit, Because::Quiet)));
+        assert_eq!(turn(Step::KnownSources, 10_002, 40_000), None);
+        assert_eq!(turn(Step::KnownSources, 10_001, 40_000), Some((Step::Limit, Because::Quiet)));
         assert_eq!(turn(Step::Limit, 2501, 40_000), None);
         assert_eq!(turn(Step::Limit, 2500, 40_000), Some((Step::Challenge, Because::Quiet)));
         assert_eq!(turn(Step::Challenge, 0, 40_000), None);
+    }
+
+    #[test]
+    fn a_limit_that_is_lifted_holds_nobody_back() {
+        // `defender set reply_limit 0`: the datapath takes no SYN for one within a limit of 0.
+        let lines = Lines { replies: 0, ..LINES };
+        let flood = Measures { half_open: 10_000, syns: 6000, syns_before: 6000, ..Measures::default() };
+        for step in [Step::Limit, Step::KnownSources] {
+            let next = turn(step, 1, false, &flood, &lines, 1000);
+            assert_eq!(next.map(|(step, _)| step), Some(Step::Challenge), "{step:?}");
+        }
     }
 
     #[test]
@@ -359,7 +379,9 @@ mod tests {
         ) {
             let step = Step::from_abi(step);
             let after = after % lines.min_active.max(1);
+            let lifted = lines.replies == 0 && step > Step::Challenge;
             if after < lines.min_active
+                && !lifted
                 && let Some((next, _)) = turn(step, since, idle, &measures, &lines, since.wrapping_add(after)) {
                 prop_assert!(next > step);
             }
@@ -367,7 +389,7 @@ mod tests {
 
         #[test]
         fn never_up_in_calm(measures in measures(), lines in lines()) {
-            let calm = measures.half_open < lines.danger
+            let calm = measures.held < lines.danger
                 && measures.stale < lines.up
                 && measures.earlier_half_open <= measures.earlier / 2
                 && measures.strays < lines.strays;
@@ -378,7 +400,7 @@ mod tests {
 
         #[test]
         fn always_up_beyond_a_line(measures in measures(), lines in lines()) {
-            let attacked = lines.danger != 0 && measures.half_open >= lines.danger
+            let attacked = lines.danger != 0 && measures.held >= lines.danger
                 || lines.up != 0 && measures.stale >= lines.up;
             if attacked {
                 prop_assert!(matches!(rise(Step::Pass, &measures, &lines), Some((Step::Challenge, _))));

@@ -1,9 +1,11 @@
 //! How much a service has to bear: its half-open connections, counted as they come and go.
 //!
-//! The count is what the listener's queue holds or, where SYNs are challenged, what it would hold if they had passed: so
-//! one number tells when to go up and when to come down. Half-open connections are counted in cohorts, one for each
-//! second (2³⁰ ns) in which they began. A connection that goes on is taken out of its cohort; a cohort as old as the
-//! kernel lets half-open connections grow is taken out whole, by the first packet of a later second. There are no sweeps.
+//! Two counts. What is *held* is in the listener's queue: it tells when to go up, so nothing but the kernel's own word
+//! lowers it before its time. What is *spared* would be there had its SYN passed; both together tell when to come down.
+//! Connections are counted in cohorts, one for each second (2³⁰ ns) in which they began. A connection that goes on is
+//! taken out of its cohort; a cohort as old as the kernel lets half-open connections grow is taken out whole, by the first
+//! packet of a later second. There are no sweeps. A client's RST takes nothing out: the kernel may ignore what looks like
+//! one, and whoever spoofs a SYN can spoof its RST.
 //!
 //! CPUs count at the same time, by atomic additions. Each compares before it adds, so at most as many SYNs as there are
 //! CPUs, less one, pass beyond a line.
@@ -118,10 +120,16 @@ pub const fn kernel_cookies(load: &Load, now: u32) -> bool {
     now.wrapping_sub(load.began) < KERNEL_COOKIES_MS
 }
 
+/// How many connections are half open in the listener's queue.
+#[inline(always)]
+pub const fn held(load: &Load) -> u32 {
+    clamp(load.held)
+}
+
 /// How many connections are half open, or would be.
 #[inline(always)]
 pub const fn half_open(load: &Load) -> u32 {
-    clamp(load.half_open)
+    held(load).saturating_add(clamp(load.spared))
 }
 
 /// SYNs so far in a second that is not long past.
@@ -139,23 +147,24 @@ const fn strays(load: &Load, second: u32) -> u32 {
 #[inline(always)]
 pub const fn measures(load: &Load, second: u32) -> Measures {
     let (last, earlier) = (second.wrapping_sub(1), second.wrapping_sub(2));
-    let half_open = half_open(load);
-    let fresh = cohort(load, second).saturating_add(cohort(load, last));
+    let held = held(load);
+    let fresh = at(&load.held_cohorts, second).saturating_add(at(&load.held_cohorts, last));
     Measures {
-        half_open,
-        stale: half_open.saturating_sub(fresh),
+        held,
+        stale: held.saturating_sub(fresh),
+        half_open: half_open(load),
         syns: syns(load, second),
         syns_before: syns(load, last),
         strays: strays(load, second),
         strays_before: strays(load, last),
         earlier: syns(load, earlier),
-        earlier_half_open: cohort(load, earlier),
+        earlier_half_open: at(&load.held_cohorts, earlier).saturating_add(at(&load.spared_cohorts, earlier)),
     }
 }
 
 #[inline(always)]
-const fn cohort(load: &Load, second: u32) -> u32 {
-    clamp(load.cohorts[second as usize & (COHORTS - 1)])
+const fn at(cohorts: &[u64; COHORTS], second: u32) -> u32 {
+    clamp(cohorts[second as usize & (COHORTS - 1)])
 }
 
 /// CPUs that count at the same time may take out more than there is, for a moment.
@@ -173,7 +182,7 @@ const fn clamp(count: u64) -> u32 {
 /// By how many a CPU that has counted `seen` SYNs of the service is to count the next one.
 #[inline(always)]
 pub const fn batch(load: &Load, seen: u64) -> u32 {
-    if load.half_open < BATCH_FROM {
+    if load.held < BATCH_FROM && load.spared < BATCH_FROM {
         1
     } else if seen.is_multiple_of(BATCH as u64) {
         BATCH
@@ -221,8 +230,11 @@ pub fn advance<W: Words>(load: &mut Load, lines: &Lines, keep: u32, time: Time) 
 
 #[inline(always)]
 fn retire<W: Words>(load: &mut Load, second: u32) {
-    let over = W::take(&mut load.cohorts[second as usize & (COHORTS - 1)]);
-    W::add(&mut load.half_open, over.wrapping_neg());
+    let second = second as usize & (COHORTS - 1);
+    let over = W::take(&mut load.held_cohorts[second]);
+    W::add(&mut load.held, over.wrapping_neg());
+    let over = W::take(&mut load.spared_cohorts[second]);
+    W::add(&mut load.spared, over.wrapping_neg());
 }
 
 /// Counts `count` SYNs, and takes the step they lead to.
@@ -271,7 +283,7 @@ fn take<W: Words>(
     // First, so that whoever sees the step sees this as well.
     if matches!(present.step, Step::Pass) {
         load.began = now;
-        load.half_open_then = half_open(load);
+        load.half_open_then = held(load);
     } else if matches!(to, Step::Pass) {
         load.accepts_until = now.wrapping_add(GRACE_MS) | 1;
     }
@@ -280,34 +292,43 @@ fn take<W: Words>(
     if taken { Some(Change { from: present.step, to, because }) } else { None }
 }
 
-/// `count` connections are half open from now on.
+/// A SYN passes: its connection is held from now on.
 #[inline(always)]
-pub fn opened<W: Words>(load: &mut Load, count: u32, second: u32) {
-    if count != 0 {
-        W::add(&mut load.cohorts[second as usize & (COHORTS - 1)], count as u64);
-        W::add(&mut load.half_open, count as u64);
-    }
+pub fn opened<W: Words>(load: &mut Load, second: u32) {
+    W::add(&mut load.held_cohorts[second as usize & (COHORTS - 1)], 1);
+    W::add(&mut load.held, 1);
 }
 
-/// A connection that began in second `began` is no longer half open.
+/// A connection that is held since second `began` is so no more: the kernel has completed it.
 #[inline(always)]
 pub fn closed<W: Words>(load: &mut Load, began: u32, keep: u32, second: u32) {
     let age = second.wrapping_sub(began);
     let keep = if keep < MOST_COHORTS { keep } else { MOST_COHORTS };
-    let cohort = &mut load.cohorts[began as usize & (COHORTS - 1)];
+    let cohort = &mut load.held_cohorts[began as usize & (COHORTS - 1)];
     // If it is older it was taken out with its cohort.
     if age < keep && *cohort != 0 {
         W::add(cohort, 1_u64.wrapping_neg());
-        W::add(&mut load.half_open, 1_u64.wrapping_neg());
+        W::add(&mut load.held, 1_u64.wrapping_neg());
     }
 }
 
-/// A cookie was proven: one of those that were challenged a moment ago.
+/// `count` SYNs do not pass: the listener is spared their connections.
+#[inline(always)]
+pub fn spared<W: Words>(load: &mut Load, count: u32, second: u32) {
+    W::add(&mut load.spared_cohorts[second as usize & (COHORTS - 1)], count as u64);
+    W::add(&mut load.spared, count as u64);
+}
+
+/// The kernel has taken a connection by its cookie: one of those that were spared a moment ago.
 #[inline(always)]
 pub fn proved<W: Words>(load: &mut Load, second: u32) {
     let last = second.wrapping_sub(1);
-    let began = if cohort(load, second) == 0 && cohort(load, last) != 0 { last } else { second };
-    closed::<W>(load, began, MOST_COHORTS, second);
+    let began = if at(&load.spared_cohorts, second) == 0 { last } else { second };
+    let cohort = &mut load.spared_cohorts[began as usize & (COHORTS - 1)];
+    if *cohort != 0 {
+        W::add(cohort, 1_u64.wrapping_neg());
+        W::add(&mut load.spared, 1_u64.wrapping_neg());
+    }
 }
 
 #[cfg(test)]
@@ -359,8 +380,13 @@ mod tests {
             let time = self.time();
             let change = arrives::<Alone>(&mut self.load, &self.lines, 1, time);
             self.changes.extend(change.map(|change| (self.ns, change)));
-            opened::<Alone>(&mut self.load, 1, time.second);
-            (posture(&self.load).step == Step::Pass).then_some(time.second)
+            let passes = posture(&self.load).step == Step::Pass;
+            if passes {
+                opened::<Alone>(&mut self.load, time.second);
+            } else {
+                spared::<Alone>(&mut self.load, 1, time.second);
+            }
+            passes.then_some(time.second)
         }
 
         fn completes(&mut self, began: Option<u32>) {
@@ -381,8 +407,9 @@ mod tests {
         }
     }
 
-    fn sum(load: &Load) -> u64 {
-        load.cohorts.iter().fold(0, |sum, cohort| sum.wrapping_add(*cohort))
+    /// What the cohorts come to.
+    fn sums(load: &Load) -> (u64, u64) {
+        (load.held_cohorts.iter().sum(), load.spared_cohorts.iter().sum())
     }
 
     #[test]
@@ -436,7 +463,7 @@ mod tests {
         assert_eq!(half_open(&world.load), 50);
         world.wait(2_500);
         world.tick();
-        assert_eq!((half_open(&world.load), sum(&world.load)), (0, 0));
+        assert_eq!((half_open(&world.load), sums(&world.load)), (0, (0, 0)));
     }
 
     #[test]
@@ -513,10 +540,22 @@ mod tests {
         let mut counted = 0;
         for seen in 0..100_000_u64 {
             let count = batch(&load, seen);
-            opened::<Alone>(&mut load, count, 5);
+            spared::<Alone>(&mut load, count, 5);
             counted += count;
         }
         assert!(100_000_u32.abs_diff(counted) <= BATCH, "{counted}");
+    }
+
+    #[test]
+    fn proofs_take_out_nobody_whom_the_kernel_holds() {
+        let mut world = World::new(LINES);
+        for _ in 0..20 {
+            world.syn();
+        }
+        for _ in 0..50 {
+            world.completes(None);
+        }
+        assert_eq!(held(&world.load), 20);
     }
 
     #[test]
@@ -555,12 +594,12 @@ mod tests {
             for act in acts {
                 match act {
                     Act::Syn(count) => for _ in 0..count {
-                        let calm = half_open(&world.load) < LINES.up && world.step() == Step::Pass;
+                        let calm = held(&world.load) < LINES.up && world.step() == Step::Pass;
                         let began = world.syn();
                         under_way.push(began);
                         prop_assert!(!calm || began.is_some() || world.changes.last().is_some_and(
                             |(_, change)| change.because == Because::SynRate));
-                        prop_assert!(began.is_none() || half_open(&world.load) <= LINES.danger);
+                        prop_assert!(held(&world.load) <= LINES.danger);
                     },
                     Act::Complete(count) => for _ in 0..count {
                         let Some(began) = under_way.pop() else { break };
@@ -569,9 +608,9 @@ mod tests {
                     },
                     Act::Wait(ms) => world.wait(ms.into()),
                 }
-                prop_assert_eq!(sum(&world.load), world.load.half_open);
+                prop_assert_eq!(sums(&world.load), (world.load.held, world.load.spared));
                 // A cookie that comes late is not taken out.
-                prop_assert!(world.load.half_open <= under_way.len() as u64 + proofs);
+                prop_assert!(u64::from(half_open(&world.load)) <= under_way.len() as u64 + proofs);
             }
             for pair in world.changes.windows(2) {
                 let [(began, up), (ended, down)] = pair else { continue };

@@ -112,6 +112,8 @@ reasons! {
     Drop SynOverLimit = "drop.syn_over_limit",
     /// SYN from a source that is not known, while only known sources are answered.
     Drop SynUnknownSource = "drop.syn_unknown_source",
+    /// SYN that only the kernel could answer (signed), while the listener's queue is in danger.
+    Drop SynNoRoom = "drop.syn_no_room",
     /// SYN from a source on the deny list.
     Drop SynDenied = "drop.syn_denied",
     /// SYN that could not be turned into a SYN-ACK: the driver refused to change the frame's length.
@@ -170,6 +172,7 @@ impl Reason {
                 | Self::SynOverBudget
                 | Self::SynOverLimit
                 | Self::SynUnknownSource
+                | Self::SynNoRoom
                 | Self::SynDenied
                 | Self::SynRewriteFailed
         )

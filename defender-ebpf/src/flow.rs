@@ -1,10 +1,7 @@
 //! The flow table, see `defender_common::flow`.
 
 use defender_common::{
-    abi::{
-        CONFIG_LEARNING, Config, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, HalfOpenEntry, Handoff, Listed,
-        Tracked,
-    },
+    abi::{Config, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, HalfOpenEntry, Handoff, Listed, Tracked},
     clock::age,
     flow::{self, Admitted, Entry, Place},
     half_open::{self, Slot, WOULD_CHALLENGE},
@@ -164,18 +161,14 @@ pub(crate) extern "C" fn flow_open(hash: u64, about: u64) -> u64 {
     let began = clock::epoch();
     let (index, slot) = half_open::slot(bucket, &place, began);
     let (next_in, service) = ((about as u32).wrapping_add(1), (about >> 32) as u16);
-    if slot == Slot::Own {
-        let present = half_open::get(bucket, index);
-        if present.next_in == next_in {
-            half_open::count(bucket, index);
-            return 0;
-        }
-        // Another sequence number: another attempt, after one that the kernel did not take.
-        load::load_closed(present.service as u64, present.began as u64, began as u64);
+    if slot == Slot::Own && half_open::repeats(&half_open::get(bucket, index), next_in, began) {
+        half_open::count(bucket, index);
+        return 0;
     }
+    // Another attempt of the same connection counts as well: the kernel may hold both in turn for longer than one.
     let flags = if about >> 63 != 0 { WOULD_CHALLENGE } else { 0 };
     half_open::put(bucket, index, &place, HalfOpenEntry { next_in, began, service, flags, ..NOBODY });
-    load::load_opened(service as u64, 1, began as u64);
+    load::load_opened(service as u64, began as u64);
     account::tracked(Tracked::Opened);
     if slot == Slot::Taken {
         account::tracked(Tracked::PushedOut);
@@ -231,20 +224,15 @@ pub(crate) extern "C" fn flow_answer(hash: u64) -> u64 {
     0
 }
 
-/// A RST of the client's ends a half-open connection, of which the kernel tells nobody.
+/// A RST of the client's may end a half-open connection, of which the kernel tells nobody. Should the SYN come again it is
+/// another attempt; what the service has to bear is not less, because the kernel may ignore the RST.
 #[inline(always)]
 fn reset_half_open(hash: u64, seen: &Seen) {
     let place = half_open::place(hash);
     let Some(bucket) = half_open(&place) else { return };
-    let now = clock::epoch();
-    let (index, slot) = half_open::slot(bucket, &place, now);
-    if slot != Slot::Own {
-        return;
-    }
-    let entry = half_open::get(bucket, index);
-    if entry.next_in == seen.sequence {
+    let (index, slot) = half_open::slot(bucket, &place, clock::epoch());
+    if slot == Slot::Own && half_open::get(bucket, index).next_in == seen.sequence {
         half_open::free(bucket, index);
-        load::load_closed(entry.service as u64, entry.began as u64, now as u64);
     }
 }
 
@@ -278,6 +266,7 @@ pub(crate) fn established<A: Address>(
     }
     if handed_over {
         account::handoff(Handoff::Established, 0);
+        load::load_proved(service as u64, began as u64);
         // A cookie proves the SYN, its answer and the acknowledgement.
         entry = Entry { track, admitted: Admitted::Cookie, packets: 3, began };
     }
@@ -351,9 +340,7 @@ pub(crate) fn client_ended<A: Address>(flow: &Flow<A>, config: &Config) {
 #[inline(always)]
 pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, service: u32, state: State) {
     if state == State::SynRecv {
-        if config.flags & CONFIG_LEARNING != 0 {
-            learn_half_open(flow, config, service);
-        }
+        learn_half_open(flow, config, service);
         return;
     }
     let now = clock::now_for_tracing();
@@ -371,7 +358,7 @@ pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, service: u32,
     }
 }
 
-/// The kernel holds a half-open connection from before.
+/// The kernel holds a half-open connection. It may be from before, or from when its service was not watched.
 #[inline(always)]
 fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
     let place = half_open::place(flow.mix(&config.table_keys));
@@ -380,7 +367,7 @@ fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
     let (index, slot) = half_open::slot(bucket, &place, began);
     if slot != Slot::Own {
         half_open::put(bucket, index, &place, HalfOpenEntry { began, service: service as u16, ..NOBODY });
-        load::load_opened(service as u64, 1, began as u64);
+        load::load_opened(service as u64, began as u64);
     }
 }
 

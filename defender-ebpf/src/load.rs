@@ -80,17 +80,17 @@ fn tell(id: u32, change: Option<Change>, time: Time) {
     }
 }
 
-/// `count` connections are half open from now on, or would be if their SYNs had passed.
+/// A SYN passes: its connection is held from now on.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn load_opened(id: u64, count: u64, second: u64) -> u64 {
+pub(crate) extern "C" fn load_opened(id: u64, second: u64) -> u64 {
     if let Some(load) = of(id as u32) {
-        load::opened::<Shared>(load, count as u32, second as u32);
+        load::opened::<Shared>(load, second as u32);
     }
     0
 }
 
-/// A connection that began in second `began` is half open no more.
+/// A connection that is held since second `began` is so no more.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_closed(id: u64, began: u64, second: u64) -> u64 {
@@ -102,12 +102,22 @@ pub(crate) extern "C" fn load_closed(id: u64, began: u64, second: u64) -> u64 {
     0
 }
 
-/// A cookie was proven.
+/// `count` SYNs do not pass.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn load_proved(id: u64) -> u64 {
+pub(crate) extern "C" fn load_spared(id: u64, count: u64, second: u64) -> u64 {
     if let Some(load) = of(id as u32) {
-        load::proved::<Shared>(load, clock::epoch());
+        load::spared::<Shared>(load, count as u32, second as u32);
+    }
+    0
+}
+
+/// The kernel has taken a connection by its cookie.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_proved(id: u64, second: u64) -> u64 {
+    if let Some(load) = of(id as u32) {
+        load::proved::<Shared>(load, second as u32);
     }
     0
 }
@@ -125,5 +135,13 @@ pub(crate) fn would_challenge(found: &Found) -> bool {
 /// Whether one more SYN-ACK is within the reply limit of a service.
 #[inline(always)]
 pub(crate) fn is_within_limit(load: &Load, service: &Service) -> bool {
-    load::syns(load, load.second as u32) <= service.lines.replies
+    let limit = service.lines.replies;
+    limit == 0 || load::syns(load, load.second as u32) <= limit
+}
+
+/// Whether the listener's queue has room for a SYN that only the kernel can answer.
+#[inline(always)]
+pub(crate) fn has_room(load: &Load, service: &Service) -> bool {
+    let danger = service.lines.danger;
+    danger == 0 || load::held(load) < danger
 }

@@ -178,8 +178,6 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     if reason.is_syn() {
         sources::note(found.id, segment.flow.source, around.now());
         after_syn((segment, hash), &found, reason, arrival, config);
-    } else if reason == Reason::Cookie {
-        load::load_proved(found.id as u64);
     } else if known == Known::No && reason.is_stray() {
         load::stray(found.id, class == Class::Rst);
     }
@@ -207,7 +205,7 @@ fn after_syn<A: Address>(
         flow::begins_anew(hash, config);
     }
     if arrival.count != 0 && reason.would_be_half_open() {
-        load::load_opened(found.id as u64, arrival.count as u64, clock::epoch() as u64);
+        load::load_spared(found.id as u64, arrival.count as u64, clock::epoch() as u64);
     }
 }
 

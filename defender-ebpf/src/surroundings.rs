@@ -143,6 +143,11 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     }
 
     #[inline(always)]
+    fn has_room(&mut self) -> bool {
+        load::has_room(self.load, self.service)
+    }
+
+    #[inline(always)]
     fn is_fragment(&mut self) -> bool {
         self.segment.first_fragment
     }

@@ -60,7 +60,11 @@ fn absorb(ctx: XdpContext) -> u32 {
 /// Client end during a flood: the same, but what goes to clients made of frames passes, for they look at it.
 #[xdp]
 fn absorb_flood(ctx: XdpContext) -> u32 {
-    if count_answer(&ctx) && is_for_frames(&ctx) != Some(true) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    if count_answer(&ctx) && is_for_frames(&ctx) != Some(true) {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
 }
 
 /// Whether a packet goes to the part of the spoofed ranges that clients made of frames use.

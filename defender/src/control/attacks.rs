@@ -469,7 +469,14 @@ mod tests {
             }
             let change = load::arrives::<Alone>(&mut self.load, &LINES, syns, time);
             self.note(change);
-            load::opened::<Alone>(&mut self.load, syns - real.min(syns), time.second);
+            let spared = load::posture(&self.load).step != Step::Pass;
+            for _ in real.min(syns)..syns {
+                if spared {
+                    load::spared::<Alone>(&mut self.load, 1, time.second);
+                } else {
+                    load::opened::<Alone>(&mut self.load, time.second);
+                }
+            }
             let change = load::strays_arrive::<Alone>(&mut self.load, &LINES, acks + rsts, time);
             self.note(change);
             self.counters.syn_received += u64::from(syns);

@@ -57,7 +57,9 @@ impl Journal {
                 fs::rename(&path, self.old_events())?;
             }
             let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
-            file.write_all(format!("{line}\n").as_bytes())
+            // What was cut short by a full disk or a power failure keeps its line to itself.
+            let begin = if ends_within_a_line(&path)? { "\n" } else { "" };
+            file.write_all(format!("{begin}{line}\n").as_bytes())
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }
@@ -196,6 +198,18 @@ fn open(path: &Path) -> Result<Option<File>> {
     }
 }
 
+/// Whether a file's last byte is no newline.
+fn ends_within_a_line(path: &Path) -> io::Result<bool> {
+    let Some(mut file) = open(path).map_err(io::Error::other)? else { return Ok(false) };
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
 #[cfg(test)]
 mod tests {
     use std::process;
@@ -252,6 +266,17 @@ mod tests {
         assert!(late.read_on().expect("nothing").is_empty());
         file.write_all(b" a line\n").expect("written");
         assert_eq!(late.read_on().expect("a line"), ["half a line"]);
+    }
+
+    #[test]
+    fn half_a_line_of_a_full_disk_costs_no_later_event() {
+        let mut scene = Scene::new("half");
+        scene.0.append("one");
+        let mut file = OpenOptions::new().append(true).open(scene.0.events()).expect("a file");
+        // What write_all leaves when the disk fills up, or the machine goes down.
+        file.write_all(b"{\"version\":1,").expect("written");
+        scene.0.append("two");
+        assert!(scene.0.lines().expect("lines").contains(&"two".to_owned()), "{:?}", scene.0.lines());
     }
 
     #[test]

@@ -6,13 +6,16 @@ use serde::{Deserialize, Serialize};
 use crate::control::{settings::Settings, thresholds::Threshold};
 
 /// Fewer connections that stay half open are no attack: an acknowledgement was lost, or somebody has looked at the port.
-const LEAST_UP: u32 = 4;
+pub const LEAST_UP: u32 = 4;
 
 /// What lines are drawn from besides settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Basis {
     /// How many half-open connections the listeners take together; 0 counts as 1.
     pub backlog: u32,
+    /// How many listeners share them (`SO_REUSEPORT`).
+    #[serde(default)]
+    pub listeners: u32,
     /// How many CPUs there may be.
     pub cpus: u32,
     /// The half-open connections that are usual in calm (99th percentile); none: not known yet.
@@ -34,6 +37,8 @@ pub enum By {
     Value(Threshold),
     /// The backlog less the CPUs: as many SYNs may pass at once, and must not fill the queue.
     Cpus,
+    /// As many as fill none of several listeners' queues, between which chance decides.
+    Spread,
     /// Half of what the slowest link carries.
     Link,
     /// The link's speed is unknown: no limit.
@@ -85,7 +90,7 @@ impl Drawing {
         let value = |threshold| settings.threshold(port, threshold);
         let number = |threshold| value(threshold).unwrap_or(0);
         let backlog = basis.backlog.max(1);
-        let danger = danger(number(Threshold::Danger), backlog, basis.cpus.max(1));
+        let danger = danger(number(Threshold::Danger), backlog, basis);
         let usual = basis.half_open_p99.unwrap_or(0).saturating_mul(number(Threshold::HalfOpenFactor));
         let up = up(number(Threshold::Up), backlog, usual, danger.number);
         Self {
@@ -134,11 +139,23 @@ impl Drawing {
 }
 
 /// Each CPU compares before it counts, so one SYN less than there are CPUs may pass beyond the line.
-fn danger(percent: u32, backlog: u32, cpus: u32) -> Line {
+fn danger(percent: u32, backlog: u32, basis: &Basis) -> Line {
     let share = Line { number: share(backlog, percent), by: By::Share(Threshold::Danger) };
-    let room = Line { number: backlog.saturating_sub(cpus), by: By::Cpus };
+    let room = Line { number: backlog.saturating_sub(basis.cpus.max(1)), by: By::Cpus };
     let line = if room.number != 0 && room.number < share.number { room } else { share };
-    at_least_one(line)
+    let spread = Line { number: spread(backlog, basis.listeners.max(1)), by: By::Spread };
+    at_least_one(if spread.number < line.number { spread } else { line })
+}
+
+/// How many connections fall to several listeners by chance so that none gets more than its queue takes: four standard
+/// deviations (a Poisson's: the root of the mean) below that, m + 4√m = queue.
+fn spread(backlog: u32, listeners: u32) -> u32 {
+    if listeners == 1 {
+        return backlog;
+    }
+    let queue = f64::from(backlog / listeners);
+    let mean = ((queue + 4.0).sqrt() - 2.0).powi(2);
+    (mean * f64::from(listeners)) as u32
 }
 
 fn up(percent: u32, backlog: u32, usual: u32, danger: u32) -> Line {
@@ -193,8 +210,14 @@ mod tests {
     use super::*;
     use crate::control::settings::{Key, Setting};
 
-    const BASIS: Basis =
-        Basis { backlog: 4096, cpus: 4, half_open_p99: None, syn_rate_p99: None, link_replies: None };
+    const BASIS: Basis = Basis {
+        backlog: 4096,
+        listeners: 1,
+        cpus: 4,
+        half_open_p99: None,
+        syn_rate_p99: None,
+        link_replies: None,
+    };
 
     fn drawing(basis: &Basis) -> Drawing {
         Drawing::new(&Settings::default(), 80, basis)
@@ -221,6 +244,14 @@ mod tests {
         );
         let drawing = drawing(&BASIS);
         assert_eq!((drawing.up.by, drawing.replies.by), (By::Share(Threshold::Up), By::NoLink));
+    }
+
+    #[test]
+    fn several_queues_fill_one_before_the_other() {
+        let danger = |backlog, listeners| drawing(&Basis { backlog, listeners, ..BASIS }).danger;
+        assert_eq!(danger(16 * 16, 16), Line { number: 97, by: By::Spread });
+        assert_eq!(danger(4 * 4096, 4).by, By::Share(Threshold::Danger));
+        assert_eq!(danger(2, 2), Line { number: 1, by: By::Least });
     }
 
     #[test]
@@ -265,7 +296,7 @@ mod tests {
     proptest! {
         #[test]
         fn lines_are_in_order_and_leave_room(
-            backlog: u32, small in 0u32..300, use_small: bool, cpus in 0u32..1024,
+            backlog: u32, small in 0u32..300, use_small: bool, listeners in 1u32..64, cpus in 0u32..1024,
             half_open_p99: Option<u32>, syn_rate_p99: Option<u32>, link_replies: Option<u32>,
             // Whatever is set: a file and `set` together are checked, but lines hold by themselves.
             [down, up, danger] in prop::array::uniform3(1u32..100),
@@ -283,7 +314,7 @@ mod tests {
                 let value = setting.parse(&value.to_string()).expect("a value");
                 settings.set.insert(Key::all(setting), value);
             }
-            let basis = Basis { backlog, cpus, half_open_p99, syn_rate_p99, link_replies };
+            let basis = Basis { backlog, listeners, cpus, half_open_p99, syn_rate_p99, link_replies };
             let lines = lines(&settings, 80, &basis);
             prop_assert!(lines.up >= 1 && lines.down < lines.up && lines.up <= lines.danger, "{lines:?}");
             prop_assert!(lines.rate >= 1 && lines.strays >= 1 && lines.min_active >= 1);

@@ -76,7 +76,12 @@ pub fn with_mode(slot: &abi::Service, mode: Mode) -> abi::Service {
     // In `auto` it may have been, and while it stays there the datapath itself knows.
     let leaves_auto = slot.mode == abi::MODE_AUTO && mode != Mode::Auto;
     let challenges = mode == Mode::Always || slot.mode == abi::MODE_ALWAYS || leaves_auto;
-    let begins = slot.mode != abi::MODE_ALWAYS && mode.to_abi() == abi::MODE_ALWAYS;
+    let watches = matches!(slot.mode, abi::MODE_OFF | abi::MODE_MONITOR);
+    let begins = match mode {
+        Mode::Always => slot.mode != abi::MODE_ALWAYS,
+        Mode::Auto => watches,
+        Mode::Monitor | Mode::Off => false,
+    };
     let flags = slot.flags
         | if challenges { abi::SERVICE_ACCEPTS_COOKIES } else { 0 }
         | if begins { abi::SERVICE_KERNEL_COOKIES } else { 0 };
@@ -136,6 +141,13 @@ mod tests {
         );
         assert_ne!(after.window[0][0], 0);
         assert_eq!(window_scale(&service(), &learnt, &DEFAULTS), 7);
+    }
+
+    #[test]
+    fn the_kernels_cookies_are_looked_for_when_auto_begins() {
+        // The load may have been on a higher step for long: in `monitor` the ladder goes up as well.
+        let calm = with_mode(&new_slot(&service(), &DEFAULTS), Mode::Monitor);
+        assert_ne!(with_mode(&calm, Mode::Auto).flags & abi::SERVICE_KERNEL_COOKIES, 0);
     }
 
     #[test]

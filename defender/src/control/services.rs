@@ -80,8 +80,24 @@ pub struct Listening {
     pub device: u32,
     /// Some socket listens for Multipath TCP.
     pub mptcp: bool,
-    /// The smallest backlog among them: how many half-open connections each takes.
+    /// By device (0: any), the listeners bound to it that share connections, and the smallest backlog among them.
+    pub queues: BTreeMap<u32, Queues>,
+}
+
+/// Listeners that share connections, each with a queue of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// How many there are.
+    pub listeners: u32,
+    /// How many half-open connections each takes, at the least.
     pub backlog: u32,
+}
+
+impl Queues {
+    /// How many half-open connections they take together.
+    pub fn total(&self) -> u32 {
+        self.backlog.saturating_mul(self.listeners)
+    }
 }
 
 impl Listening {
@@ -91,7 +107,7 @@ impl Listening {
             receive_buffer: listener.receive_buffer,
             device: listener.device,
             mptcp: listener.mptcp,
-            backlog: listener.backlog,
+            queues: [(listener.device, Queues { listeners: 1, backlog: listener.backlog })].into(),
         }
     }
 
@@ -100,7 +116,18 @@ impl Listening {
         self.receive_buffer = self.receive_buffer.min(listener.receive_buffer);
         self.device = if self.device == listener.device { self.device } else { 0 };
         self.mptcp |= listener.mptcp;
-        self.backlog = self.backlog.min(listener.backlog);
+        self.queues
+            .entry(listener.device)
+            .and_modify(|queues| {
+                queues.listeners += 1;
+                queues.backlog = queues.backlog.min(listener.backlog);
+            })
+            .or_insert(Queues { listeners: 1, backlog: listener.backlog });
+    }
+
+    /// The queues that a flood would fill first: those of the device whose listeners take the fewest.
+    pub fn queues(&self) -> Queues {
+        self.queues.values().copied().min_by_key(Queues::total).unwrap_or_default()
     }
 }
 

@@ -21,7 +21,8 @@ pub fn config_flags(sysctls: &Sysctls) -> u32 {
 /// net/ipv4/inet_connection_sock.c).
 pub fn cohorts(sysctls: &Sysctls) -> u32 {
     let seconds = (2_u64 << sysctls.tcp_synack_retries.min(16)) - 1;
-    let cohorts = ((seconds * 1_000_000_000) >> 30) + 2;
+    // One is being filled, one is cleared ahead, and the kernel's longer timers run late by up to a sixteenth.
+    let cohorts = ((seconds * 1_000_000_000) >> 30) + 4;
     cohorts.min(load::MOST_COHORTS.into()) as u32
 }
 
@@ -56,7 +57,7 @@ mod tests {
     #[test]
     fn half_open_connections_live_as_long_as_the_kernel_lets_them() {
         let cohorts = |tcp_synack_retries| cohorts(&Sysctls { tcp_synack_retries, ..sysctls() });
-        assert_eq!([0, 1, 2, 5, 6, 255].map(cohorts), [2, 4, 8, 60, 62, 62]);
+        assert_eq!([0, 1, 2, 5, 6, 255].map(cohorts), [4, 6, 10, 62, 62, 62]);
     }
 
     #[test]

@@ -296,7 +296,7 @@ fn reason(because: Option<Because>, seen: &Seen) -> String {
     let Some(because) = because else { return "everything is detached".to_owned() };
     let mut text = because.describe().to_owned();
     if matches!(because, Because::HalfOpen | Because::Queue) {
-        let half_open = thousands(seen.half_open.into());
+        let half_open = thousands(seen.half_open_then.into());
         let _ = match seen.backlog {
             Some(backlog) => write!(text, " ({half_open} of a backlog of {})", thousands(backlog.into())),
             None => write!(text, " ({half_open})"),

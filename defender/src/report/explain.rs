@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     control::{
-        lines::{Basis, By, Drawing, Line},
+        lines::{Basis, By, Drawing, LEAST_UP, Line},
         services::Endpoint,
         settings::{InForce, Key, Mode, Setting, Settings, Source, Value},
         thresholds::Threshold,
@@ -54,7 +54,7 @@ impl Defended {
 
     /// How a line came about, in words.
     fn how(&self, line: &str, by: By) -> String {
-        let Basis { backlog, cpus, half_open_p99, syn_rate_p99, link_replies } = self.basis;
+        let Basis { backlog, listeners, cpus, half_open_p99, syn_rate_p99, link_replies } = self.basis;
         match by {
             By::Share(threshold) => {
                 format!("{} {} of the backlog of {backlog}", threshold.name(), self.number(threshold))
@@ -78,6 +78,9 @@ impl Defended {
             By::Cpus => format!(
                 "the backlog of {backlog} less {cpus} CPUs: as many SYNs may pass at once, and must not fill it"
             ),
+            By::Spread => format!(
+                "chance spreads connections over the {listeners} listeners that share the backlog of {backlog}: none may overflow"
+            ),
             By::Link => format!(
                 "half of the {} SYN-ACKs a second that the slowest link carries",
                 link_replies.unwrap_or(0)
@@ -85,7 +88,7 @@ impl Defended {
             By::NoLink => "no limit: the speed of no link is known".to_owned(),
             By::Danger => "no higher than danger".to_owned(),
             By::Up => "one less than up".to_owned(),
-            By::Least => format!("{line} is 1 at least"),
+            By::Least => format!("{line} is {} at least", if line == "up" { LEAST_UP } else { 1 }),
         }
     }
 
@@ -96,7 +99,7 @@ impl Defended {
             By::Share(threshold) => vec![of(threshold), "backlog"],
             By::Usual(threshold) => vec![of(threshold), "learnt"],
             By::Value(threshold) => vec![of(threshold)],
-            By::Cpus | By::Danger | By::Up | By::Least => vec!["backlog"],
+            By::Cpus | By::Spread | By::Danger | By::Up | By::Least => vec!["backlog"],
             By::Link | By::NoLink => vec![of(Threshold::ReplyLimit), "link"],
         }
     }
@@ -296,6 +299,7 @@ mod tests {
             settings,
             basis: Basis {
                 backlog: 4096,
+                listeners: 1,
                 cpus: 4,
                 half_open_p99: Some(400),
                 syn_rate_p99: None,

@@ -131,6 +131,11 @@ impl Surroundings for Around<'_> {
         load::syns(self.target.load, self.target.load.second as u32) < self.target.slot.lines.replies
     }
 
+    fn has_room(&mut self) -> bool {
+        let danger = self.target.slot.lines.danger;
+        danger == 0 || load::held(self.target.load) < danger
+    }
+
     fn is_fragment(&mut self) -> bool {
         false
     }
@@ -278,10 +283,12 @@ mod tests {
         half_open_then: 0,
         reserved: [0; 9],
         second: 0,
-        half_open: 0,
+        held: 0,
+        spared: 0,
         arrivals: [0; abi::SECONDS],
-        reserved_too: [0; 2],
-        cohorts: [0; abi::COHORTS],
+        reserved_too: 0,
+        held_cohorts: [0; abi::COHORTS],
+        spared_cohorts: [0; abi::COHORTS],
     };
 
     fn slot(mode: u32, flags: u32) -> abi::Service {

@@ -102,7 +102,8 @@ fn fast_flood(bed: &Topology, server: &Server, target: SocketAddr) -> Result<()>
     assert_eq!(ladder.posture()?.step, Step::Challenge);
     let counts = &Counts::of(&defender)? - &before;
     let passed = counts.get("pass.syn_calm");
-    assert!(passed <= most, "{counts}");
+    // Clients may come and be done before the flood is there.
+    assert!(passed <= most + u64::from(clients), "{counts}");
     assert_eq!(counts.get("syn_challenged") + passed, counts.get("syn_received"), "{counts}");
     assert!(counts.get("syn_challenged") > u64::from(clients), "no flood to speak of: {counts}");
     counts.assert_no_drops_but(&[]);

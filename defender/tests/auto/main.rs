@@ -12,6 +12,7 @@ mod ground;
 #[allow(dead_code, reason = "shared with the traps")]
 mod hand;
 mod limits;
+mod queue;
 mod settings;
 mod ssh;
 mod strays;

@@ -218,17 +218,35 @@ fn steps() -> Vec<Row> {
         on(row("always, on the way up", syn4()), MODE_ALWAYS, Step::Challenge).challenged(LINUX4),
         crossing(row("the SYN that crosses the line of the queue", syn4()), |world| {
             world.service().lines.danger = 7;
-            world.load.half_open = 7;
+            world.load.held = 7;
         })
         .challenged(LINUX4),
+        auto(
+            row(
+                "signed, with room in the queue",
+                syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+            ),
+            Step::Challenge,
+        )
+        .world(|world| (world.service().lines.danger, world.load.held) = (8, 7))
+        .passes(Reason::SynSigned),
+        auto(
+            row(
+                "signed, without room in the queue",
+                syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+            ),
+            Step::Challenge,
+        )
+        .world(|world| (world.service().lines.danger, world.load.held) = (7, 7))
+        .dropped(Reason::SynNoRoom),
         crossing(row("the SYN before", syn4()), |world| {
             world.service().lines.danger = 8;
-            world.load.half_open = 7;
+            world.load.held = 7;
         })
         .passes(Reason::SynCalm),
         crossing(row("the SYN that finds too many half open for long", syn4()), |world| {
             world.service().lines.up = 7;
-            world.load.half_open = 7;
+            world.load.held = 7;
         })
         .challenged(LINUX4),
         limited(row("within the limit", syn()), Step::Limit, 2).challenged(LINUX4),

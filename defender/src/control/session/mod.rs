@@ -80,7 +80,7 @@ pub const DEFAULT_FLOWS: u32 = 131_072;
 type FileLists = (Vec<Cidr>, Vec<Cidr>);
 
 /// Flags of [`abi::Config`] that do not come from sysctls.
-const NOT_BY_SYSCTLS: u32 = abi::CONFIG_PREFIXES | abi::CONFIG_LEARNING;
+const NOT_BY_SYSCTLS: u32 = abi::CONFIG_PREFIXES;
 
 /// What the controller finds when it looks after its interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +168,6 @@ impl Session {
         }
         let (settings, lists) = settings(&root, &directory, options)?;
         let links = with_those_attached(&root, wanted)?;
-        let takes_over = Maps::pinned_version(&root)?.is_some();
         let buckets = flow_buckets(options.flows.unwrap_or(DEFAULT_FLOWS));
         let programs = Programs::load(&root, buckets, rollback)?;
         let sysctls = Sysctls::read()?;
@@ -210,7 +209,7 @@ impl Session {
         }
         session.begin_lists(&lists, options.administrator)?;
         session.attach(&links, rollback)?;
-        session.learn_connections(takes_over);
+        session.learn_connections();
         session.settings.write(&session.directory)?;
         drop(write);
         Ok(session)
@@ -407,14 +406,15 @@ impl Session {
         self.read_settings()?;
         match file.and_then(|file| with_file(&self.settings, path.clone(), file)) {
             Ok((settings, (allow, deny))) => {
+                settings.write(&self.directory)?;
                 match Lists::of(&mut self.maps, &self.directory).load_from_file(&allow, &deny) {
                     Ok(summary) => tell(&summary),
                     Err(error) => {
+                        self.settings.write(&self.directory)?;
                         log::error!("{}: {error:#}; what was in force stays so", path.display());
                         return Ok(Attached::Yes);
                     }
                 }
-                settings.write(&self.directory)?;
                 self.settings = settings;
                 self.write_config(self.maps.config.get(0)?)?;
                 self.write_services()?;
@@ -435,23 +435,10 @@ impl Session {
 
     /// Takes the connections that are there already into the flow table. Without, they are not tracked: no reason not to
     /// defend.
-    fn learn_connections(&mut self, takes_over: bool) {
-        // What was counted by a session before is not counted again.
-        let flag = if takes_over { 0 } else { abi::CONFIG_LEARNING };
-        let learnt = self
-            .set_config_flag(flag)
-            .and_then(|()| self.programs.walk()?.run())
-            .and_then(|()| self.set_config_flag(0));
-        if let Err(error) = learnt {
+    fn learn_connections(&mut self) {
+        if let Err(error) = self.programs.walk().and_then(Walk::run) {
             log::warn!("connections from before are not tracked yet: {error:#}");
         }
-    }
-
-    /// Sets or clears `CONFIG_LEARNING`.
-    fn set_config_flag(&mut self, learning: u32) -> Result<()> {
-        let config = self.maps.config.get(0)?;
-        let flags = config.flags & !abi::CONFIG_LEARNING | learning;
-        self.maps.config.set(0, abi::Config { flags, ..config })
     }
 
     /// Begins a new generation of the filter if it is time: the walk is to be run after [`filter::SETTLE`].

@@ -84,10 +84,11 @@ impl Session {
 
     /// What a service's lines are drawn from.
     fn basis(&self, service: &Service) -> Basis {
-        let listeners = service.listening.inodes.len().try_into().unwrap_or(u32::MAX);
+        let queues = service.listening.queues();
         let Usual { half_open_p99, syn_rate_p99 } = self.usual(&service.endpoint);
         Basis {
-            backlog: service.listening.backlog.saturating_mul(listeners),
+            backlog: queues.total(),
+            listeners: queues.listeners,
             cpus: self.cpus,
             half_open_p99,
             syn_rate_p99,

@@ -93,10 +93,7 @@ impl Session {
     fn view(&self, id: u32) -> Result<(View, Now)> {
         let (view, now) = view(&self.maps, id)?;
         let service = self.table.services.get(&id);
-        let backlog = service.map(|service| {
-            let listening = &service.listening;
-            listening.backlog.saturating_mul(listening.inodes.len() as u32)
-        });
+        let backlog = service.map(|service| service.listening.queues().total());
         Ok((View { endpoint: service.map(|service| service.endpoint), backlog, ..view }, now))
     }
 
