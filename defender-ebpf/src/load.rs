@@ -38,7 +38,7 @@ impl Arrival {
 /// A SYN arrives: before it is judged, what it means for its service.
 #[inline(always)]
 pub(crate) fn arrives(id: u32) -> Arrival {
-    let arrival = load_arrive(id as u64, 0, 0);
+    let arrival = load_arrive(id as u64, 0, SYN);
     Arrival { count: (arrival >> 32) as u32, ms: arrival as u32 }
 }
 
@@ -46,23 +46,28 @@ pub(crate) fn arrives(id: u32) -> Arrival {
 #[inline(always)]
 pub(crate) fn stray(id: u32, is_rst: bool) {
     if account::stray(id, is_rst).is_multiple_of(BATCH as u64) {
-        load_arrive(id as u64, BATCH as u64, 1);
+        load_arrive(id as u64, BATCH as u64, STRAYS);
     }
 }
 
 // Global functions: the verifier looks at each once, by itself.
 
-/// `kind` is 0 for a SYN, 1 for `count` packets of no connection. Returns an [`Arrival`], the count in the upper half.
+/// What arrives: a SYN.
+const SYN: u64 = 0;
+/// Packets of no connection.
+const STRAYS: u64 = 1;
+
+/// `kind` is one of these, `count` how many if they are strays. Returns an [`Arrival`], the count in the upper half.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_arrive(id: u64, count: u64, kind: u64) -> u64 {
     let id = id as u32;
     let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) else { return 0 };
     let Some(config) = config::config() else { return 0 };
-    let count = if kind == 0 { load::batch(load, account::syns_received(id)) } else { count as u32 };
+    let count = if kind == SYN { load::batch(load, account::syns_received(id)) } else { count as u32 };
     let time = clock::time();
     tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
-    let change = if kind == 0 {
+    let change = if kind == SYN {
         load::arrives::<Shared>(load, &service.lines, count, time)
     } else {
         load::strays_arrive::<Shared>(load, &service.lines, count, time)
@@ -80,7 +85,19 @@ fn tell(id: u32, change: Option<Change>, time: Time) {
     }
 }
 
-/// A SYN passes: its connection is held from now on.
+/// Brings a service to the present, in milliseconds and seconds: whatever is counted in a second comes after that.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_advance(id: u64, ms: u64, second: u64) -> u64 {
+    let id = id as u32;
+    let time = Time { ms: ms as u32, second: second as u32 };
+    if let (Some(load), Some(service), Some(config)) = (of(id), SERVICES.get(id), config::config()) {
+        tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
+    }
+    0
+}
+
+/// A SYN has passed: its connection is held from now on.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_opened(id: u64, second: u64) -> u64 {

@@ -199,33 +199,6 @@ fn syns(wire: &Wire<'_>, to: SocketAddr, numbers: std::ops::Range<u16>) -> Resul
     Ok(())
 }
 
-/// What came while the mode was off is in the queue as well.
-#[test]
-fn what_came_in_mode_off_counts() -> Result<()> {
-    let bed = topology()?;
-    let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, BACKLOG)?;
-    let defender = start_auto(&bed, &[PORT])?;
-    let ladder = Ladder::of(&defender, PORT)?;
-    let room = Room::now(&bed)?;
-    let wire = Wire::new(&bed)?;
-    set(&defender, &[("80.mode", "off")])?;
-    thread::sleep(Duration::from_millis(1500));
-    syns(&wire, address, 0..90)?;
-    set(&defender, &[("80.mode", "auto")])?;
-    // The walk through the sockets finds them: one every five seconds.
-    thread::sleep(Duration::from_secs(8));
-    syns(&wire, address, 1000..1200)?;
-    let held = half_open(&bed)?;
-    ensure!(
-        held <= ladder.most_passed()?,
-        "the kernel held {held} half open of {BACKLOG}, step {}, {} counted",
-        ladder.posture()?.step.name(),
-        load::half_open(&ladder.load()?)
-    );
-    room.was_always_there()
-}
-
 /// Two listeners on two devices have a queue each, and what comes by one device fills one of them.
 #[test]
 fn listeners_on_other_devices_have_queues_of_their_own() -> Result<()> {
