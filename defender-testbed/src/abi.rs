@@ -78,6 +78,56 @@ pub struct InjectFrame {
     pub bytes: [u8; INJECT_ROOM],
 }
 
+/// Longest frame that a program can be measured with, in bytes.
+pub const MEASURED_MAX: usize = 128;
+
+/// Most flows that frames of a measurement can come from: 16 bits of the address, 6 of the port.
+pub const MEASURED_FLOWS: u32 = 1 << 22;
+
+/// Most acknowledgement numbers that a measurement can use.
+pub const MEASURED_ANSWERS: u32 = 1 << 20;
+
+/// Programs that a measurement switches between.
+pub const MEASURED_PROGRAMS: u32 = 16;
+
+/// What frame a program is measured with; the only entry of the map `ORDERS`.
+///
+/// The low half of the source address and the ports are zero in the template. The program fills them in and makes up for
+/// it in the low half of the sequence number, which is all ones; likewise for the acknowledgement number in the urgent
+/// pointer. So checksums stay true.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Orders {
+    /// The frame.
+    pub template: [u64; MEASURED_MAX / 8],
+    /// Its length in bytes, even.
+    pub len: u32,
+    /// Where the low half of its source address is, in bytes from its start.
+    pub source: u32,
+    /// Where its TCP header is; 0: it has none.
+    pub tcp: u32,
+    /// The binary logarithm of the number of flows.
+    pub flow_bits: u32,
+    /// The source port of the first flow.
+    pub first_port: u32,
+    /// The destination port of the first service, and how many services in a row are addressed.
+    pub service_port: u32,
+    /// See [`Self::service_port`].
+    pub services: u32,
+    /// 1: the acknowledgement number is `ANSWERS[flow]`.
+    pub answers: u32,
+    /// The program to call, by its place in `PROGRAMS`.
+    pub program: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Frames so far: the flow of the next frame follows from it.
+    pub next: u64,
+}
+
+/// Spreads the numbers of frames over flows, so that neighbours are no neighbours in memory. Odd, so that every flow comes
+/// once in as many frames as there are flows.
+pub const SPREAD: u64 = 0x9e37_79b1;
+
 /// Counters of the programs at both ends: indices into the per-CPU map `COUNTERS`.
 pub mod counter {
     /// Packets seen.

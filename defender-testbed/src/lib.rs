@@ -20,6 +20,7 @@
 //! ```
 
 pub mod abi;
+pub mod budget;
 pub mod capture;
 pub mod cleanup;
 pub mod client;
@@ -27,10 +28,12 @@ pub mod command;
 pub mod controller;
 pub mod cpu;
 pub mod crowd;
+pub mod defended;
 pub mod flood;
 pub mod frame;
 pub mod inject;
 pub mod interface;
+pub mod meter;
 pub mod napi;
 pub mod netns;
 pub mod programs;

@@ -2,6 +2,8 @@
 
 mod cli;
 mod demo;
+mod format;
+mod rounds;
 
 use std::process::ExitCode;
 

@@ -169,7 +169,7 @@ fn spoofed_v4(address: u32) -> bool {
 
 /// Swaps MAC and IP addresses. Sums stay true: they do not depend on the order.
 #[inline(always)]
-fn swap(ctx: &XdpContext, ipv6: bool) -> Option<()> {
+pub(crate) fn swap(ctx: &XdpContext, ipv6: bool) -> Option<()> {
     swap_fields::<[u16; 3]>(ctx, 0, 6)?;
     if ipv6 {
         swap_fields::<[u16; 8]>(ctx, IP + 8, IP + 24)

@@ -3,12 +3,10 @@
 use defender_testbed::server::BACKLOG;
 use serde_json::{Value, json};
 
-use super::{
-    Level, Plan, Row,
-    format::{duration, percent, thousands, wrapped},
-    measure::Sample,
-    summary::{Figure, Kept},
-    words,
+use super::{Plan, Row, words};
+use crate::{
+    format::{aligned, duration, percent, thousands, wrapped},
+    rounds::{Figure, Kept, Level, Sample},
 };
 
 /// Version of the JSON.
@@ -92,7 +90,7 @@ const LEGEND: &str = "offered, taken, answered: SYNs of the flood per second, as
 pub(crate) fn print(plan: &Plan, rows: &[Row]) {
     let mut lines = vec![COLUMNS.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(cells));
-    println!("{}\n", aligned(&lines));
+    println!("{}\n", aligned(&lines, 2));
     println!("{}", wrapped(&words::paragraph(plan, rows)));
     println!("\n{}", wrapped(LEGEND));
     println!(
@@ -118,18 +116,4 @@ fn cells(row: &Row) -> Vec<String> {
         kept(row.kept_linux),
         kept(row.kept_windows),
     ]
-}
-
-/// Columns side by side: words to the left, numbers to the right.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..COLUMNS.len()).map(width).collect();
-    let line = |cells: &Vec<String>| {
-        let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 | 1 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -1,8 +1,9 @@
 //! What the table means, in words.
 
-use super::{
-    Defence, Level, Plan, Row,
+use super::Plan;
+use crate::{
     format::{duration, percent, thousands},
+    rounds::{Defence, Level, Row},
 };
 
 /// The table's meaning as one paragraph.
@@ -24,6 +25,10 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
+    fn paced(&self) -> Level {
+        Level::Paced(self.plan.rate)
+    }
+
     fn find(&self, defence: Defence, level: Level) -> Option<&Row> {
         self.rows.iter().find(|row| row.cell.defence == defence && row.cell.level == level)
     }
@@ -36,7 +41,7 @@ impl Table<'_> {
             (Defence::Drop, "if the attacker's addresses were known beforehand"),
         ];
         let shares = starts.into_iter().filter_map(|(defence, start)| {
-            let row = self.find(defence, Level::Paced)?;
+            let row = self.find(defence, self.paced())?;
             Some(format!("{start} {}", percent(row.pooled_success())))
         });
         let shares: Vec<_> = shares.collect();
@@ -54,7 +59,7 @@ impl Table<'_> {
         let subjects =
             [(Defence::Cookies, "The kernel's cookies keep"), (Defence::Defender, "The defender keeps")];
         let sentence = |(defence, subject)| {
-            let kept = self.find(defence, Level::Paced)?.kept_windows?;
+            let kept = self.find(defence, self.paced())?.kept_windows?;
             Some(format!("{subject} the options of {} of the clients without timestamps.", percent(kept.all)))
         };
         subjects.into_iter().filter_map(sentence).collect()
@@ -62,7 +67,7 @@ impl Table<'_> {
 
     fn slowest(&self) -> Option<String> {
         let calm = self.find(Defence::Defender, Level::Calm)?.p99?;
-        let paced = self.find(Defence::Defender, Level::Paced)?.p99?;
+        let paced = self.find(Defence::Defender, self.paced())?.p99?;
         Some(format!(
             "With the defender, the slowest hundredth of handshakes takes {} and more, {} in calm.",
             duration(paced.median),

@@ -5,6 +5,8 @@ use std::fmt;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use defender_testbed::{
+    cleanup::Guard,
+    command,
     controller::Controller,
     flood::source_cpu,
     programs::{Attached, Program},
@@ -20,10 +22,14 @@ pub(crate) enum Defence {
     Undefended,
     /// The kernel's own SYN cookies
     Cookies,
-    /// The defender in mode `always`
-    Defender,
+    /// The kernel's own SYN cookies for every SYN
+    CookiesAlways,
+    /// nftables' SYN proxy
+    Synproxy,
     /// The defender in mode `auto`
     Auto,
+    /// The defender in mode `always`
+    Defender,
     /// A program that knows the attacker's addresses and drops them
     Drop,
     /// A program that sends SYNs back and does nothing else
@@ -35,8 +41,8 @@ pub(crate) enum Defence {
 pub(crate) enum Level {
     /// No flood.
     Calm,
-    /// At the rate of the plan.
-    Paced,
+    /// So many SYNs per second.
+    Paced(u64),
     /// As fast as the source goes.
     Full,
 }
@@ -47,45 +53,39 @@ pub(super) enum Standing<'a> {
     Program { _attached: Attached },
     /// The controller.
     Defender(Controller<'a>),
+    /// Rules of nftables, and a program that passes everything.
+    Rules { _attached: Attached, _flush: Guard },
 }
 
 impl Defence {
-    /// All, in the order of the table.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Undefended, Self::Cookies, Self::Defender, Self::Auto, Self::Drop, Self::Swap];
-
-    /// The floods it is measured with. Swapping is a ceiling for answers only: at any rate it answers everything.
-    pub(super) fn levels(self) -> &'static [Level] {
-        match self {
-            Self::Swap => &[Level::Full],
-            _ => &[Level::Calm, Level::Paced, Level::Full],
-        }
-    }
-
-    /// It is the defender.
-    pub(super) fn needs_controller(self) -> bool {
-        matches!(self, Self::Defender | Self::Auto)
+    /// Whether the controller is what defends.
+    pub(crate) fn needs_controller(self) -> bool {
+        matches!(self, Self::Auto | Self::Defender)
     }
 
     /// What it is called in the table.
-    pub(super) fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Undefended => "undefended",
             Self::Cookies => "kernel SYN cookies",
-            Self::Defender => "defender always",
+            Self::CookiesAlways => "kernel SYN cookies, always",
+            Self::Synproxy => "nftables synproxy",
             Self::Auto => "defender auto",
+            Self::Defender => "defender always",
             Self::Drop => "ceiling: drop by address",
             Self::Swap => "ceiling: bare swap and send",
         }
     }
 
     /// What it is called in JSON.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Undefended => "undefended",
             Self::Cookies => "cookies",
-            Self::Defender => "defender",
+            Self::CookiesAlways => "cookies_always",
+            Self::Synproxy => "synproxy",
             Self::Auto => "defender_auto",
+            Self::Defender => "defender",
             Self::Drop => "drop",
             Self::Swap => "swap",
         }
@@ -94,13 +94,18 @@ impl Defence {
     /// Puts it in place.
     pub(super) fn set_up<'a>(self, bed: &'a Topology, plan: &Plan) -> Result<Standing<'a>> {
         // The defender needs the sysctl at 1, its default.
-        let cookies = u8::from(self != Self::Undefended);
+        let cookies = match self {
+            Self::Undefended => 0,
+            Self::CookiesAlways => 2,
+            _ => 1,
+        };
         bed.server.set_sysctl("net.ipv4.tcp_syncookies", cookies)?;
         Ok(match self {
-            Self::Undefended | Self::Cookies => {
+            Self::Undefended | Self::Cookies | Self::CookiesAlways => {
                 Standing::Program { _attached: bed.attach_server_end(Program::Pass)? }
             }
-            Self::Defender | Self::Auto => {
+            Self::Synproxy => synproxy(bed)?,
+            Self::Auto | Self::Defender => {
                 let program = plan.defender.as_deref().context("no defender to start")?;
                 let mode = ["--mode", if self == Self::Auto { "auto" } else { "always" }];
                 Standing::Defender(Controller::start(&bed.server, program, SERVER_INTERFACE, &mode)?)
@@ -119,11 +124,21 @@ impl Level {
     }
 
     /// What it is called in the table and in JSON.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Calm => "calm",
-            Self::Paced => "paced",
+            Self::Paced(_) => "paced",
             Self::Full => "full",
+        }
+    }
+
+    /// The same with the rate.
+    pub(crate) fn rate(self) -> String {
+        match self {
+            Self::Paced(rate) if rate % 1_000_000 == 0 => format!("{}M/s", rate / 1_000_000),
+            Self::Paced(rate) if rate % 1000 == 0 => format!("{}k/s", rate / 1000),
+            Self::Paced(rate) => format!("{rate}/s"),
+            _ => self.name().to_owned(),
         }
     }
 }
@@ -132,4 +147,38 @@ impl fmt::Display for Defence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(self.title())
     }
+}
+
+/// nftables' SYN proxy as its documentation has it (wiki.nftables.org, "Synproxy"), for the port of the server. It wants
+/// loose pick-up of connections off, so that conntrack calls the acknowledgement of a cookie invalid.
+const SYNPROXY: &str = "\
+table ip dfnd {
+  chain pre {
+    type filter hook prerouting priority raw; policy accept;
+    tcp dport 80 tcp flags syn notrack
+  }
+  chain in {
+    type filter hook input priority filter; policy accept;
+    tcp dport 80 ct state invalid,untracked synproxy mss 1460 wscale 10 timestamp sack-perm
+    tcp dport 80 ct state invalid drop
+  }
+}
+";
+
+fn synproxy<'a>(bed: &Topology) -> Result<Standing<'a>> {
+    let attached = bed.attach_server_end(Program::Pass)?;
+    let name = bed.server.name().to_owned();
+    let nft = |input: &str| {
+        command::run_with_input("ip", &["netns", "exec", &name, "nft", "-f", "-"], input).map(drop)
+    };
+    nft(SYNPROXY).context("cannot set up nftables' SYN proxy")?;
+    bed.server.set_sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)?;
+    let name = bed.server.name().to_owned();
+    let flush = Guard::new(move || {
+        let flush = ["netns", "exec", &name, "nft", "delete", "table", "ip", "dfnd"];
+        if let Err(error) = command::run("ip", &flush) {
+            eprintln!("cannot remove nftables' SYN proxy: {error:#}");
+        }
+    });
+    Ok(Standing::Rules { _attached: attached, _flush: flush })
 }

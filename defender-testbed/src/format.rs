@@ -1,15 +1,15 @@
 //! Numbers and text for people.
 
 /// Width of running text, in characters.
-pub(super) const WIDTH: usize = 110;
+pub(crate) const WIDTH: usize = 110;
 
 /// A share, 0 to 1, in percent.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
 /// A number with the thousands set apart, rounded to a thousand where it is that large.
-pub(super) fn thousands(number: f64) -> String {
+pub(crate) fn thousands(number: f64) -> String {
     let rounded = if number >= 100_000.0 { (number / 1000.0).round() * 1000.0 } else { number.round() };
     let digits = format!("{rounded:.0}");
     let mut out = String::new();
@@ -23,12 +23,12 @@ pub(super) fn thousands(number: f64) -> String {
 }
 
 /// A time given in microseconds.
-pub(super) fn duration(micros: f64) -> String {
+pub(crate) fn duration(micros: f64) -> String {
     if micros < 1000.0 { format!("{micros:.0} us") } else { format!("{:.1} ms", micros / 1000.0) }
 }
 
 /// Breaks text into lines between words.
-pub(super) fn wrapped(text: &str) -> String {
+pub(crate) fn wrapped(text: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
     for word in text.split_whitespace() {
@@ -44,6 +44,21 @@ pub(super) fn wrapped(text: &str) -> String {
         column += length;
     }
     out
+}
+
+/// Columns side by side: the first `words` of them to the left, numbers to the right. All lines are of one length.
+pub(crate) fn aligned(lines: &[Vec<String>], words: usize) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |cells: &Vec<String>| {
+        let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+            column if column < words => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

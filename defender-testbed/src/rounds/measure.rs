@@ -12,7 +12,7 @@ use defender_testbed::{
 };
 use serde_json::Value;
 
-use super::{Defence, Level, Plan, SERVER_CPU, defence::Standing};
+use super::{Defence, Level, Plan, SERVER_CPU, defence::Standing, spent};
 
 const PORT: u16 = 80;
 
@@ -20,7 +20,7 @@ const PORT: u16 = 80;
 const FLOOD_MARGIN: Duration = Duration::from_millis(1500);
 
 /// One cell of the table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) defence: Defence,
     pub(crate) level: Level,
@@ -33,6 +33,8 @@ pub(crate) struct Sample {
     pub(crate) offered: f64,
     pub(crate) taken: f64,
     pub(crate) answered: f64,
+    /// Time of the thread that takes packets at the server end, in nanoseconds for each packet taken.
+    pub(crate) nanoseconds: f64,
     /// Clients like Linux, which use timestamps, and like Windows, which do not.
     pub(crate) linux: Half,
     pub(crate) windows: Half,
@@ -49,7 +51,7 @@ pub(crate) struct Half {
 
 impl Sample {
     /// What clients of both kinds saw.
-    pub(super) fn clients(&self) -> LoadReport {
+    pub(crate) fn clients(&self) -> LoadReport {
         let mut clients = self.linux.clients.clone();
         clients.merge(self.windows.clients.clone());
         clients
@@ -66,18 +68,21 @@ impl Cell {
         }
         bed.poll_client_end(self.level.client_cpu())?;
         let before = answers(bed)?;
+        let spent_before = spent::by_receiver(bed)?;
         let flood = self.start_flood(bed, plan, server.address())?;
         let linux = half(bed, plan, &server, true)?;
         let windows = half(bed, plan, &server, false)?;
         let flood = flood.map(FloodHandle::stop).transpose()?;
+        let spent = spent::by_receiver(bed)?.saturating_sub(spent_before);
         let answered = answers(bed)?.spoofed() - before.spoofed();
         let defender = match standing {
             Standing::Defender(controller) => Some(controller.statistics()?),
-            Standing::Program { .. } => None,
+            Standing::Program { .. } | Standing::Rules { .. } => None,
         };
         Ok(Sample {
             offered: flood.map_or(0.0, |flood| flood.sent_per_second()),
             taken: flood.map_or(0.0, |flood| flood.taken_per_second()),
+            nanoseconds: flood.map_or(0.0, |flood| spent.as_nanos() as f64 / (flood.taken.max(1)) as f64),
             answered: flood.map_or(0.0, |flood| answered as f64 / flood.elapsed.as_secs_f64()),
             linux,
             windows,
@@ -97,7 +102,7 @@ impl Cell {
         }
         let clients = Duration::from_secs_f64(plan.seconds);
         let flood = Flood {
-            rate: (self.level == Level::Paced).then_some(plan.rate),
+            rate: if let Level::Paced(rate) = self.level { Some(rate) } else { None },
             max_packets: MAX_PACKETS,
             max_time: clients + 2 * DEADLINE + FLOOD_MARGIN,
             ..Flood::new(Kind::LinuxSyn, target)
@@ -110,7 +115,7 @@ impl Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}, {}", self.defence, self.level.name())
+        write!(formatter, "{}, {}", self.defence, self.level.rate())
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Row {
     pub(crate) offered: Figure,
     pub(crate) taken: Figure,
     pub(crate) answered: Figure,
+    /// Processor time at the server end for each packet taken, in nanoseconds.
+    pub(crate) nanoseconds: Figure,
     /// Clients of all rounds, and those who succeeded.
     pub(crate) attempts: u32,
     pub(crate) succeeded: u32,
@@ -77,6 +79,7 @@ impl Row {
             offered: figure(|sample| sample.offered),
             taken: figure(|sample| sample.taken),
             answered: figure(|sample| sample.answered),
+            nanoseconds: figure(|sample| sample.nanoseconds),
             attempts: clients.iter().map(|clients| clients.attempts).sum(),
             succeeded: clients.iter().map(|clients| clients.connect_times.len() as u32).sum(),
             success: Figure::of(&clients.iter().map(LoadReport::success).collect::<Vec<_>>()),
@@ -89,13 +92,14 @@ impl Row {
     }
 
     /// Share of the clients of all rounds that succeeded, 0 to 1.
-    pub(super) fn pooled_success(&self) -> f64 {
+    pub(crate) fn pooled_success(&self) -> f64 {
         f64::from(self.succeeded) / f64::from(self.attempts.max(1))
     }
 }
 
 impl Figure {
-    fn of(values: &[f64]) -> Self {
+    /// Of some values; zeroes if there are none.
+    pub(crate) fn of(values: &[f64]) -> Self {
         let (least, most) = extremes(values).unwrap_or_default();
         Self { median: median(values).unwrap_or_default(), least, most }
     }

@@ -1,0 +1,255 @@
+//! Where packets are measured: a server with listeners, the defender attached as it is shipped, and its maps.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use defender_common::{
+    abi::{
+        CONFIG_PREFIXES, Config, FILTER_PAGE, FlowBucket, HalfOpenBucket, KeySlot, Lines, Load, MODE_ALWAYS,
+        MODE_AUTO, MODE_MONITOR, Port, SERVICE_IN_USE, Service, map,
+    },
+    clock,
+    cookie::{self, Host},
+    filter,
+    flow::{self, Admitted, Entry},
+    ladder::{Because, Step},
+    load::Posture,
+    profile,
+    tcp_state::Track,
+    verdict::Reason,
+    wire::options::Offer,
+};
+use defender_testbed::{
+    defended::{Defended, Slots},
+    flood::source_cpu,
+    meter::Meter,
+    server,
+    topology::{CLIENT_INTERFACE, Options, SERVER_INTERFACE, Topology},
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::frames::{PORT, SCALE, STAMP, flow4};
+
+/// The service that is measured.
+const SERVICE: u32 = 1;
+/// Milliseconds for which the filter is to count: longer than any measurement takes.
+const FILTER_LASTS: u32 = 3_600_000;
+/// The generation of entries of filter and flow table.
+const GENERATION: u32 = 5;
+
+/// What the service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Mode `always`.
+    Always,
+    /// Mode `auto` while nothing is wrong.
+    Calm,
+    /// Mode `auto`, step challenge.
+    Attacked,
+    /// Mode `monitor`.
+    Monitor,
+}
+
+/// Who says that the socket table has nothing of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sockets {
+    /// The filter.
+    Filter,
+    /// The socket table itself.
+    Table,
+}
+
+/// The topology, for as long as something is measured in it.
+pub(super) fn topology() -> Result<Topology> {
+    Topology::with(&Options { client_end: None, ..Options::default() })
+}
+
+/// A meter of what the defender does to packets; the first of several on one topology has the client's end.
+pub(super) fn meter(bed: &Topology, cpu: Option<usize>, first: bool) -> Result<Meter<'_>> {
+    let cpu = cpu.or_else(source_cpu).unwrap_or(0);
+    Meter::new(&bed.server, SERVER_INTERFACE, cpu, first.then_some((&bed.client, CLIENT_INTERFACE)))
+}
+
+/// The attached defender and what it is told.
+pub(super) struct Field {
+    pub(super) defended: Defended,
+    config: Slots<Config>,
+    keys: Slots<KeySlot>,
+    services: Slots<Service>,
+    loads: Slots<Load>,
+    ports: Slots<Port>,
+    filter: Slots<[u8; FILTER_PAGE]>,
+    flows: Slots<FlowBucket>,
+    half_open: Slots<HalfOpenBucket>,
+    /// As it was when the defender was attached.
+    begun: Config,
+    _listener: TcpListener,
+}
+
+impl Field {
+    /// Attaches the defender with more arguments.
+    pub(super) fn new(bed: &Topology, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let everywhere = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT);
+        let listener = bed.server.run(|| server::listen(everywhere, server::Options::default()))?;
+        let defended = Defended::attach(&bed.server, program, SERVER_INTERFACE, arguments)?;
+        let config = defended.slots::<Config>(map::CONFIG)?;
+        let begun = config.get(0)?;
+        Ok(Self {
+            config,
+            keys: defended.slots(map::KEYS)?,
+            services: defended.slots(map::SERVICES)?,
+            loads: defended.slots(map::LOADS)?,
+            ports: defended.slots(map::PORTS)?,
+            filter: defended.slots(map::FILTER)?,
+            flows: defended.slots(map::FLOWS)?,
+            half_open: defended.slots(map::HALF_OPEN)?,
+            defended,
+            begun,
+            _listener: listener,
+        })
+    }
+
+    /// Says what the service does, and who knows what the socket table has. No limit and no line is ever reached.
+    pub(super) fn enter(&mut self, mode: Mode, sockets: Sockets) -> Result<()> {
+        let now = milliseconds()?;
+        self.config.set(
+            0,
+            Config {
+                reply_budget: u32::MAX,
+                filter_newest: GENERATION,
+                filter_oldest: GENERATION,
+                filter_until: if sockets == Sockets::Filter { (now + FILTER_LASTS) | 1 } else { 0 },
+                flags: self.begun.flags & !CONFIG_PREFIXES,
+                ..self.begun
+            },
+        )?;
+        let service = Service {
+            mode: match mode {
+                Mode::Always => MODE_ALWAYS,
+                Mode::Calm | Mode::Attacked => MODE_AUTO,
+                Mode::Monitor => MODE_MONITOR,
+            },
+            flags: SERVICE_IN_USE,
+            lines: Lines { min_active: u32::MAX / 4, ..Lines::default() },
+            ..self.services.get(SERVICE)?
+        };
+        self.services.set(SERVICE, service)?;
+        self.loads.set(SERVICE, load(mode, now))
+    }
+
+    /// Forgets every connection that packets of a measurement have left.
+    pub(super) fn forget_connections(&mut self) -> Result<()> {
+        self.filter.fill([0; FILTER_PAGE])?;
+        self.half_open.fill(HalfOpenBucket::default())
+    }
+
+    /// Forgets what the filter has noted.
+    pub(super) fn forget_filter(&mut self) -> Result<()> {
+        self.filter.fill([0; FILTER_PAGE])
+    }
+
+    /// Puts the first so many flows into filter and flow table, as established connections.
+    pub(super) fn establish(&mut self, count: u32) -> Result<()> {
+        let config = self.config.get(0)?;
+        let mut pages = vec![[0; FILTER_PAGE]; self.filter.len() as usize];
+        let mut buckets = vec![FlowBucket::default(); self.flows.len() as usize];
+        for number in 0..count {
+            let (flow, sequence) = flow4(number);
+            let noted = filter::place(&flow, &config.table_keys);
+            pages[noted.page as usize][noted.offset] = filter::noted(&config);
+            insert(&mut buckets, flow.mix(&config.table_keys), sequence, &config);
+        }
+        for (number, page) in (0..).zip(pages) {
+            self.filter.set(number, page)?;
+        }
+        let taken = (0..).zip(buckets).filter(|(_, bucket)| bucket.hot.iter().any(|hot| hot.tag != 0));
+        taken.into_iter().try_for_each(|(number, bucket)| self.flows.set(number, bucket))
+    }
+
+    /// Forgets established connections.
+    pub(super) fn forget_flows(&mut self) -> Result<()> {
+        self.flows.fill(FlowBucket::default())
+    }
+
+    /// The acknowledgement numbers by which the first so many flows prove a cookie, and the echo that goes with them.
+    pub(super) fn answers(&self, count: u32, interface_mss: u16) -> Result<(u32, Vec<u32>)> {
+        let slot = self.config.get(0)?.key_current & 1;
+        let key = self.keys.get(slot)?;
+        let scale = self.services.get(SERVICE)?.window_scale[slot as usize];
+        let host = Host { mss: interface_mss, window_scale: scale };
+        let offer = Offer { mss: 1460, window_scale: SCALE, timestamps: true, sack: true, ..Offer::NONE };
+        let offer = Offer { timestamp: STAMP, ..offer };
+        let index = profile::index(0, &offer, host.mss, scale);
+        let make = |number| {
+            let (flow, sequence) = flow4(number);
+            cookie::make(&flow, sequence.wrapping_sub(1), &offer, index, false, host, slot, &key)
+        };
+        let answers = (0..count).map(|number| make(number).isn.wrapping_add(1)).collect();
+        Ok((0x7654_3200 & !0x3f | make(0).timestamp_bits, answers))
+    }
+
+    /// Makes services of so many ports from the first one on; all do what the first one does.
+    pub(super) fn add_services(&mut self, count: u32) -> Result<()> {
+        let (service, load) = (self.services.get(SERVICE)?, self.loads.get(SERVICE)?);
+        for id in SERVICE..SERVICE + count {
+            self.services.set(id, service)?;
+            self.loads.set(id, load)?;
+            let port = Port { wildcard4: id as u16, wildcard6: id as u16, ..Port::default() };
+            self.ports.set(u32::from(PORT) + id - SERVICE, port)?;
+        }
+        Ok(())
+    }
+
+    /// Says whether there are lists of prefixes.
+    pub(super) fn use_prefixes(&mut self, used: bool) -> Result<()> {
+        let mut config = self.config.get(0)?;
+        config.flags = if used { config.flags | CONFIG_PREFIXES } else { config.flags & !CONFIG_PREFIXES };
+        self.config.set(0, config)
+    }
+
+    /// How many packets ended for a reason so far, and how many there were.
+    pub(super) fn counted(&self, reason: Reason) -> Result<(u64, u64)> {
+        let verdicts = self.defended.counters()?.verdicts;
+        Ok((verdicts[reason as usize], verdicts.iter().sum()))
+    }
+}
+
+fn load(mode: Mode, now: u32) -> Load {
+    let step = if mode == Mode::Attacked { Step::Challenge } else { Step::Pass };
+    let posture = Posture { step, because: Because::HalfOpen, since: now };
+    Load {
+        posture: if mode == Mode::Attacked { posture.to_abi() } else { 0 },
+        // Long ago: cookies of the kernel's own are not looked for any more.
+        began: if mode == Mode::Attacked { now.wrapping_sub(600_000) } else { 0 },
+        accepts_until: if mode == Mode::Attacked { (now + FILTER_LASTS) | 1 } else { 0 },
+        second: nanoseconds().unwrap_or_default() >> 30,
+        ..Load::default()
+    }
+}
+
+/// As the datapath does it.
+fn insert(buckets: &mut [FlowBucket], hash: u64, sequence: u32, config: &Config) {
+    let place = flow::place(hash, config.flow_mask);
+    let [first, second] = place.buckets.map(|number| number as usize);
+    let ((taken, free), (taken_too, free_too)) =
+        (flow::room(&buckets[first], config, 0), flow::room(&buckets[second], config, 0));
+    let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
+    let track = Track::established(sequence, 0);
+    let entry = Entry { track, admitted: Admitted::Cookie, packets: 3, began: 0 };
+    if index < buckets[bucket].hot.len() {
+        flow::put(&mut buckets[bucket], index, &place, &entry, config);
+    }
+}
+
+/// The datapath's clock.
+fn milliseconds() -> Result<u32> {
+    nanoseconds().map(clock::milliseconds)
+}
+
+fn nanoseconds() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
+    Ok(std::time::Duration::from(now).as_nanos() as u64)
+}

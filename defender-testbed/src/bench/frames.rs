@@ -1,0 +1,181 @@
+//! The frames that programs are measured with.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use defender_common::wire::address::{Flow, V4};
+use defender_testbed::{
+    abi::{MEASURED_MAX, Orders},
+    frame::{TcpFrame, flag, linux_options, timestamp_options},
+    topology::{SERVER_V4, SERVER_V6},
+};
+
+/// The port of the service.
+pub(super) const PORT: u16 = 80;
+
+/// The source port of the first flow.
+const FIRST_PORT: u16 = 0x4000;
+/// The upper half of every sequence number.
+const SEQUENCE: u32 = 0x1234_0000;
+/// The client's timestamp.
+pub(super) const STAMP: u32 = 0x1234_5678;
+/// The window scale that clients offer.
+pub(super) const SCALE: u8 = 7;
+/// Of [`SEQUENCE`], the half that the meter fills in.
+const OPEN: u32 = 0xffff;
+const VLAN: u16 = 7;
+const ETHERNET: u32 = 14;
+const PROTOCOL: usize = 23;
+const UDP: u8 = 17;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A SYN with the options of Linux.
+    Syn,
+    /// The same over IPv6.
+    Syn6,
+    /// The same below a VLAN tag.
+    SynTagged,
+    /// An ACK with the number that `ANSWERS` has for its flow, and this echo of a timestamp.
+    Answer(u32),
+    /// An ACK of nothing.
+    Forged,
+    /// A segment with data.
+    Data,
+    /// A UDP packet.
+    Udp,
+}
+
+impl Kind {
+    /// The frame, with zeroes and ones where the meter fills in flows.
+    fn template(self) -> Vec<u8> {
+        match self {
+            Self::SynTagged => self.tcp().vlan(VLAN).build(),
+            Self::Udp => {
+                let mut frame = self.tcp().build();
+                frame[PROTOCOL] = UDP;
+                frame
+            }
+            _ => self.tcp().build(),
+        }
+    }
+
+    fn tcp(self) -> TcpFrame {
+        let (client, server) = self.ends();
+        let frame = TcpFrame::new(client, server).seq(SEQUENCE | OPEN);
+        match self {
+            Self::Syn | Self::SynTagged => {
+                frame.flags(flag::SYN).options(&linux_options(1460, STAMP, SCALE))
+            }
+            Self::Syn6 => frame.flags(flag::SYN).options(&linux_options(1440, STAMP, SCALE)),
+            Self::Answer(echo) => {
+                frame.flags(flag::ACK).ack(0).urgent(0xffff).options(&timestamp_options(STAMP, echo))
+            }
+            Self::Forged | Self::Udp => {
+                frame.flags(flag::ACK).ack(0x1234_5678).options(&timestamp_options(STAMP, 1))
+            }
+            Self::Data => {
+                let frame = frame.flags(flag::ACK | flag::PSH).ack(0x1234_5678);
+                frame.options(&timestamp_options(STAMP, 1)).payload(b"how do you do today?")
+            }
+        }
+    }
+
+    /// Client and server; of the client, what the meter fills in is zero.
+    fn ends(self) -> (SocketAddr, SocketAddr) {
+        let (client, server): (IpAddr, IpAddr) = match self {
+            Self::Syn6 => (Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0).into(), SERVER_V6.into()),
+            _ => (Ipv4Addr::new(198, 18, 0, 0).into(), SERVER_V4.into()),
+        };
+        (SocketAddr::new(client, 0), SocketAddr::new(server, 0))
+    }
+
+    /// Orders to send this frame from so many flows, a power of two.
+    pub(super) fn orders(self, flows: u32) -> Orders {
+        let frame = self.template();
+        let mut template = [0; MEASURED_MAX];
+        template[..frame.len()].copy_from_slice(&frame);
+        let network = ETHERNET + if self == Self::SynTagged { 4 } else { 0 };
+        let (source, tcp) = if self == Self::Syn6 { (22, 40) } else { (14, 20) };
+        let words = template.as_chunks::<8>().0;
+        let mut orders = Orders {
+            template: [0; MEASURED_MAX / 8],
+            len: frame.len() as u32,
+            source: network + source,
+            tcp: if self == Self::Udp { 0 } else { network + tcp },
+            flow_bits: flows.trailing_zeros(),
+            first_port: FIRST_PORT.into(),
+            service_port: PORT.into(),
+            services: 1,
+            answers: u32::from(matches!(self, Self::Answer(_))),
+            program: 0,
+            reserved: 0,
+            next: 0,
+        };
+        for (to, word) in orders.template.iter_mut().zip(words) {
+            *to = u64::from_ne_bytes(*word);
+        }
+        orders
+    }
+}
+
+/// The flow with this number, over IPv4, and the sequence number of its segments.
+pub(super) fn flow4(number: u32) -> (Flow<V4>, u32) {
+    let [.., high, low] = number.to_be_bytes();
+    let flow = Flow {
+        source: V4(u32::from_ne_bytes([198, 18, high, low])),
+        destination: V4(u32::from_ne_bytes(SERVER_V4.octets())),
+        source_port: FIRST_PORT + (number >> 16) as u16,
+        destination_port: PORT,
+    };
+    (flow, sequence(number))
+}
+
+/// The lower half makes up for what differs among flows, see `Orders`.
+fn sequence(number: u32) -> u32 {
+    let words = [number & 0xffff, u32::from(FIRST_PORT) + (number >> 16), PORT.into()];
+    let sum: u32 = words.into_iter().sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    SEQUENCE | (!folded & 0xffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use defender_testbed::frame::{Seen, SumState};
+
+    use super::*;
+
+    /// What the meter makes of a template, as it is to be.
+    fn filled_in(number: u32, kind: Kind) -> Vec<u8> {
+        let orders = kind.orders(1 << 20);
+        let mut frame: Vec<u8> = orders.template.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        frame.truncate(orders.len as usize);
+        let mut put = |at: u32, value: u16| frame[at as usize..][..2].copy_from_slice(&value.to_be_bytes());
+        let (flow, sequence) = flow4(number);
+        put(orders.source, number as u16);
+        put(orders.tcp, flow.source_port);
+        put(orders.tcp + 2, PORT);
+        put(orders.tcp + 6, sequence as u16);
+        frame
+    }
+
+    #[test]
+    fn checksums_stay_true() {
+        for kind in [Kind::Syn, Kind::Syn6, Kind::SynTagged, Kind::Forged, Kind::Data] {
+            for number in [0, 1, 0xffff, 0x1_0000, 0xf_ffff] {
+                let frame = filled_in(number, kind);
+                let seen = Seen::parse(&frame).expect("readable");
+                assert_eq!(seen.checksum, SumState::Valid, "{kind:?} {number}");
+                assert_eq!(seen.destination.port(), PORT);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_even_and_within_bounds() {
+        for kind in [Kind::Syn, Kind::Syn6, Kind::SynTagged, Kind::Answer(1), Kind::Forged, Kind::Data, Kind::Udp] {
+            let orders = kind.orders(8);
+            assert!(orders.len % 2 == 0 && orders.len as usize <= MEASURED_MAX, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Rounds: each defence against each flood, again and again by turns, and what clients see of it.
+
+mod defence;
+mod measure;
+mod spent;
+mod summary;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use defender_testbed::{
+    cpu::{self, Undisturbed},
+    programs::Program,
+    topology::{Options, Topology},
+};
+
+pub(crate) use defence::{Defence, Level};
+pub(crate) use measure::{Cell, Sample};
+pub(crate) use summary::{Figure, Kept, Row};
+
+/// Where the server end is polled and where server and clients run; they need little of it. The source has the last
+/// processor to itself.
+const SERVER_CPU: usize = 0;
+
+/// What is to be measured.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The controller to start.
+    pub(crate) defender: Option<PathBuf>,
+    /// How long clients come in each measurement, in seconds.
+    pub(crate) seconds: f64,
+    /// How often everything is measured.
+    pub(crate) rounds: u32,
+    /// Clients per second.
+    pub(crate) clients: f64,
+    /// The rows, those of one defence one after the other.
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// Measures everything and tells of each measurement.
+pub(crate) fn run(plan: &Plan, progress: impl Fn(u32, Cell, &Sample)) -> Result<Vec<Row>> {
+    let _undisturbed = Undisturbed::new();
+    cpu::prioritise(0)?;
+    let bed = topology()?;
+    let mut samples: Vec<(Cell, Vec<Sample>)> = plan.cells.iter().map(|cell| (*cell, Vec::new())).collect();
+    for round in 1..=plan.rounds {
+        for same in samples.chunk_by_mut(|(a, _), (b, _)| a.defence == b.defence) {
+            let standing = same[0].0.defence.set_up(&bed, plan)?;
+            for (cell, samples) in same {
+                let sample = cell.measure(&bed, plan, &standing)?;
+                progress(round, *cell, &sample);
+                samples.push(sample);
+            }
+        }
+    }
+    Ok(samples.into_iter().map(|(cell, samples)| Row::new(cell, samples)).collect())
+}
+
+/// The two ends of the link: the server's polled by a processor of its own, the client's taking answers away.
+pub(crate) fn topology() -> Result<Topology> {
+    Topology::with(&Options {
+        client_end: Some(Program::Absorb),
+        server_cpu: Some(SERVER_CPU),
+        urgent: true,
+        ..Options::default()
+    })
+}
