@@ -114,7 +114,7 @@ pub struct Orders {
     pub service_port: u32,
     /// See [`Self::service_port`].
     pub services: u32,
-    /// 1: the acknowledgement number is `ANSWERS[flow]`.
+    /// 1: acknowledgement numbers are those of `ANSWERS`, one after the other.
     pub answers: u32,
     /// The program to call, by its place in `PROGRAMS`.
     pub program: u32,

@@ -186,7 +186,7 @@ fn is_called(info: &ProgramInfo, name: &str) -> bool {
 fn memory(map: &MapData) -> Result<u64> {
     let fd = map.fd().as_fd().as_raw_fd();
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    let line = about.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock in fdinfo")?;
+    let line =
+        about.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock in fdinfo")?;
     Ok(line.trim().parse()?)
 }
-

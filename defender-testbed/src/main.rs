@@ -1,9 +1,11 @@
 //! The testbed on the command line: the demo, and single floods to look at.
 
+mod bench;
 mod cli;
 mod demo;
 mod format;
 mod rounds;
+mod svg;
 
 use std::process::ExitCode;
 

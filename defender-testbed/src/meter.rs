@@ -75,7 +75,9 @@ impl<'a> Meter<'a> {
         }
         let xdp = programs::load_program(&mut ebpf, "measure")?;
         if let Some((namespace, interface)) = idle {
-            namespace.run(|| Ok(xdp.attach(interface, XdpMode::Driver)?)).context("cannot attach the meter")?;
+            namespace
+                .run(|| Ok(xdp.attach(interface, XdpMode::Driver)?))
+                .context("cannot attach the meter")?;
         }
         let orders = Array::try_from(ebpf.take_map("ORDERS").context("no map ORDERS")?)?;
         let ifindex = interface::index(namespace, interface)?;
@@ -87,7 +89,7 @@ impl<'a> Meter<'a> {
         self.programs.set(Subject::Program as u32, program, 0).context("cannot call the measured program")
     }
 
-    /// Sets the acknowledgement numbers of flows.
+    /// Sets the acknowledgement numbers, in the order in which flows come.
     pub fn set_answers(&mut self, answers: impl Iterator<Item = u32>) -> Result<()> {
         let map = self.ebpf.map_mut("ANSWERS").context("no map ANSWERS")?;
         let mut map = Array::<_, u32>::try_from(map)?;

@@ -6,13 +6,13 @@
 mod build;
 mod cargo;
 mod cleanup;
-mod demo;
 mod lint;
 mod privilege;
 mod process;
 mod run;
 mod setup;
 mod test;
+mod testbed;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -43,6 +43,12 @@ enum Command {
     /// Show what defender does, on this machine, between two network namespaces.
     Demo {
         /// What the demo gets as its arguments; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Measure what defender costs, on this machine, compared with floors and peers.
+    Bench {
+        /// What the benchmark gets as its arguments; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -79,7 +85,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup => setup::compiler().map(|()| ExitCode::SUCCESS),
         Command::Build { release } => build::run(release),
         Command::Run { release, arguments } => run::run(release, &arguments),
-        Command::Demo { arguments } => demo::run(&arguments),
+        Command::Demo { arguments } => testbed::run("demo", &arguments),
+        Command::Bench { arguments } => testbed::run("bench", &arguments),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Lint => lint::run(),
         Command::Cleanup { as_root, after_parent } => {

@@ -22,7 +22,7 @@ use crate::{
 #[map]
 static ORDERS: Array<Orders> = Array::with_max_entries(1, 0);
 
-/// Acknowledgement numbers by flow, in network byte order.
+/// Acknowledgement numbers, in the order in which flows come, in network byte order.
 #[map]
 static ANSWERS: Array<u32> = Array::with_max_entries(MEASURED_ANSWERS, 0);
 
@@ -35,9 +35,9 @@ const IP: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const PROTO_TCP: u8 = 6;
-const SEQUENCE_LOW: usize = 6;
-const ACKNOWLEDGEMENT: usize = 8;
-const URGENT: usize = 18;
+const SEQUENCE_LOW: u32 = 6;
+const ACKNOWLEDGEMENT: u32 = 8;
+const URGENT: u32 = 18;
 
 /// Writes a frame and calls the program that is measured.
 #[xdp(frags)]
@@ -49,7 +49,7 @@ fn measure(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     // SAFETY: the arguments are a context and a map of programs.
-    let _ = unsafe { PROGRAMS.tail_call(&ctx, orders.program) };
+    unsafe { PROGRAMS.tail_call(&ctx, orders.program) };
     // Only where there is no such program.
     xdp_action::XDP_ABORTED
 }
@@ -81,7 +81,9 @@ fn bare_swap(ctx: XdpContext) -> u32 {
 /// Makes the frame as it is to be, of the next flow.
 #[inline(always)]
 fn renew(ctx: &XdpContext, orders: &mut Orders) -> Option<()> {
-    let flow = orders.next.wrapping_mul(SPREAD) as u32 & ((1 << (orders.flow_bits & 31)) - 1);
+    let flows = (1 << (orders.flow_bits & 31)) - 1;
+    let number = orders.next as u32 & flows;
+    let flow = orders.next.wrapping_mul(SPREAD) as u32 & flows;
     orders.next += 1;
     renew_length(ctx, orders)?;
     copy(ctx, &orders.template);
@@ -89,6 +91,9 @@ fn renew(ctx: &XdpContext, orders: &mut Orders) -> Option<()> {
     write(ctx, orders.source, low)?;
     if orders.tcp != 0 {
         renew_tcp(ctx, orders, flow, low)?;
+    }
+    if orders.answers != 0 {
+        renew_answer(ctx, orders, *ANSWERS.get(number)?)?;
     }
     Some(())
 }
@@ -135,15 +140,16 @@ fn renew_tcp(ctx: &XdpContext, orders: &Orders, flow: u32, low: u16) -> Option<(
     let service = ((orders.service_port + service as u32) as u16).to_be();
     write(ctx, orders.tcp, port)?;
     write(ctx, orders.tcp + 2, service)?;
-    write(ctx, orders.tcp + SEQUENCE_LOW as u32, complement(&[low, port, service]))?;
-    if orders.answers != 0 {
-        let answer = *ANSWERS.get(flow)?;
-        let (first, second) = (answer as u16, (answer >> 16) as u16);
-        write(ctx, orders.tcp + ACKNOWLEDGEMENT as u32, first)?;
-        write(ctx, orders.tcp + ACKNOWLEDGEMENT as u32 + 2, second)?;
-        write(ctx, orders.tcp + URGENT as u32, complement(&[first, second]))?;
-    }
+    write(ctx, orders.tcp + SEQUENCE_LOW, complement(&[low, port, service]))?;
     Some(())
+}
+
+#[inline(always)]
+fn renew_answer(ctx: &XdpContext, orders: &Orders, answer: u32) -> Option<()> {
+    let (first, second) = (answer as u16, (answer >> 16) as u16);
+    write(ctx, orders.tcp + ACKNOWLEDGEMENT, first)?;
+    write(ctx, orders.tcp + ACKNOWLEDGEMENT + 2, second)?;
+    write(ctx, orders.tcp + URGENT, complement(&[first, second]))
 }
 
 /// What makes the sum of words nothing.
@@ -169,5 +175,7 @@ fn is_syn(ctx: &XdpContext) -> Option<bool> {
         _ => (IP + 6, IP + 40),
     };
     let ports = read::<[u16; 2]>(ctx, tcp)?;
-    Some(read::<u8>(ctx, protocol)? == PROTO_TCP && ports[1] != 0 && read::<u8>(ctx, tcp + 13)? & 0x12 == 0x02)
+    Some(
+        read::<u8>(ctx, protocol)? == PROTO_TCP && ports[1] != 0 && read::<u8>(ctx, tcp + 13)? & 0x12 == 0x02,
+    )
 }

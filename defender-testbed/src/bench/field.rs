@@ -9,15 +9,16 @@ use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
         CONFIG_PREFIXES, Config, FILTER_PAGE, FlowBucket, HalfOpenBucket, KeySlot, Lines, Load, MODE_ALWAYS,
-        MODE_AUTO, MODE_MONITOR, Port, SERVICE_IN_USE, Service, map,
+        MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
     },
     clock,
     cookie::{self, Host},
     filter,
     flow::{self, Admitted, Entry},
+    half_open,
     ladder::{Because, Step},
     load::Posture,
-    profile,
+    profile, recent,
     tcp_state::Track,
     verdict::Reason,
     wire::options::Offer,
@@ -31,7 +32,7 @@ use defender_testbed::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::frames::{PORT, SCALE, STAMP, flow4};
+use super::frames::{PORT, SCALE, STAMP, flow4, spread};
 
 /// The service that is measured.
 const SERVICE: u32 = 1;
@@ -84,6 +85,7 @@ pub(super) struct Field {
     filter: Slots<[u8; FILTER_PAGE]>,
     flows: Slots<FlowBucket>,
     half_open: Slots<HalfOpenBucket>,
+    recent: Slots<RecentBucket>,
     /// As it was when the defender was attached.
     begun: Config,
     _listener: TcpListener,
@@ -106,6 +108,7 @@ impl Field {
             filter: defended.slots(map::FILTER)?,
             flows: defended.slots(map::FLOWS)?,
             half_open: defended.slots(map::HALF_OPEN)?,
+            recent: defended.slots(map::RECENT)?,
             defended,
             begun,
             _listener: listener,
@@ -143,12 +146,19 @@ impl Field {
     /// Forgets every connection that packets of a measurement have left.
     pub(super) fn forget_connections(&mut self) -> Result<()> {
         self.filter.fill([0; FILTER_PAGE])?;
+        self.recent.fill(RecentBucket::default())?;
         self.half_open.fill(HalfOpenBucket::default())
     }
 
-    /// Forgets what the filter has noted.
-    pub(super) fn forget_filter(&mut self) -> Result<()> {
-        self.filter.fill([0; FILTER_PAGE])
+    /// The same for the first so many flows alone, which then are in this processor's caches.
+    pub(super) fn forget_first(&mut self, flows: u32) -> Result<()> {
+        let keys = self.begun.table_keys;
+        self.filter.fill([0; FILTER_PAGE])?;
+        for (flow, _) in (0..flows).map(flow4) {
+            self.recent.set(recent::place(&flow, &keys).bucket, RecentBucket::default())?;
+            self.half_open.set(half_open::place(flow.mix(&keys)).bucket, HalfOpenBucket::default())?;
+        }
+        Ok(())
     }
 
     /// Puts the first so many flows into filter and flow table, as established connections.
@@ -158,7 +168,7 @@ impl Field {
         let mut buckets = vec![FlowBucket::default(); self.flows.len() as usize];
         for number in 0..count {
             let (flow, sequence) = flow4(number);
-            let noted = filter::place(&flow, &config.table_keys);
+            let noted = filter::place(flow.mix(&config.table_keys));
             pages[noted.page as usize][noted.offset] = filter::noted(&config);
             insert(&mut buckets, flow.mix(&config.table_keys), sequence, &config);
         }
@@ -167,6 +177,12 @@ impl Field {
         }
         let taken = (0..).zip(buckets).filter(|(_, bucket)| bucket.hot.iter().any(|hot| hot.tag != 0));
         taken.into_iter().try_for_each(|(number, bucket)| self.flows.set(number, bucket))
+    }
+
+    /// For how many connections the flow table has entries enough.
+    pub(super) fn flow_room(&self) -> u32 {
+        // Two entries for each connection, four a bucket.
+        self.flows.len() * 2
     }
 
     /// Forgets established connections.
@@ -187,7 +203,7 @@ impl Field {
             let (flow, sequence) = flow4(number);
             cookie::make(&flow, sequence.wrapping_sub(1), &offer, index, false, host, slot, &key)
         };
-        let answers = (0..count).map(|number| make(number).isn.wrapping_add(1)).collect();
+        let answers = (0..count).map(|place| make(spread(place, count)).isn.wrapping_add(1)).collect();
         Ok((0x7654_3200 & !0x3f | make(0).timestamp_bits, answers))
     }
 
@@ -203,10 +219,10 @@ impl Field {
         Ok(())
     }
 
-    /// Says whether there are lists of prefixes.
-    pub(super) fn use_prefixes(&mut self, used: bool) -> Result<()> {
+    /// Says that there are lists of prefixes.
+    pub(super) fn use_prefixes(&mut self) -> Result<()> {
         let mut config = self.config.get(0)?;
-        config.flags = if used { config.flags | CONFIG_PREFIXES } else { config.flags & !CONFIG_PREFIXES };
+        config.flags |= CONFIG_PREFIXES;
         self.config.set(0, config)
     }
 

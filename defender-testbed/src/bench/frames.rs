@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use defender_common::wire::address::{Flow, V4};
 use defender_testbed::{
-    abi::{MEASURED_MAX, Orders},
+    abi::{MEASURED_MAX, Orders, SPREAD},
     frame::{TcpFrame, flag, linux_options, timestamp_options},
     topology::{SERVER_V4, SERVER_V6},
 };
@@ -64,9 +64,7 @@ impl Kind {
         let (client, server) = self.ends();
         let frame = TcpFrame::new(client, server).seq(SEQUENCE | OPEN);
         match self {
-            Self::Syn | Self::SynTagged => {
-                frame.flags(flag::SYN).options(&linux_options(1460, STAMP, SCALE))
-            }
+            Self::Syn | Self::SynTagged => frame.flags(flag::SYN).options(&linux_options(1460, STAMP, SCALE)),
             Self::Syn6 => frame.flags(flag::SYN).options(&linux_options(1440, STAMP, SCALE)),
             Self::Answer(echo) => {
                 frame.flags(flag::ACK).ack(0).urgent(0xffff).options(&timestamp_options(STAMP, echo))
@@ -117,6 +115,11 @@ impl Kind {
         }
         orders
     }
+}
+
+/// Which of so many flows, a power of two, comes at this place.
+pub(super) fn spread(place: u32, flows: u32) -> u32 {
+    u64::from(place).wrapping_mul(SPREAD) as u32 & (flows - 1)
 }
 
 /// The flow with this number, over IPv4, and the sequence number of its segments.
@@ -173,7 +176,9 @@ mod tests {
 
     #[test]
     fn lengths_are_even_and_within_bounds() {
-        for kind in [Kind::Syn, Kind::Syn6, Kind::SynTagged, Kind::Answer(1), Kind::Forged, Kind::Data, Kind::Udp] {
+        for kind in
+            [Kind::Syn, Kind::Syn6, Kind::SynTagged, Kind::Answer(1), Kind::Forged, Kind::Data, Kind::Udp]
+        {
             let orders = kind.orders(8);
             assert!(orders.len % 2 == 0 && orders.len as usize <= MEASURED_MAX, "{kind:?}");
         }

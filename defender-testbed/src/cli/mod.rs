@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod demo;
 mod flood;
 
@@ -17,6 +18,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Demo(demo::Demo),
     Flood(flood::Flood),
 }
@@ -27,6 +29,7 @@ impl Cli {
         ensure!(nix::unistd::geteuid().is_root(), "network namespaces and XDP need root");
         cleanup::prepare();
         match self.command {
+            Command::Bench(bench) => bench.run(),
             Command::Demo(demo) => demo.run(),
             Command::Flood(flood) => flood.run(),
         }

@@ -1,0 +1,168 @@
+//! Bulk data through an established connection: iperf3.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use defender_testbed::{
+    controller::Controller,
+    flood::{Flood, Kind, MAX_PACKETS},
+    programs::{Attached, Program},
+    topology::{SERVER_INTERFACE, Topology},
+};
+use serde_json::Value;
+
+use crate::rounds::{self, Figure};
+
+const PORT: u16 = 5201;
+/// SYNs per second of the flood.
+pub(super) const RATE: u64 = 200_000;
+const SECONDS: u64 = 3;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is attached to the server's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Between {
+    /// Nothing.
+    Nothing,
+    /// An XDP program that lets everything pass: what any program costs a veth.
+    Pass,
+    /// The defender in mode `auto`.
+    Defender,
+}
+
+/// How fast data came through, in bits per second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bulk {
+    pub(super) between: Between,
+    pub(super) flooded: bool,
+    pub(super) rate: Figure,
+}
+
+impl Between {
+    const ALL: [Self; 3] = [Self::Nothing, Self::Pass, Self::Defender];
+
+    /// In words.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Nothing => "no program",
+            Self::Pass => "a program that passes",
+            Self::Defender => "defender auto",
+        }
+    }
+
+    /// As JSON names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Pass => "pass",
+            Self::Defender => "defender_auto",
+        }
+    }
+}
+
+#[expect(dead_code, reason = "held until it is over")]
+enum Standing<'a> {
+    Nothing,
+    Pass(Attached),
+    Defender(Controller<'a>),
+}
+
+/// Measures all by turns.
+pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result<Vec<Bulk>> {
+    let bed = rounds::topology()?;
+    let cells: Vec<_> =
+        Between::ALL.into_iter().flat_map(|between| [(between, false), (between, true)]).collect();
+    let mut rates = vec![Vec::new(); cells.len()];
+    for round in 1..=count {
+        for ((between, flooded), rates) in cells.iter().zip(&mut rates) {
+            let rate = once(&bed, program, *between, *flooded)?;
+            let flood = if *flooded { "flooded" } else { "calm" };
+            tell(&format!(
+                "round {round} of {count}: {}, {flood}: {:.2} Gbit/s",
+                between.title(),
+                rate / 1e9
+            ));
+            rates.push(rate);
+        }
+    }
+    let rows = cells.into_iter().zip(rates);
+    Ok(rows.map(|((between, flooded), rates)| Bulk { between, flooded, rate: Figure::of(&rates) }).collect())
+}
+
+fn once(bed: &Topology, program: &Path, between: Between, flooded: bool) -> Result<f64> {
+    let mut server = Iperf::serve(bed)?;
+    let _standing = match between {
+        Between::Nothing => Standing::Nothing,
+        Between::Pass => Standing::Pass(bed.attach_server_end(Program::Pass)?),
+        Between::Defender => {
+            let controller = Controller::start(&bed.server, program, SERVER_INTERFACE, &["--mode", "auto"])?;
+            controller.wait_for_listener(PORT)?;
+            Standing::Defender(controller)
+        }
+    };
+    let flood = flooded.then(|| {
+        let time = Duration::from_secs(SECONDS) + 2 * PATIENCE;
+        let flood = Flood {
+            rate: Some(RATE),
+            max_packets: MAX_PACKETS,
+            max_time: time,
+            ..Flood::new(Kind::LinuxSyn, target(bed))
+        };
+        flood.start(bed)
+    });
+    let flood = flood.transpose()?;
+    let rate = server.client(bed)?;
+    drop(flood);
+    Ok(rate)
+}
+
+fn target(bed: &Topology) -> SocketAddr {
+    bed.server_v4(PORT)
+}
+
+/// iperf3 that serves one test.
+struct Iperf(Child);
+
+impl Iperf {
+    fn serve(bed: &Topology) -> Result<Self> {
+        // The kernel ends it if the thread that started it ends.
+        let mut command = bed.server.command("iperf3")?;
+        command.args(["--server", "--one-off", "--port", &PORT.to_string()]).stdout(Stdio::null());
+        let server = Self(command.spawn().context("cannot start iperf3")?);
+        let deadline = Instant::now() + PATIENCE;
+        let listeners = || bed.server.run(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp6")?));
+        while !listeners()?.contains(&format!(":{PORT:04X} ")) {
+            ensure!(Instant::now() < deadline, "iperf3 does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    /// Bits per second that the server received.
+    fn client(&mut self, bed: &Topology) -> Result<f64> {
+        let mut client = bed.client.command("iperf3")?;
+        let to = target(bed);
+        client.args(["--client", &to.ip().to_string(), "--port", &to.port().to_string(), "--json"]);
+        client.args(["--time", &SECONDS.to_string(), "--connect-timeout", "4000"]);
+        let output = client.output().context("cannot start iperf3")?;
+        let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 printed no JSON")?;
+        if let Some(error) = report["error"].as_str() {
+            bail!("iperf3: {error}");
+        }
+        report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 tells no rate")
+    }
+}
+
+impl Drop for Iperf {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,141 @@
+//! The kinds of packets that are measured, with aims, peers and limits.
+
+use defender_common::verdict::Reason;
+
+use super::{
+    field::{Mode, Sockets},
+    frames::Kind,
+};
+
+/// A kind of packet in one situation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) frame: Frame,
+    pub(super) mode: Mode,
+    pub(super) sockets: Sockets,
+    /// What is to become of it.
+    pub(super) reason: Reason,
+    /// The aim with few flows, and with many, in nanoseconds.
+    pub(super) aims: [Option<f64>; 2],
+    /// What xdp_synproxy and xdpcookie take, with few flows.
+    pub(super) peers: Option<(f64, f64)>,
+    /// The limit of the ratio to a bare swap (see `guard`): half as much again as was measured.
+    pub(super) most: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    Fixed(Kind),
+    /// An acknowledgement of a valid cookie.
+    Cookie,
+    /// Data of a connection that is in the tables.
+    Established,
+    /// A SYN that passes and is taken into the tables.
+    Opening,
+}
+
+/// All that is measured, in the order of the table.
+pub(super) const CASES: [Case; 14] = [
+    Case::new("syn", "SYN → SYN-ACK", Frame::Fixed(Kind::Syn), Mode::Always, Reason::SynChallenged)
+        .at_most(6.5)
+        .aims(80.0, 121.0)
+        .peers(233.0, 162.0),
+    Case::new(
+        "syn_ipv6",
+        "SYN → SYN-ACK, IPv6",
+        Frame::Fixed(Kind::Syn6),
+        Mode::Always,
+        Reason::SynChallenged,
+    )
+    .at_most(8.0)
+    .aims(95.0, 144.0)
+    .peers(248.0, 183.0),
+    Case::new(
+        "syn_vlan",
+        "SYN → SYN-ACK, VLAN tag",
+        Frame::Fixed(Kind::SynTagged),
+        Mode::Always,
+        Reason::SynChallenged,
+    )
+    .at_most(6.5),
+    Case::new(
+        "syn_auto",
+        "SYN → SYN-ACK, auto",
+        Frame::Fixed(Kind::Syn),
+        Mode::Attacked,
+        Reason::SynChallenged,
+    )
+    .at_most(6.5)
+    .aims(80.0, 121.0),
+    Case::new(
+        "syn_lookup",
+        "SYN → SYN-ACK, socket look-up",
+        Frame::Fixed(Kind::Syn),
+        Mode::Always,
+        Reason::SynChallenged,
+    )
+    .at_most(8.5)
+    .aims(110.0, 167.0)
+    .asks_table(),
+    Case::new("cookie", "valid cookie", Frame::Cookie, Mode::Always, Reason::Cookie)
+        .at_most(5.0)
+        .aims(70.0, 106.0)
+        .peers(110.0, 93.0),
+    Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
+        .at_most(3.6)
+        .aims(60.0, 91.0)
+        .peers(94.0, 102.0),
+    Case::new(
+        "forged_lookup",
+        "forged ACK, socket look-up",
+        Frame::Fixed(Kind::Forged),
+        Mode::Always,
+        Reason::AckBadCookie,
+    )
+    .at_most(5.4)
+    .aims(90.0, 137.0)
+    .asks_table(),
+    Case::new("data_calm", "data, auto in calm", Frame::Established, Mode::Calm, Reason::Monitored)
+        .at_most(3.0)
+        .aims(15.0, 23.0),
+    Case::new("data_attacked", "data, auto under attack", Frame::Established, Mode::Attacked, Reason::Known)
+        .at_most(3.1)
+        .aims(40.0, 61.0),
+    Case::new("data_always", "data, mode always", Frame::Established, Mode::Always, Reason::Known)
+        .at_most(3.0)
+        .aims(40.0, 61.0),
+    Case::new("syn_calm", "SYN passes, auto in calm", Frame::Opening, Mode::Calm, Reason::SynCalm)
+        .at_most(4.5),
+    Case::new("syn_monitor", "SYN passes, monitor", Frame::Opening, Mode::Monitor, Reason::SynMonitored)
+        .at_most(4.6),
+    Case::new("udp", "UDP", Frame::Fixed(Kind::Udp), Mode::Always, Reason::NotTcp)
+        .at_most(1.6)
+        .aims(6.0, 9.0)
+        .peers(2.0, 3.0),
+];
+
+impl Case {
+    const fn new(name: &'static str, title: &'static str, frame: Frame, mode: Mode, reason: Reason) -> Self {
+        let sockets = Sockets::Filter;
+        Self { name, title, frame, mode, sockets, reason, aims: [None; 2], peers: None, most: 99.0 }
+    }
+
+    const fn aims(self, few: f64, many: f64) -> Self {
+        Self { aims: [Some(few), Some(many)], ..self }
+    }
+
+    const fn peers(self, xdp_synproxy: f64, xdpcookie: f64) -> Self {
+        Self { peers: Some((xdp_synproxy, xdpcookie)), ..self }
+    }
+
+    const fn at_most(self, most: f64) -> Self {
+        Self { most, ..self }
+    }
+
+    /// The filter does not count.
+    const fn asks_table(self) -> Self {
+        Self { sockets: Sockets::Table, ..self }
+    }
+}

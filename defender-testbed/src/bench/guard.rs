@@ -1,0 +1,48 @@
+//! What must not get worse unseen: costs as ratios to a floor of the same run, and what the verifier has to walk.
+
+use defender_testbed::{budget, meter::Subject};
+
+use super::{Report, packets::Cost};
+
+/// Everything that is beyond its limit, in words.
+pub(super) fn complaints(report: &Report) -> Vec<String> {
+    let mut complaints = too_slow(report);
+    complaints.extend(too_large(report));
+    complaints
+}
+
+/// The cost with few flows as a ratio to the bare swap, the method's own included in both: that makes the smallest numbers
+/// steady.
+pub(super) fn ratio(report: &Report, cost: &Cost) -> Option<f64> {
+    let gross = |cost: &Cost| cost.method.least + cost.net.least;
+    let floor = gross(report.floor(Subject::Swap)?);
+    (floor > 0.0).then(|| gross(cost) / floor)
+}
+
+fn too_slow(report: &Report) -> Vec<String> {
+    let complain = |priced: &super::Priced| {
+        let ratio = ratio(report, &priced.few)?;
+        let most = priced.case.most;
+        (ratio > most).then(|| {
+            format!(
+                "{}: {ratio:.1} times a bare swap-and-send ({:.0} ns net), and {most:.1} times is the limit \
+                 (`CASES` in defender-testbed/src/bench/cases.rs)",
+                priced.case.title, priced.few.net.least
+            )
+        })
+    };
+    report.packets.iter().filter_map(complain).collect()
+}
+
+fn too_large(report: &Report) -> Vec<String> {
+    let complain = |(name, count): &(&'static str, u32)| {
+        let most = budget::verified_instructions(name)?;
+        (*count > most).then(|| {
+            format!(
+                "{name}: the verifier walks {count} instructions, and {most} is the budget \
+                 (defender-testbed/budget.txt)"
+            )
+        })
+    };
+    report.instructions.iter().filter_map(complain).collect()
+}

@@ -1,0 +1,217 @@
+//! The benchmark: how fast, compared with what, on this machine. The numbers of one run are compared with one another.
+
+mod aims;
+mod bulk;
+mod cases;
+mod field;
+mod frames;
+mod growth;
+mod guard;
+mod json;
+mod output;
+mod packets;
+mod plots;
+
+use std::{panic, path::PathBuf, thread};
+
+use anyhow::{Context as _, Result};
+use defender_testbed::{
+    cpu::{self, Undisturbed},
+    flood::source_cpu,
+    meter::Subject,
+};
+
+pub(crate) use json::json;
+pub(crate) use output::print;
+pub(crate) use plots::write as write_plots;
+
+use self::{
+    bulk::Bulk,
+    cases::{CASES, Case},
+    growth::Grown,
+    packets::{Cost, MANY},
+};
+use crate::rounds::{self, Cell, Defence, Level, Row};
+
+/// Runs of each kind of packet.
+const RUNS: u32 = 60;
+const QUICK_RUNS: u32 = 30;
+/// Seconds that clients come in each measurement end to end, and how many a second.
+const SECONDS: f64 = 2.5;
+const CLIENTS: f64 = 400.0;
+/// The paced floods, in SYNs per second.
+const RATES: [u64; 3] = [50_000, 200_000, 1_000_000];
+
+/// What is to be measured.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The defender.
+    pub(crate) defender: PathBuf,
+    /// Only what packets cost with few flows.
+    pub(crate) quick: bool,
+    /// How often everything end to end is measured.
+    pub(crate) rounds: u32,
+    /// The questions to answer; all if empty.
+    pub(crate) only: Vec<Question>,
+    /// The kinds of packets to measure, by name; all if empty.
+    pub(crate) packets: Vec<String>,
+    /// Runs of each kind of packet, if not the usual number.
+    pub(crate) runs: Option<u32>,
+}
+
+/// A question that the benchmark answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Question {
+    /// What each kind of packet costs
+    Packets,
+    /// What clients see of floods
+    EndToEnd,
+    /// How fast bulk data is
+    Bulk,
+    /// How costs and memory grow
+    Growth,
+}
+
+/// What was found.
+pub(crate) struct Report {
+    packets: Vec<Priced>,
+    floors: Vec<(Subject, Option<u32>, Cost)>,
+    instructions: Vec<(&'static str, u32)>,
+    end_to_end: Vec<Row>,
+    bulk: Vec<Bulk>,
+    growth: Option<Grown>,
+}
+
+/// A kind of packet and what it costs.
+struct Priced {
+    case: Case,
+    few: Cost,
+    many: Option<Cost>,
+}
+
+impl Plan {
+    fn asks(&self, question: Question) -> bool {
+        match question {
+            Question::Packets => self.only.is_empty() || self.only.contains(&question),
+            _ if self.quick => false,
+            _ => self.only.is_empty() || self.only.contains(&question),
+        }
+    }
+
+    fn cases(&self) -> Result<Vec<Case>> {
+        let find = |name: &String| CASES.into_iter().find(|case| case.name == name);
+        if self.packets.is_empty() {
+            return Ok(CASES.into());
+        }
+        let chosen = |name| find(name).with_context(|| format!("there is no kind of packet {name}"));
+        self.packets.iter().map(chosen).collect()
+    }
+}
+
+impl Report {
+    /// What has become too slow or too large, in words; nothing if all is well.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        guard::complaints(self)
+    }
+
+    fn floor(&self, subject: Subject) -> Option<&Cost> {
+        let with_few = self.floors.iter().find(|(of, many, _)| *of == subject && many.is_none());
+        with_few.map(|(_, _, cost)| cost)
+    }
+}
+
+/// Measures; progress goes to the standard error.
+pub(crate) fn run(plan: &Plan) -> Result<Report> {
+    let _undisturbed = Undisturbed::new();
+    cpu::prioritise(0)?;
+    let mut report = Report {
+        packets: Vec::new(),
+        floors: Vec::new(),
+        instructions: Vec::new(),
+        end_to_end: Vec::new(),
+        bulk: Vec::new(),
+        growth: None,
+    };
+    if plan.asks(Question::Packets) {
+        // In a thread, for it binds itself to one processor.
+        let packets = thread::scope(|scope| scope.spawn(|| measure_packets(plan, &mut report)).join());
+        packets.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+    }
+    if plan.asks(Question::Growth) {
+        let bed = field::topology()?;
+        report.growth = Some(growth::measure(&bed, &plan.defender, |what| tell(&format!("growth: {what}")))?);
+    }
+    if plan.asks(Question::EndToEnd) {
+        report.end_to_end = measure_end_to_end(plan)?;
+    }
+    if plan.asks(Question::Bulk) {
+        report.bulk = bulk::measure(&plan.defender, plan.rounds, |what| tell(&format!("bulk: {what}")))?;
+    }
+    Ok(report)
+}
+
+fn measure_packets(plan: &Plan, report: &mut Report) -> Result<()> {
+    let bed = field::topology()?;
+    let mut field = field::Field::new(&bed, &plan.defender, &["--flows", &MANY.to_string()])?;
+    let mut meter = field::meter(&bed, None, true)?;
+    meter.set_program(&field.defended.xdp()?)?;
+    report.instructions = field.defended.verified_instructions()?;
+    // What this thread writes into maps is then in the caches of the processor that measures.
+    cpu::pin_current(source_cpu().unwrap_or(0))?;
+    let (usual, rounds) =
+        if plan.quick { (QUICK_RUNS, &[None][..]) } else { (RUNS, &[None, Some(MANY)][..]) };
+    let runs = plan.runs.unwrap_or(usual);
+    let cases = plan.cases()?;
+    for many in rounds {
+        for subject in [Subject::Method, Subject::ParseDrop, Subject::Swap] {
+            report.floors.push((subject, *many, packets::floor(&mut meter, subject, runs, *many)?));
+        }
+        for (index, case) in cases.iter().enumerate() {
+            let cost = case.measure(&mut field, &mut meter, runs, *many);
+            let cost = cost.with_context(|| format!("cannot measure {}", case.name))?;
+            tell(&format!("{}, {} flows: {:.0} ns", case.title, cost.flows, cost.net.least));
+            match many {
+                None => report.packets.push(Priced { case: *case, few: cost, many: None }),
+                Some(_) => report.packets[index].many = Some(cost),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
+    let plan = rounds::Plan {
+        defender: Some(plan.defender.clone()),
+        seconds: SECONDS,
+        rounds: plan.rounds,
+        clients: CLIENTS,
+        cells: cells(),
+    };
+    rounds::run(&plan, |round, cell, sample| {
+        let success = sample.clients().success() * 100.0;
+        tell(&format!("round {round} of {}: {cell}: {success:.1} % of clients within 1 s", plan.rounds));
+    })
+}
+
+/// Each defence against each flood.
+fn cells() -> Vec<Cell> {
+    let defences = [
+        Defence::Undefended,
+        Defence::Cookies,
+        Defence::CookiesAlways,
+        Defence::Synproxy,
+        Defence::Auto,
+        Defence::Defender,
+        Defence::Drop,
+        Defence::Swap,
+    ];
+    let mut levels = vec![Level::Calm];
+    levels.extend(RATES.map(Level::Paced));
+    levels.push(Level::Full);
+    let of = |defence| levels.iter().map(move |level| Cell { defence, level: *level });
+    defences.into_iter().flat_map(of).collect()
+}
+
+fn tell(what: &str) {
+    eprintln!("{what}");
+}

@@ -1,0 +1,52 @@
+//! What clients see of floods, as a table.
+
+use super::words;
+use crate::{
+    format::{aligned, duration, percent, thousands, wrapped},
+    rounds::{Level, Row},
+};
+
+const END_TO_END: &str = "Medians of all rounds, least and greatest behind. CPU: time of the thread that takes packets at \
+    the server's end, up to the socket, for each packet taken. At full speed the flood overflows the link itself: compare \
+    answers there, not clients.";
+
+pub(super) fn print(rows: &[Row]) {
+    println!("{}\n\n{}\n", end_to_end(rows), wrapped(END_TO_END));
+}
+
+fn end_to_end(rows: &[Row]) -> String {
+    let mut lines = vec![words(&[
+        "",
+        "flood",
+        "taken/s",
+        "answered/s",
+        "least",
+        "greatest",
+        "CPU ns",
+        "clients in 1 s",
+        "p50",
+        "p99",
+        "p99 least",
+        "p99 greatest",
+    ])];
+    for row in rows {
+        let flooded = row.cell.level != Level::Calm;
+        let rate = |number: f64| if flooded { thousands(number) } else { "-".to_owned() };
+        let time = |number: Option<f64>| number.map_or("-".to_owned(), duration);
+        lines.push(vec![
+            row.cell.defence.title().to_owned(),
+            row.cell.level.rate(),
+            rate(row.taken.median),
+            rate(row.answered.median),
+            rate(row.answered.least),
+            rate(row.answered.most),
+            rate(row.nanoseconds.median),
+            percent(row.pooled_success()),
+            time(row.p50.map(|figure| figure.median)),
+            time(row.p99.map(|figure| figure.median)),
+            time(row.p99.map(|figure| figure.least)),
+            time(row.p99.map(|figure| figure.most)),
+        ]);
+    }
+    aligned(&lines, 2)
+}

@@ -1,0 +1,80 @@
+//! The results for people.
+
+mod end_to_end;
+mod growth;
+mod packets;
+
+use super::{
+    Report,
+    aims::{self, Aim},
+};
+use crate::{
+    format::{aligned, wrapped},
+    rounds::{Figure, Level},
+};
+
+const BULK: &str = "iperf3, one connection. On a veth, any XDP program makes the kernel copy large segments: compare the \
+    defender with a program that passes everything.";
+
+/// Prints all that was measured.
+pub(crate) fn print(report: &Report) {
+    if !report.packets.is_empty() {
+        packets::print(report);
+    }
+    if let Some(growth) = &report.growth {
+        growth::print(growth);
+    }
+    if !report.end_to_end.is_empty() {
+        end_to_end::print(&report.end_to_end);
+    }
+    if !report.bulk.is_empty() {
+        println!("{}\n\n{}\n", bulk(report), wrapped(BULK));
+    }
+    let aims = aims::all(report);
+    if !aims.is_empty() {
+        println!("{}\n", aims_met(&aims));
+    }
+}
+
+fn bulk(report: &Report) -> String {
+    let mut lines = vec![words(&["bulk", "flood", "Gbit/s", "least", "greatest"])];
+    for bulk in &report.bulk {
+        let flood = if bulk.flooded { Level::Paced(super::bulk::RATE).rate() } else { "calm".to_owned() };
+        let mut line = vec![bulk.between.title().to_owned(), flood];
+        let rate = bulk.rate;
+        line.extend([rate.median, rate.least, rate.most].map(|rate| format!("{:.2}", rate / 1e9)));
+        lines.push(line);
+    }
+    aligned(&lines, 2)
+}
+
+/// Minimum, median, maximum.
+fn figure(figure: Option<Figure>) -> [String; 3] {
+    let Some(figure) = figure else { return ["-", "-", "-"].map(str::to_owned) };
+    [figure.least, figure.median, figure.most].map(|number| format!("{:.0}", number.max(0.0)))
+}
+
+fn aims_met(aims: &[Aim]) -> String {
+    let mut lines = vec![words(&["aims", "found", "aim", ""])];
+    for aim in aims {
+        let met = if aim.is_met() { "met" } else { "no" };
+        lines.push(vec![
+            aim.what.clone(),
+            format!("{:.3}", aim.found),
+            format!("{:.3}", aim.aim()),
+            met.to_owned(),
+        ]);
+    }
+    aligned(&lines, 1)
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// All digits, set apart by thousands.
+fn thousands_exact(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
