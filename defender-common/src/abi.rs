@@ -4,7 +4,10 @@
 //! valid value. Addresses are 16 bytes in network order; IPv4 is mapped (`::ffff:a.b.c.d`). Ports are in host order.
 //! A change to any layout raises [`ABI_VERSION`]; the controller refuses pinned maps of another version.
 
-use crate::verdict::Reason;
+use crate::{
+    verdict::Reason,
+    wire::address::{V4, V6},
+};
 
 /// Version of everything in this module; held in [`Config::abi_version`].
 pub const ABI_VERSION: u32 = 4;
@@ -211,8 +214,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `INTERFACE_*` bits.
     pub flags: u32,
-    /// Its MAC address. All zero where the device has none.
-    pub mac: [u8; 6],
+    /// Its MAC address, as it lies in memory. All zero where the device has none.
+    pub mac: [u16; 3],
     /// The MSS of the interface's MTU (MTU − 40), IPv4.
     pub mss4: u16,
     /// The MSS of the interface's MTU (MTU − 60), IPv6.
@@ -225,10 +228,10 @@ pub struct Interface {
     pub max_vlan_tags: u8,
     /// Zero.
     pub reserved: [u8; 3],
-    /// Up to four of this host's IPv4 addresses, network order, to be tried before `LOCAL`; 0: none.
-    pub local4: [[u8; 4]; 4],
+    /// Up to four of this host's IPv4 addresses, to be tried before `LOCAL`; 0: none.
+    pub local4: [V4; 4],
     /// Likewise two IPv6 addresses.
-    pub local6: [[u8; 16]; 2],
+    pub local6: [V6; 2],
 }
 
 /// `Interface::flags`: the driver delivers frames whose TCP checksum holds the pseudo-header sum alone (veth and kin).
@@ -250,8 +253,8 @@ pub struct Port {
     pub bound: u16,
     /// The one bound service.
     pub bound_id: u16,
-    /// Its address, mapped if IPv4.
-    pub bound_address: [u8; 16],
+    /// Its address, mapped if IPv4, as it lies in memory.
+    pub bound_address: [u32; 4],
 }
 
 /// Key of `ADDRESSES`.
@@ -791,6 +794,17 @@ pub const EVENT_LISTEN_BEGAN: u32 = 1;
 pub const EVENT_LISTEN_ENDED: u32 = 2;
 /// `Event::kind`: the defence of a service took a step.
 pub const EVENT_STEP: u32 = 3;
+
+/// Sixteen bytes as words, as they lie in memory.
+pub const fn words(octets: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
 
 /// An IPv4 address as the maps hold it.
 #[inline(always)]

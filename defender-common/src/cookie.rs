@@ -163,15 +163,17 @@ pub const fn timestamp(clock: u32, offset: u32, bits: u32) -> u32 {
     if now & TERM_BITS < bits & TERM_BITS { value.wrapping_sub(TERM_BITS + 1) } else { value }
 }
 
-/// The timestamp offset of a connection: what hides this host's uptime. `secret` never changes, so time does not jump
-/// for a client that connects again.
+/// The timestamp offset of a connection, in the lower half, and its IPv6 flow label, in the upper: what hides this host's
+/// uptime. `hash` is [`Flow::mix`]; neither it nor `secret` ever changes, so time does not jump for a client that connects
+/// again.
 #[inline(always)]
-pub fn timestamp_offset<A: Address>(flow: &Flow<A>, secret: [u64; 2]) -> u64 {
-    // One compression and three finalisation rounds: nothing is decided by this value, and it is 32 bits of a hash
-    // whose key stays; SipHash-1-3 is what the kernel uses for tables (lib/siphash.c, hsiphash).
-    let mut hash = SipHash::<1, 3>::new(secret);
-    A::absorb(flow.source, flow.destination, |word| hash.word(word));
-    hash.finish(flow.ports() as u64)
+pub const fn timestamp_offset(hash: u64, secret: [u64; 2]) -> u64 {
+    // Nothing is decided by this value, so a cheap hash does. What is seen of it is keyed apart from the tables, and mixes
+    // all bits of their hash: who learns the offsets of connections does not learn which of them share a place there.
+    let multiplier = secret[1] | 1;
+    let mixed = (hash ^ secret[0]).wrapping_mul(multiplier);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(multiplier);
+    mixed.rotate_left(32)
 }
 
 #[inline(always)]

@@ -110,6 +110,12 @@ impl Policy {
         }
     }
 
+    /// Whether the SYN at hand may be the one at which mode `auto` begins to challenge.
+    #[inline(always)]
+    pub fn may_begin(service: &Service, load: &Load) -> bool {
+        service.mode == MODE_AUTO && matches!(load::posture(load).step, Step::Pass)
+    }
+
     /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass.
     #[inline(always)]
     pub fn would_challenge(service: &Service, load: &Load) -> bool {

@@ -237,25 +237,13 @@ fn retire<W: Words>(load: &mut Load, second: u32) {
     W::add(&mut load.spared, over.wrapping_neg());
 }
 
-/// Counts `count` SYNs, and takes the step they lead to.
+/// Counts what arrives, SYNs in the lower half and packets of no connection in the upper, and takes the step they lead to.
 #[inline(always)]
-pub fn arrives<W: Words>(load: &mut Load, lines: &Lines, count: u32, time: Time) -> Option<Change> {
-    count_arrival::<W>(load, count as u64, time.second);
-    climb::<W>(load, lines, time)
-}
-
-/// Counts `count` packets of no connection, and takes the step they lead to.
-#[inline(always)]
-pub fn strays_arrive<W: Words>(load: &mut Load, lines: &Lines, count: u32, time: Time) -> Option<Change> {
-    count_arrival::<W>(load, (count as u64) << 32, time.second);
-    climb::<W>(load, lines, time)
-}
-
-#[inline(always)]
-fn count_arrival<W: Words>(load: &mut Load, count: u64, second: u32) {
-    if count != 0 {
-        W::add(&mut load.arrivals[second as usize & (SECONDS - 1)], count);
+pub fn arrives<W: Words>(load: &mut Load, lines: &Lines, arrivals: u64, time: Time) -> Option<Change> {
+    if arrivals != 0 {
+        W::add(&mut load.arrivals[time.second as usize & (SECONDS - 1)], arrivals);
     }
+    climb::<W>(load, lines, time)
 }
 
 #[inline(always)]
@@ -523,7 +511,7 @@ mod tests {
         for _ in 0..60 * 400 {
             world.tick();
             let time = world.time();
-            let change = strays_arrive::<Alone>(&mut world.load, &world.lines, 64, time);
+            let change = arrives::<Alone>(&mut world.load, &world.lines, 64 << 32, time);
             world.changes.extend(change.map(|change| (world.ns, change)));
             world.wait(2);
         }

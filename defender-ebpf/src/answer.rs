@@ -28,7 +28,7 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
     let ecn = offer.timestamps && around.ecn();
     let index = profile_index(A::FAMILY, &offer, &host);
     let cookie = cookie::make(&segment.flow, segment.sequence, &offer, index, ecn, host, slot, key);
-    let offset = cookie::timestamp_offset(&segment.flow, around.config.secret);
+    let offset = cookie::timestamp_offset(around.hash, around.config.secret);
     let learnt_mss = around.service.mss[A::FAMILY & 1];
     let own = Own {
         mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },

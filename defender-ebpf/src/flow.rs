@@ -5,6 +5,7 @@ use defender_common::{
     clock::age,
     flow::{self, Admitted, Entry, Place},
     half_open::{self, Slot, WOULD_CHALLENGE},
+    load::Time,
     recent::{ESTABLISH_MS, What},
     tcp_state::{Direction, Seen, State, Track},
     wire::{
@@ -367,8 +368,7 @@ fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
     let (index, slot) = half_open::slot(bucket, &place, began);
     if slot != Slot::Own {
         half_open::put(bucket, index, &place, HalfOpenEntry { began, service: service as u16, ..NOBODY });
-        load::load_advance(service as u64, clock::now_for_tracing() as u64, began as u64);
-        load::load_opened(service as u64, began as u64);
+        load::learnt(service, Time { ms: clock::now_for_tracing(), second: began });
     }
 }
 

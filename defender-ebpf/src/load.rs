@@ -35,45 +35,51 @@ impl Arrival {
     pub(crate) const NONE: Self = Self { count: 0, ms: 0 };
 }
 
-/// A SYN arrives: before it is judged, what it means for its service.
+/// A SYN arrives: before it is judged, what it means for its service. Most of a flood's are not counted one by one, and
+/// then there is something to do only in a new second or where any SYN may be the one too many.
 #[inline(always)]
-pub(crate) fn arrives(id: u32) -> Arrival {
-    let arrival = load_arrive(id as u64, 0, SYN);
-    Arrival { count: (arrival >> 32) as u32, ms: arrival as u32 }
+pub(crate) fn arrives(found: &Found, load: &Load) -> Arrival {
+    let count = load::batch(load, account::syns_received(found.id));
+    let time = clock::time();
+    if count != 0 || load.second as u32 != time.second || Policy::may_begin(found.service, load) {
+        load_advance(found.id as u64, count as u64, pack(time));
+    }
+    Arrival { count, ms: time.ms }
 }
 
 /// A packet of no connection arrives.
 #[inline(always)]
 pub(crate) fn stray(id: u32, is_rst: bool) {
     if account::stray(id, is_rst).is_multiple_of(BATCH as u64) {
-        load_arrive(id as u64, BATCH as u64, STRAYS);
+        load_advance(id as u64, (BATCH as u64) << 32, pack(clock::time()));
     }
+}
+
+/// The kernel holds a half-open connection of which nothing was known.
+#[inline(always)]
+pub(crate) fn learnt(id: u32, time: Time) {
+    load_advance(id as u64, 0, pack(time));
+    load_opened(id as u64, time.second as u64);
+}
+
+#[inline(always)]
+fn pack(time: Time) -> u64 {
+    (time.ms as u64) << 32 | time.second as u64
 }
 
 // Global functions: the verifier looks at each once, by itself.
 
-/// What arrives: a SYN.
-const SYN: u64 = 0;
-/// Packets of no connection.
-const STRAYS: u64 = 1;
-
-/// `kind` is one of these, `count` how many if they are strays. Returns an [`Arrival`], the count in the upper half.
+/// Brings a service to the present and counts what arrives: SYNs, in the lower half, and packets of no connection.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn load_arrive(id: u64, count: u64, kind: u64) -> u64 {
+pub(crate) extern "C" fn load_advance(id: u64, arrivals: u64, time: u64) -> u64 {
     let id = id as u32;
     let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) else { return 0 };
     let Some(config) = config::config() else { return 0 };
-    let count = if kind == SYN { load::batch(load, account::syns_received(id)) } else { count as u32 };
-    let time = clock::time();
+    let time = Time { ms: (time >> 32) as u32, second: time as u32 };
     tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
-    let change = if kind == SYN {
-        load::arrives::<Shared>(load, &service.lines, count, time)
-    } else {
-        load::strays_arrive::<Shared>(load, &service.lines, count, time)
-    };
-    tell(id, change, time);
-    (count as u64) << 32 | time.ms as u64
+    tell(id, load::arrives::<Shared>(load, &service.lines, arrivals, time), time);
+    0
 }
 
 #[inline(always)]
@@ -83,18 +89,6 @@ fn tell(id: u32, change: Option<Change>, time: Time) {
         // If the buffer is full the controller sees the step when it looks by itself.
         let _ = EVENTS.output::<Event>(Event { kind: EVENT_STEP, subject: id, detail, at: time.ms }, 0);
     }
-}
-
-/// Brings a service to the present, in milliseconds and seconds: whatever is counted in a second comes after that.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn load_advance(id: u64, ms: u64, second: u64) -> u64 {
-    let id = id as u32;
-    let time = Time { ms: ms as u32, second: second as u32 };
-    if let (Some(load), Some(service), Some(config)) = (of(id), SERVICES.get(id), config::config()) {
-        tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
-    }
-    0
 }
 
 /// A SYN has passed: its connection is held from now on.

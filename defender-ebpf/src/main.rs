@@ -160,12 +160,13 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     };
     let Some(load) = load::of(found.id) else { return Reason::Unprotected };
     let is_syn = class == Class::Syn;
-    let watched = found.service.mode != MODE_OFF && config::is_local(interface, segment.flow.destination);
-    let arrival = if is_syn && watched { load::arrives(found.id) } else { Arrival::NONE };
+    let local = config::is_local(interface, segment.flow.destination);
+    let watched = is_syn && local && found.service.mode != MODE_OFF;
+    let arrival = if watched { load::arrives(&found, load) } else { Arrival::NONE };
     let policy = Policy::of(found.service, load, config, clock::now);
     let known = if is_syn || policy.off { Known::Perhaps } else { flow::inbound(segment, hash, config) };
     let tracked = known == Known::Surely;
-    let (service, connection) = ((found.service, &*load), (hash, tracked));
+    let (service, connection) = ((found.service, &*load, local), (hash, tracked));
     let mut around = Around::new(packet, network_offset, segment, interface, config, service, connection);
     around.now = arrival.ms;
     let reason = decide(class, policy, &mut around);
@@ -213,15 +214,9 @@ fn after_syn<A: Address>(
 #[inline(always)]
 fn own_interface(packet: &XdpPacket) -> Option<&'static Interface> {
     let interface = config::interface(packet.ingress())?;
-    let mac = interface.mac;
-    let own = [
-        u16::from_ne_bytes([mac[0], mac[1]]),
-        u16::from_ne_bytes([mac[2], mac[3]]),
-        u16::from_ne_bytes([mac[4], mac[5]]),
-    ];
     // Read anew, or the compiler would leave out a check of bounds that the verifier wants to see.
     let packet = XdpPacket::of_xdp(core::hint::black_box(packet.context));
-    (packet.halves(0) == Some(own)).then_some(interface)
+    (packet.halves(0) == Some(interface.mac)).then_some(interface)
 }
 
 /// The hand-off: what XDP let pass with a mark is assigned to its listener. Others' programs always run after it.

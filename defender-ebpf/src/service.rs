@@ -20,7 +20,7 @@ pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
     let wildcard = if A::FAMILY == 0 { ports.wildcard4 } else { ports.wildcard6 };
     let id = match ports.bound {
         0 => wildcard as u32,
-        1 if address.octets() == ports.bound_address => ports.bound_id as u32,
+        1 if address.words() == ports.bound_address => ports.bound_id as u32,
         1 => wildcard as u32,
         _ => bound(address, port).unwrap_or(wildcard as u32),
     };

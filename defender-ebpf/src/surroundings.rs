@@ -35,8 +35,10 @@ pub(crate) struct Around<'a, A> {
     pub(crate) config: &'a Config,
     pub(crate) service: &'a Service,
     load: &'a Load,
+    /// The segment is to an address of this host.
+    local: bool,
     /// Of the connection, as tables are ordered by.
-    hash: u64,
+    pub(crate) hash: u64,
     /// The flow table has the connection.
     tracked: bool,
     /// What a SYN offers and the sum of its options; read by `is_signed`.
@@ -54,7 +56,7 @@ impl<'a, A: Address> Around<'a, A> {
         segment: &'a Segment<A>,
         interface: &'a Interface,
         config: &'a Config,
-        (service, load): (&'a Service, &'a Load),
+        (service, load, local): (&'a Service, &'a Load, bool),
         (hash, tracked): (u64, bool),
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
@@ -66,6 +68,7 @@ impl<'a, A: Address> Around<'a, A> {
             config,
             service,
             load,
+            local,
             hash,
             tracked,
             offer,
@@ -118,7 +121,7 @@ impl<'a, A: Address> Around<'a, A> {
 impl<A: Tupled> Surroundings for Around<'_, A> {
     #[inline(always)]
     fn is_to_local(&mut self) -> bool {
-        config::is_local(self.interface, self.segment.flow.destination)
+        self.local
     }
 
     #[inline(always)]

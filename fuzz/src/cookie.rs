@@ -54,10 +54,9 @@ fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>,
     let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
     let keys = [0; 2].map(|_| KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 });
     let slot = u32::from(input.bool());
-    let secret = [input.u64(), input.u64()];
 
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
-    let offset = cookie::timestamp_offset(&flow, secret) as u32;
+    let offset = input.u32();
     let answers = keys.map(|key| {
         let made = cookie::make(&flow, isn, &offer, index, ecn, host, slot, &key);
         let stamp = cookie::timestamp(clock, offset, made.timestamp_bits);

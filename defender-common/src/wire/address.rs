@@ -1,5 +1,7 @@
 //! IPv4 and IPv6 addresses, and connections between them.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::abi::{self, TableKeys};
 
 /// What the datapath asks of an address, of either family. The word order is that of memory.
@@ -19,7 +21,7 @@ pub trait Address: Copy + PartialEq {
     fn is_answerable(self) -> bool;
 
     /// Whether it is one of these; unused entries are zero, which is nobody's address.
-    fn is_any_of(self, v4: &[[u8; 4]; 4], v6: &[[u8; 16]; 2]) -> bool;
+    fn is_any_of(self, v4: &[V4; 4], v6: &[V6; 2]) -> bool;
 
     /// The network whose hosts share a reply budget: /24 or /64.
     fn budget_prefix(self) -> u64;
@@ -43,12 +45,26 @@ pub trait Address: Copy + PartialEq {
 }
 
 /// An IPv4 address: the word as it lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
 pub struct V4(pub u32);
 
 /// An IPv6 address: the words as they lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
 pub struct V6(pub [u32; 4]);
+
+impl From<Ipv4Addr> for V4 {
+    fn from(address: Ipv4Addr) -> Self {
+        Self(u32::from_ne_bytes(address.octets()))
+    }
+}
+
+impl From<Ipv6Addr> for V6 {
+    fn from(address: Ipv6Addr) -> Self {
+        Self(abi::words(address.octets()))
+    }
+}
 
 impl Address for V4 {
     const FAMILY: usize = 0;
@@ -74,9 +90,8 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn is_any_of(self, [a, b, c, d]: &[[u8; 4]; 4], _: &[[u8; 16]; 2]) -> bool {
-        let word = |octets: &[u8; 4]| u32::from_ne_bytes(*octets);
-        self.0 != 0 && (self.0 == word(a) || self.0 == word(b) || self.0 == word(c) || self.0 == word(d))
+    fn is_any_of(self, [a, b, c, d]: &[V4; 4], _: &[V6; 2]) -> bool {
+        self.0 != 0 && (self == *a || self == *b || self == *c || self == *d)
     }
 
     #[inline(always)]
@@ -136,9 +151,9 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn is_any_of(self, _: &[[u8; 4]; 4], [a, b]: &[[u8; 16]; 2]) -> bool {
-        let octets = self.octets();
-        octets != [0; 16] && (octets == *a || octets == *b)
+    fn is_any_of(self, _: &[V4; 4], [a, b]: &[V6; 2]) -> bool {
+        let halves = self.halves();
+        halves != [0; 2] && (halves == a.halves() || halves == b.halves())
     }
 
     #[inline(always)]

@@ -30,14 +30,8 @@ pub(crate) struct Plan {
 }
 
 /// The defences of the table, in its order.
-const SHOWN: [Defence; 6] = [
-    Defence::Undefended,
-    Defence::Cookies,
-    Defence::Defender,
-    Defence::Auto,
-    Defence::Drop,
-    Defence::Swap,
-];
+const SHOWN: [Defence; 6] =
+    [Defence::Undefended, Defence::Cookies, Defence::Defender, Defence::Auto, Defence::Drop, Defence::Swap];
 
 impl Plan {
     /// The cells of the table, in its order.

@@ -467,7 +467,7 @@ mod tests {
                 let change = load::advance::<Alone>(&mut self.load, &LINES, KEEP, time);
                 self.note(change);
             }
-            let change = load::arrives::<Alone>(&mut self.load, &LINES, syns, time);
+            let change = load::arrives::<Alone>(&mut self.load, &LINES, syns.into(), time);
             self.note(change);
             let spared = load::posture(&self.load).step != Step::Pass;
             for _ in real.min(syns)..syns {
@@ -477,7 +477,7 @@ mod tests {
                     load::opened::<Alone>(&mut self.load, time.second);
                 }
             }
-            let change = load::strays_arrive::<Alone>(&mut self.load, &LINES, acks + rsts, time);
+            let change = load::arrives::<Alone>(&mut self.load, &LINES, u64::from(acks + rsts) << 32, time);
             self.note(change);
             self.counters.syn_received += u64::from(syns);
             self.counters.established += u64::from(real);

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use defender_common::abi;
+use defender_common::{
+    abi,
+    wire::address::{V4, V6},
+};
 
 use crate::{
     dataplane::maps::{Prefix, Slots},
@@ -23,7 +26,7 @@ pub fn entry(link: &Link, sysctls: &Sysctls, hop_limit: Option<u8>, local: &[Loc
     let mut entry = abi::Interface {
         ifindex: link.index,
         flags: if link.partial_checksums { abi::INTERFACE_PARTIAL_CHECKSUMS } else { 0 },
-        mac: link.mac.unwrap_or_default(),
+        mac: mac(link.mac.unwrap_or_default()),
         mss4,
         mss6,
         ttl: sysctls.ip_default_ttl,
@@ -36,6 +39,11 @@ pub fn entry(link: &Link, sysctls: &Sysctls, hop_limit: Option<u8>, local: &[Loc
         entry.flags |= abi::INTERFACE_LOCAL_COMPLETE;
     }
     entry
+}
+
+/// A MAC address as it lies in memory.
+fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// The MSS of the interface's MTU, `[IPv4, IPv6]`.
@@ -65,12 +73,12 @@ fn fill_addresses(entry: &mut abi::Interface, link: &Link, local: &[LocalPrefix]
     let mut local: Vec<_> = local.iter().filter(|prefix| !prefix.address.is_loopback()).collect();
     local.sort_by_key(|prefix| prefix.ifindex != link.index);
     let whole = |prefix: &&&LocalPrefix| prefix.prefix_len == if prefix.address.is_ipv4() { 32 } else { 128 };
-    let mut v4: Vec<[u8; 4]> = Vec::new();
-    let mut v6: Vec<[u8; 16]> = Vec::new();
+    let mut v4: Vec<V4> = Vec::new();
+    let mut v6: Vec<V6> = Vec::new();
     for prefix in local.iter().filter(whole) {
         match prefix.address {
-            IpAddr::V4(address) if !v4.contains(&address.octets()) => v4.push(address.octets()),
-            IpAddr::V6(address) if !v6.contains(&address.octets()) => v6.push(address.octets()),
+            IpAddr::V4(address) if !v4.contains(&address.into()) => v4.push(address.into()),
+            IpAddr::V6(address) if !v6.contains(&address.into()) => v6.push(address.into()),
             _ => {}
         }
     }

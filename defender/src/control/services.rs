@@ -256,7 +256,7 @@ impl Routes {
         let port = self.ports.entry(endpoint.port).or_default();
         if !endpoint.address.is_unspecified() {
             port.bound += 1;
-            (port.bound_id, port.bound_address) = (id, endpoint.address_bytes());
+            (port.bound_id, port.bound_address) = (id, abi::words(endpoint.address_bytes()));
             self.addresses.insert((endpoint.address_bytes(), endpoint.port), u32::from(id));
             return;
         }
@@ -363,7 +363,7 @@ mod tests {
         let routes = table(&[listener("192.0.2.1", 80, false), listener("2001:db8::1", 80, true)]).routes();
         assert_eq!(routes.ports[&80].bound, 2);
         let alone = table(&[listener("192.0.2.1", 80, false)]).routes().ports[&80];
-        let address = abi::mapped([192, 0, 2, 1]);
+        let address = abi::words(abi::mapped([192, 0, 2, 1]));
         assert_eq!((alone.bound, alone.bound_id, alone.bound_address), (1, 1, address));
         assert!(routes.addresses.contains_key(&(abi::mapped([192, 0, 2, 1]), 80)));
         assert_eq!(routes.addresses.len(), 2);

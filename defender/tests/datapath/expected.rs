@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use defender_common::{
-    abi::{Interface, KeySlot, Service},
+    abi::{Config, Interface, KeySlot, Service},
     cookie,
     wire::{
         address::{Address, Flow, V4, V6},
@@ -59,8 +59,27 @@ pub(super) fn isn(
 }
 
 /// The offset of our timestamps (low half), and the flow label (high half).
-pub(super) fn offset(client: SocketAddr, server: SocketAddr, secret: [u64; 2]) -> u64 {
-    siphash13(secret, &[&connection(client, server)[..], &[0; 3]].concat())
+pub(super) fn offset(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
+    let [first, second] = config.secret;
+    let spread = |word: u64| word.wrapping_mul(second | 1);
+    let mixed = spread(table_hash(client, server, config) ^ first);
+    spread(mixed ^ mixed >> 32).rotate_left(32)
+}
+
+/// The hash by which tables are ordered: NH of ports and addresses, then MurmurHash3's finaliser.
+fn table_hash(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
+    let connection = connection(client, server);
+    let (addresses, ports) = connection.split_at(connection.len() - 4);
+    let input = [ports, &[0; 4], addresses].concat();
+    let halves = input.as_chunks::<4>().0.iter().map(|half| u32::from_le_bytes(*half));
+    let keys = config.table_keys.iter().flat_map(|key| [*key as u32, (key >> 32) as u32]);
+    let sums: Vec<_> = halves.zip(keys).map(|(half, key)| u64::from(half.wrapping_add(key))).collect();
+    let products = sums.as_chunks().0.iter().map(|[low, high]| low.wrapping_mul(*high));
+    let mut hash = products.fold(0_u64, u64::wrapping_add);
+    for multiplier in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
+        hash = (hash ^ hash >> 33).wrapping_mul(multiplier);
+    }
+    hash ^ hash >> 33
 }
 
 /// Both addresses, then both ports as one little-endian number.
@@ -114,7 +133,7 @@ pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Servic
             frame.extend(ip.to_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let label = (offset(client, server, world.config.secret) >> 32) as u32 & 0xf_ffff;
+            let label = (offset(client, server, &world.config) >> 32) as u32 & 0xf_ffff;
             let ip = Ipv6Header {
                 flow_label: Ipv6FlowLabel::try_new(label).expect("20 bits"),
                 payload_length: tcp.header_len() as u16,

@@ -1,5 +1,7 @@
 //! IPv4 and IPv6: options, extension headers, fragments, addresses of this host.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use anyhow::Result;
 use defender_common::{abi::INTERFACE_LOCAL_COMPLETE, verdict::Reason};
 use defender_testbed::frame::{Extension, TcpFrame, flag};
@@ -213,11 +215,11 @@ fn destinations() -> Vec<Row> {
         })
         .passes(Reason::NotLocal),
         row("the interface's fourth address", to("198.51.100.4"))
-            .world(|world| world.interface.local4[3] = [198, 51, 100, 4])
+            .world(|world| world.interface.local4[3] = Ipv4Addr::new(198, 51, 100, 4).into())
             .challenged(LINUX4),
         row("the interface's second address, IPv6", to("2001:db8:a::4"))
             .world(|world| {
-                world.interface.local6[1] = [0x20, 1, 0xd, 0xb8, 0, 0xa, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
+                world.interface.local6[1] = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 4).into();
             })
             .challenged(LINUX6),
         any_ip(row("a local prefix: AnyIP", to("203.0.113.77"))).challenged(LINUX4),

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use defender_common::{
-    abi::{Service, ServiceCounters},
+    abi::{self, Config, Service, ServiceCounters},
     clock,
     verdict::Reason,
 };
@@ -230,7 +230,7 @@ fn challenge_complaints(bed: &mut Bed, row: &Row, terms: &Terms, out: &[u8]) -> 
     let expected = syn_ack(&row.frame, terms, &row.world, &service, stamp);
     let mut complaints: Vec<_> = difference("the reply", &expected, out).into_iter().collect();
     if terms.stamp.is_some() {
-        complaints.extend(stamp_complaint(&syn, terms, stamp, row.world.config.secret));
+        complaints.extend(stamp_complaint(&syn, terms, stamp, &row.world.config));
     }
 
     let proof = acknowledgement(&syn, &reply);
@@ -259,9 +259,9 @@ pub(super) fn acknowledgement(syn: &Seen, reply: &Seen) -> Vec<u8> {
 
 /// Our timestamp is the clock, moved by the connection's offset, at most 63 ms behind for the sake of its low bits; and the
 /// datapath's clock has the grain of a tick and runs a little slow.
-fn stamp_complaint(syn: &Seen, terms: &Terms, stamp: u32, secret: [u64; 2]) -> Option<String> {
+fn stamp_complaint(syn: &Seen, terms: &Terms, stamp: u32, config: &Config) -> Option<String> {
     let now = (monotonic_ns() / 1_000_000) as u32;
-    let behind = now.wrapping_add(offset(syn.source, syn.destination, secret) as u32).wrapping_sub(stamp);
+    let behind = now.wrapping_add(offset(syn.source, syn.destination, config) as u32).wrapping_sub(stamp);
     let most = 63 + 12 + SLOW_MACHINE_MS + now / 100_000;
     let bits = stamp & 0x3f;
     let right = timestamp_bits(terms);
@@ -281,7 +281,7 @@ fn service_of(world: &World, seen: &Seen) -> (u32, Service) {
     };
     let bound = match ports.bound {
         0 => None,
-        1 => (ports.bound_address == destination).then_some(u32::from(ports.bound_id)),
+        1 => (ports.bound_address == abi::words(destination)).then_some(u32::from(ports.bound_id)),
         _ => {
             let mut addresses = world.addresses.iter();
             let found = addresses.find(|(key, _)| key.port == port && key.address == destination);

@@ -117,7 +117,7 @@ fn bound_twice(world: &mut World) {
     world.services.push((8, off()));
     world.add_local4([203, 0, 113, 0], 24);
     let port = world.port(BOUND_V4);
-    (port.bound, port.bound_id, port.bound_address) = (2, 0, [0; 16]);
+    (port.bound, port.bound_id, port.bound_address) = (2, 0, [0; 4]);
     for (address, id) in [(SERVER_V4.octets(), 4), ([203, 0, 113, 5], 8)] {
         world.addresses.push((ServiceKey { address: abi::mapped(address), port: BOUND_V4, reserved: 0 }, id));
     }

@@ -4,9 +4,12 @@ use std::net::Ipv4Addr;
 
 use defender::dataplane::maps::Prefix;
 
-use defender_common::abi::{
-    self, CONFIG_ECN, CONFIG_PREFIXES, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
-    Interface, KeySlot, Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
+use defender_common::{
+    abi::{
+        self, CONFIG_ECN, CONFIG_PREFIXES, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
+        Interface, KeySlot, Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
+    },
+    wire::address::{V4, V6},
 };
 use defender_testbed::topology::{SERVER_MAC, SERVER_V4, SERVER_V6};
 
@@ -109,14 +112,14 @@ impl Default for World {
                 KeySlot { key: [0x0f1e_2d3c_4b5a_6978, 0x1122_3344_5566_7788], epoch: 7, filled: 1 },
             ],
             interface: Interface {
-                mac: SERVER_MAC,
+                mac: mac(SERVER_MAC),
                 mss4: 1460,
                 mss6: 1440,
                 ttl: 61,
                 hop_limit: 59,
                 max_vlan_tags: 1,
-                local4: [SERVER_V4.octets(), [0; 4], [0; 4], [0; 4]],
-                local6: [SERVER_V6.octets(), [0; 16]],
+                local4: [SERVER_V4.into(), V4(0), V4(0), V4(0)],
+                local6: [SERVER_V6.into(), V6([0; 4])],
                 ..Interface::default()
             },
             probe: 0,
@@ -138,6 +141,11 @@ impl Default for World {
     }
 }
 
+/// A MAC address as it lies in memory.
+fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+}
+
 /// A service in mode `always`.
 pub(super) fn challenged() -> Service {
     Service {
@@ -151,5 +159,5 @@ pub(super) fn challenged() -> Service {
 
 /// A port where one service is bound to an address.
 fn bound(id: u16, address: [u8; 16]) -> Port {
-    Port { bound: 1, bound_id: id, bound_address: address, ..Port::default() }
+    Port { bound: 1, bound_id: id, bound_address: abi::words(address), ..Port::default() }
 }
