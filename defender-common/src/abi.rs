@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Names of the maps.
 pub mod map {
@@ -36,7 +36,7 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Array of [`super::RECENT_BUCKETS`] [`super::RecentBucket`].
     pub const RECENT: &str = "RECENT";
-    /// Array of 2 × [`super::BUDGET_CELLS`] `u32`, see [`crate::budget`].
+    /// Array of [`super::BudgetLine`], see [`crate::budget`].
     pub const BUDGET: &str = "BUDGET";
     /// Array of [`super::FILTER_PAGES`] pages of [`super::FILTER_PAGE`] bytes, see [`crate::filter`].
     pub const FILTER: &str = "FILTER";
@@ -705,8 +705,15 @@ pub struct RecentEntry {
     pub at: u32,
 }
 
-/// Cells of one row of `BUDGET`: a power of two. There are two rows.
-pub const BUDGET_CELLS: u32 = 65_536;
+/// Lines of `BUDGET`: a power of two.
+pub const BUDGET_LINES: u32 = 8_192;
+/// Cells of a line: a power of two.
+pub const BUDGET_CELLS: usize = 16;
+
+/// One cache line of counts, see [`crate::budget`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetLine(pub [u32; BUDGET_CELLS]);
 
 /// Pages of `FILTER`: a power of two.
 pub const FILTER_PAGES: u32 = 64;
@@ -842,6 +849,7 @@ plain! {
     Load: 1152,
     HalfOpenBucket: 64,
     RecentBucket: 64,
+    BudgetLine: 64,
     FlowBucket: 128,
     Listed: 52,
     Sources: 3584,

@@ -1,31 +1,62 @@
 //! How many SYN-ACKs a second one source prefix is sent.
 //!
-//! Answering spoofed SYNs makes this host a reflector; a budget per prefix keeps the reflection small. The sketch has
-//! two rows of cells, each counting one second; a prefix has one cell in each row and is over its budget when both
-//! cells are: another prefix suffers only if it shares both.
+//! Answering spoofed SYNs makes this host a reflector; a budget per prefix keeps the reflection small. A prefix has one
+//! cache line, and two cells in it, one of either half, each counting one second. It is over its budget when both cells
+//! are: another prefix suffers only if it shares both.
 
-use crate::abi::BUDGET_CELLS;
+use crate::abi::{BUDGET_CELLS, BUDGET_LINES, BudgetLine};
 
 const COUNT_BITS: u32 = 20;
 const COUNT_MASK: u32 = (1 << COUNT_BITS) - 1;
+const HALF: usize = BUDGET_CELLS / 2;
 
-/// The two cells of a prefix, as indices into the map.
-#[inline(always)]
-pub fn cells(prefix: u64, secret: [u64; 2]) -> [u32; 2] {
-    let hash = (prefix ^ secret[0]).wrapping_mul(0x9fb2_1c65_1e98_df25) ^ secret[1];
-    let hash = (hash ^ hash >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    [(hash >> 48) as u32 % BUDGET_CELLS, BUDGET_CELLS + (hash >> 32) as u32 % BUDGET_CELLS]
+/// Where the replies to a prefix are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the line.
+    pub line: u32,
+    cells: u32,
 }
 
-/// Counts one reply in a cell. `now` is in milliseconds. Returns the cell's new value and its count, this reply
-/// included.
+/// Finds the place of a prefix.
 #[inline(always)]
-pub const fn charge(cell: u32, now: u32) -> (u32, u32) {
+pub const fn place(prefix: u64, secret: [u64; 2]) -> Place {
+    let hash = (prefix ^ secret[0]).wrapping_mul(0x9fb2_1c65_1e98_df25) ^ secret[1];
+    let hash = (hash ^ hash >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    Place { line: (hash >> 48) as u32 % BUDGET_LINES, cells: (hash >> 32) as u32 }
+}
+
+/// Counts one reply to a prefix. `now` is in milliseconds. Returns how many there were in this second, this one included.
+#[inline(always)]
+pub fn charge_line(BudgetLine(cells): &mut BudgetLine, place: Place, now: u32) -> u32 {
+    let first = &mut cells[place.cells as usize % HALF];
+    *first = charge(*first, now);
+    let one = count(*first);
+    let second = &mut cells[HALF + (place.cells >> 8) as usize % HALF];
+    *second = charge(*second, now);
+    let other = count(*second);
+    if one < other { one } else { other }
+}
+
+/// Counts one in a cell: its new value.
+#[inline(always)]
+pub const fn charge(cell: u32, now: u32) -> u32 {
     // 1.024 s, a shift instead of a division; 12 bits of it: an idle cell looks current once in 70 minutes.
     let second = now >> 10 << COUNT_BITS;
-    let count = if cell & !COUNT_MASK == second { cell & COUNT_MASK } else { 0 };
-    let count = if count == COUNT_MASK { count } else { count + 1 };
-    (second | count, count)
+    let count = cell.wrapping_sub(second);
+    if count < COUNT_MASK {
+        cell + 1
+    } else if count == COUNT_MASK {
+        cell
+    } else {
+        second | 1
+    }
+}
+
+/// The count of a cell that was just charged.
+#[inline(always)]
+pub const fn count(cell: u32) -> u32 {
+    cell & COUNT_MASK
 }
 
 #[cfg(test)]
@@ -36,27 +67,43 @@ mod tests {
     fn counts_within_a_second_and_begins_anew() {
         let mut cell = 0;
         for expected in 1..=1000 {
-            let (next, count) = charge(cell, 5_000);
-            assert_eq!(count, expected);
-            cell = next;
+            cell = charge(cell, 5_000);
+            assert_eq!(count(cell), expected);
         }
-        assert_eq!(charge(cell, 7_000).1, 1);
+        assert_eq!(count(charge(cell, 7_000)), 1);
+        // Of a later second, as after 70 minutes.
+        assert_eq!(count(charge(cell, 3_000)), 1);
     }
 
     #[test]
     fn a_full_cell_stays_full() {
-        let (full, count) = charge(5 << COUNT_BITS | COUNT_MASK, 5 << 10);
-        assert_eq!((full, count), (5 << COUNT_BITS | COUNT_MASK, COUNT_MASK));
+        let full = 4 << COUNT_BITS | COUNT_MASK;
+        assert_eq!(charge(full, 4 << 10), full);
+        assert_eq!(charge(full - 1, 4 << 10), full);
+        assert_eq!(charge(full, 5 << 10), 5 << COUNT_BITS | 1);
     }
 
     #[test]
-    fn rows_are_apart_and_prefixes_spread() {
+    fn the_emptier_cell_counts() {
+        let mut line = BudgetLine::default();
+        let (one, other) = (Place { line: 0, cells: 3 | 5 << 8 }, Place { line: 0, cells: 3 | 6 << 8 });
+        for expected in 1..=7 {
+            assert_eq!(charge_line(&mut line, one, 5_000), expected);
+        }
+        assert_eq!(charge_line(&mut line, other, 5_000), 1);
+        assert_eq!(charge_line(&mut line, other, 5_000), 2);
+        assert_eq!(charge_line(&mut line, one, 5_000), 8);
+        assert_eq!(charge_line(&mut line, one, 7_000), 1);
+    }
+
+    #[test]
+    fn prefixes_spread() {
         let mut seen = std::collections::HashSet::new();
         for prefix in 0..10_000 {
-            let [a, b] = cells(prefix, [1, 2]);
-            assert!(a < BUDGET_CELLS && (BUDGET_CELLS..2 * BUDGET_CELLS).contains(&b));
-            seen.insert((a, b));
+            let place = place(prefix, [1, 2]);
+            assert!(place.line < BUDGET_LINES);
+            seen.insert((place.line, place.cells % 8, (place.cells >> 8) % 8));
         }
-        assert!(seen.len() > 9_990);
+        assert!(seen.len() > 9_880, "{}", seen.len());
     }
 }

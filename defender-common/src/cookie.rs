@@ -89,39 +89,44 @@ pub const fn slot_of(acknowledgement: u32) -> u32 {
     acknowledgement.wrapping_sub(1) >> EPOCH_SHIFT
 }
 
-/// Makes the cookie for a SYN. `index` is [`profile::index`] of the offer; `ecn`: the client asked for ECN and this host
-/// accepts it.
-#[expect(clippy::too_many_arguments, reason = "what a cookie is made of")]
-#[inline(always)]
-pub fn make<A: Address>(
-    flow: &Flow<A>,
-    client_isn: u32,
-    offer: &Offer,
+/// What a SYN is answered with, before its cookie is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// What would be agreed on.
+    pub terms: Terms,
     index: u8,
-    ecn: bool,
-    host: Host,
-    slot: u32,
-    key: &KeySlot,
-) -> Cookie {
-    let input = Input { flow, client_isn, key, our_window_scale: host.window_scale };
-    if offer.timestamps {
-        let index = index & 7;
-        let bits =
-            offer.window_scale as u32 | if offer.sack { SACK_BIT } else { 0 } | if ecn { ECN_BIT } else { 0 };
-        let hash = input.hash(index, true, bits) & low(STAMPED_HASH_BITS);
-        return Cookie {
-            isn: slot << EPOCH_SHIFT | (index as u32) << STAMPED_HASH_BITS | hash,
-            timestamp_bits: bits,
-            terms: stamped_terms::<A>(index, bits, host),
-        };
+    timestamp_bits: u32,
+}
+
+impl Proposal {
+    /// For an offer. `index` is its [`profile::index`]; `ecn`: the client asked for ECN and this host accepts it.
+    #[inline(always)]
+    pub fn new<A: Address>(offer: &Offer, index: u8, ecn: bool, host: Host) -> Self {
+        if offer.timestamps {
+            let index = index & 7;
+            let timestamp_bits = offer.window_scale as u32
+                | if offer.sack { SACK_BIT } else { 0 }
+                | if ecn { ECN_BIT } else { 0 };
+            return Self { terms: stamped_terms::<A>(index, timestamp_bits, host), index, timestamp_bits };
+        }
+        let index = index & 15;
+        Self { terms: bare_terms::<A>(index, host), index, timestamp_bits: 0 }
     }
-    let index = index & 15;
-    let hash = input.hash(index, false, 0) & low(BARE_HASH_BITS);
-    Cookie {
-        isn: slot << EPOCH_SHIFT | (index as u32) << BARE_HASH_BITS | hash,
-        timestamp_bits: 0,
-        terms: bare_terms::<A>(index, host),
+
+    /// The cookie for it.
+    #[inline(always)]
+    pub fn cookie<A: Address>(self, flow: &Flow<A>, client_isn: u32, slot: u32, key: &KeySlot) -> Cookie {
+        let Self { terms, index, timestamp_bits } = self;
+        let input = Input { flow, client_isn, key, our_window_scale: terms.our_window_scale };
+        let hash = input.hash(index, terms.timestamps, timestamp_bits);
+        let bits = hash_bits(terms.timestamps);
+        Cookie { isn: slot << EPOCH_SHIFT | (index as u32) << bits | hash & low(bits), timestamp_bits, terms }
     }
+}
+
+#[inline(always)]
+const fn hash_bits(timestamps: bool) -> u32 {
+    if timestamps { STAMPED_HASH_BITS } else { BARE_HASH_BITS }
 }
 
 /// Checks the cookie that a segment acknowledges, with the key of the slot it names ([`slot_of`]).
@@ -143,11 +148,11 @@ pub fn check<A: Address>(
     let isn = acknowledgement.wrapping_sub(1);
     let input =
         Input { flow, client_isn: sequence.wrapping_sub(1), key, our_window_scale: host.window_scale };
-    let (index, bits, hash_bits) = match echo {
-        Some(echo) => ((isn >> STAMPED_HASH_BITS & 7) as u8, echo & TERM_BITS, STAMPED_HASH_BITS),
-        None => ((isn >> BARE_HASH_BITS & 15) as u8, 0, BARE_HASH_BITS),
+    let (index, bits) = match echo {
+        Some(echo) => ((isn >> STAMPED_HASH_BITS & 7) as u8, echo & TERM_BITS),
+        None => ((isn >> BARE_HASH_BITS & 15) as u8, 0),
     };
-    if (input.hash(index, echo.is_some(), bits) ^ isn) & low(hash_bits) != 0 {
+    if (input.hash(index, echo.is_some(), bits) ^ isn) & low(hash_bits(echo.is_some())) != 0 {
         return None;
     }
     Some(if echo.is_some() { stamped_terms::<A>(index, bits, host) } else { bare_terms::<A>(index, host) })
@@ -263,7 +268,7 @@ mod tests {
         key: &KeySlot,
     ) -> Cookie {
         let index = profile::index(A::FAMILY, offer, host.mss, host.window_scale);
-        make(flow, isn, offer, index, ecn, host, slot, key)
+        Proposal::new::<A>(offer, index, ecn, host).cookie(flow, isn, slot, key)
     }
 
     fn flow(seed: u32) -> Flow<V4> {

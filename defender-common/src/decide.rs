@@ -52,9 +52,11 @@ pub trait Surroundings {
     fn checksum_is_acceptable(&mut self) -> bool;
     /// One more reply to its source prefix is within the budget; it is charged.
     fn charge_budget(&mut self) -> bool;
+    /// Cookies are looked for, see [`Policy::accepts_cookies`].
+    fn accepts_cookies(&mut self, policy: &Policy) -> bool;
     /// It acknowledges a valid cookie.
     fn proves_cookie(&mut self) -> bool;
-    /// It acknowledges a valid SYN cookie of the kernel's own.
+    /// It acknowledges a valid SYN cookie of the kernel's own, and those are looked for, see [`kernel_cookies`].
     fn proves_kernel_cookie(&mut self) -> bool;
     /// An earlier segment of the connection proved a cookie a moment ago.
     fn proved_recently(&mut self) -> bool;
@@ -69,16 +71,12 @@ pub struct Policy {
     pub lists: bool,
     /// SYNs: on this step, or passed for this reason.
     pub syn: Result<Step, Reason>,
-    /// Cookies are looked for.
-    pub accepts_cookies: bool,
-    /// The kernel may have answered SYNs with cookies of its own a moment ago: those are looked for as well.
-    pub kernel_cookies: bool,
 }
 
 impl Policy {
-    /// The policy of a service, at `now` in milliseconds, which is only asked for where something depends on it.
+    /// The policy of a service.
     #[inline(always)]
-    pub fn of(service: &Service, load: &Load, config: &Config, now: impl FnOnce() -> u32) -> Self {
+    pub fn of(service: &Service, load: &Load, config: &Config) -> Self {
         let auto = service.mode == MODE_AUTO;
         let step = load::posture(load).step;
         let syn = if service.flags & SERVICE_UNPROTECTABLE != 0 {
@@ -94,20 +92,19 @@ impl Policy {
         } else {
             Ok(step)
         };
-        let mut accepts_cookies = syn.is_ok() || service.flags & SERVICE_ACCEPTS_COOKIES != 0;
-        let mut kernel_cookies = service.flags & SERVICE_KERNEL_COOKIES != 0;
-        if auto && (syn.is_ok() || load.accepts_until != 0) {
-            let now = now();
-            accepts_cookies |= load::accepts_cookies(load, now);
-            kernel_cookies |= load::kernel_cookies(load, now);
-        }
         Self {
-            off: service.mode == MODE_OFF && !accepts_cookies,
+            off: service.mode == MODE_OFF && service.flags & SERVICE_ACCEPTS_COOKIES == 0,
             lists: auto || service.mode == MODE_ALWAYS,
             syn,
-            accepts_cookies,
-            kernel_cookies,
         }
+    }
+
+    /// Whether cookies are looked for. The time, in milliseconds, is only asked for where something depends on it.
+    #[inline(always)]
+    pub fn accepts_cookies(&self, service: &Service, load: &Load, now: impl FnOnce() -> u32) -> bool {
+        self.syn.is_ok()
+            || service.flags & SERVICE_ACCEPTS_COOKIES != 0
+            || service.mode == MODE_AUTO && load.accepts_until != 0 && load::accepts_cookies(load, now())
     }
 
     /// Whether the SYN at hand may be the one at which mode `auto` begins to challenge.
@@ -122,6 +119,14 @@ impl Policy {
         let watched = service.mode == MODE_MONITOR && service.flags & SERVICE_UNPROTECTABLE == 0;
         watched && !matches!(load::posture(load).step, Step::Pass)
     }
+}
+
+/// Whether the kernel may have answered SYNs to a service with cookies of its own a moment ago: those are looked for as
+/// well. `now` is in milliseconds.
+#[inline(always)]
+pub fn kernel_cookies(service: &Service, load: &Load, now: u32) -> bool {
+    service.flags & SERVICE_KERNEL_COOKIES != 0
+        || service.mode == MODE_AUTO && load::kernel_cookies(load, now)
 }
 
 /// Decides about a segment to a known service.
@@ -196,7 +201,7 @@ fn beyond_limit(policy: Policy, around: &mut impl Surroundings) -> Option<Reason
 
 #[inline(always)]
 fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason {
-    if !policy.accepts_cookies {
+    if !around.accepts_cookies(&policy) {
         return Reason::Monitored;
     }
     match around.socket() {
@@ -210,7 +215,7 @@ fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason
     if around.proved_recently() {
         return Reason::CookieRecent;
     }
-    if class == Class::Ack && policy.kernel_cookies && around.proves_kernel_cookie() {
+    if class == Class::Ack && around.proves_kernel_cookie() {
         return Reason::KernelCookie;
     }
     // Without challenges nothing is dropped: what is unknown here, the kernel answers as it always does.
@@ -245,6 +250,7 @@ mod tests {
         checksum: bool,
         budget: bool,
         cookie: bool,
+        accepts: bool,
         recent: bool,
         kernel_cookie: bool,
         asked_socket: bool,
@@ -290,6 +296,9 @@ mod tests {
             self.charged = true;
             self.budget
         }
+        fn accepts_cookies(&mut self, policy: &Policy) -> bool {
+            policy.syn.is_ok() || self.accepts
+        }
         fn proves_cookie(&mut self) -> bool {
             self.cookie
         }
@@ -303,7 +312,7 @@ mod tests {
 
     fn worlds() -> impl Strategy<Value = World> {
         let sockets = prop::sample::select(vec![Socket::Nothing, Socket::Listener, Socket::Connection]);
-        (any::<[bool; 12]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
+        (any::<[bool; 13]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
             let [
                 local,
                 answerable,
@@ -313,6 +322,7 @@ mod tests {
                 checksum,
                 budget,
                 cookie,
+                accepts,
                 recent,
                 kernel_cookie,
                 known,
@@ -331,6 +341,7 @@ mod tests {
                 checksum,
                 budget,
                 cookie,
+                accepts,
                 recent,
                 kernel_cookie,
                 asked_socket: false,
@@ -346,13 +357,10 @@ mod tests {
 
     fn policies() -> impl Strategy<Value = Policy> {
         let steps = prop::sample::select(Step::ALL.to_vec());
-        (0u32..4, 0u32..16, 0u32..2, steps, prop::bool::ANY).prop_map(
-            |(mode, service_flags, config_flags, step, lingers)| {
-                let service = Service { mode, flags: service_flags, ..Service::default() };
-                let load = Load { accepts_until: if lingers { 10 } else { 0 }, ..stands(step) };
-                Policy::of(&service, &load, &Config { flags: config_flags, ..Config::default() }, || 5)
-            },
-        )
+        (0u32..4, 0u32..16, 0u32..2, steps).prop_map(|(mode, service_flags, config_flags, step)| {
+            let service = Service { mode, flags: service_flags, ..Service::default() };
+            Policy::of(&service, &stands(step), &Config { flags: config_flags, ..Config::default() })
+        })
     }
 
     fn classes() -> impl Strategy<Value = Class> {
@@ -430,21 +438,26 @@ mod tests {
     fn modes_steps_and_flags_make_the_policy() {
         let service = |mode, flags| Service { mode, flags, ..Service::default() };
         let config = Config::default();
-        let of = |mode, flags, step| Policy::of(&service(mode, flags), &stands(step), &config, || 5);
+        let of = |mode, flags, step| Policy::of(&service(mode, flags), &stands(step), &config);
         assert_eq!(of(MODE_ALWAYS, 0, Step::Pass).syn, Ok(Step::Challenge));
         assert_eq!(of(MODE_ALWAYS, 0, Step::Limit).syn, Ok(Step::Limit));
         assert_eq!(of(MODE_AUTO, 0, Step::Pass).syn, Err(Reason::SynCalm));
         assert_eq!(of(MODE_AUTO, 0, Step::KnownSources).syn, Ok(Step::KnownSources));
         assert_eq!(of(MODE_MONITOR, 0, Step::Limit).syn, Err(Reason::SynMonitored));
         assert!(!of(MODE_MONITOR, 0, Step::Limit).lists && !of(MODE_OFF, 0, Step::Limit).lists);
-        assert!(!of(MODE_MONITOR, 0, Step::Pass).accepts_cookies);
-        assert!(of(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Step::Pass).accepts_cookies);
+        let accepts = |mode, flags, step| {
+            let (policy, service) = (of(mode, flags, step), service(mode, flags));
+            policy.accepts_cookies(&service, &stands(step), || unreachable!("nothing depends on it"))
+        };
+        assert!(accepts(MODE_ALWAYS, 0, Step::Pass) && accepts(MODE_AUTO, 0, Step::Limit));
+        assert!(!accepts(MODE_MONITOR, 0, Step::Pass) && !accepts(MODE_AUTO, 0, Step::Pass));
+        assert!(accepts(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Step::Pass));
         assert!(of(MODE_OFF, 0, Step::Limit).off);
         assert!(!of(MODE_OFF, SERVICE_ACCEPTS_COOKIES, Step::Pass).off);
         let unprotectable = of(MODE_ALWAYS, SERVICE_UNPROTECTABLE, Step::Challenge);
         assert_eq!(unprotectable.syn, Err(Reason::SynUnprotectable));
         let suspended = Config { flags: CONFIG_SUSPENDED, ..config };
-        let policy = Policy::of(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended, || 5);
+        let policy = Policy::of(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended);
         assert_eq!(policy.syn, Err(Reason::SynSuspended));
     }
 
@@ -452,19 +465,20 @@ mod tests {
     fn cookies_are_accepted_for_a_while_after_the_last_was_sent() {
         let service = Service { mode: MODE_AUTO, ..Service::default() };
         let load = Load { accepts_until: 1000, ..stands(Step::Pass) };
-        let at = |now| Policy::of(&service, &load, &Config::default(), || now).accepts_cookies;
+        let policy = Policy::of(&service, &load, &Config::default());
+        let at = |now| policy.accepts_cookies(&service, &load, || now);
         assert!(at(999) && !at(1000));
-        let calm =
-            Policy::of(&service, &Load::default(), &Config::default(), || unreachable!("calm has no clock"));
-        assert!(!calm.accepts_cookies);
     }
 
     #[test]
     fn the_kernels_own_cookies_are_accepted_for_a_while_after_challenges_began() {
         let service = Service { mode: MODE_AUTO, ..Service::default() };
         let load = Load { began: 1000, ..stands(Step::Challenge) };
-        let at = |now| Policy::of(&service, &load, &Config::default(), || now).kernel_cookies;
+        let at = |now| kernel_cookies(&service, &load, now);
         assert!(at(1001) && at(120_999) && !at(121_001));
+        let told = Service { mode: MODE_ALWAYS, flags: SERVICE_KERNEL_COOKIES, ..service };
+        assert!(kernel_cookies(&told, &load, 121_001));
+        assert!(!kernel_cookies(&Service { flags: 0, ..told }, &load, 1001));
     }
 
     #[test]

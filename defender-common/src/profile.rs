@@ -13,6 +13,9 @@
 
 use crate::wire::options::{NO_WINDOW_SCALE, Offer};
 
+/// The index of the interface's MSS, see [`mss_index`].
+pub const INTERFACE_MSS: u8 = 7;
+
 /// Stands for the interface's MSS.
 const INTERFACE: u16 = u16::MAX;
 /// Stands for the window scale this host itself offers.
@@ -100,7 +103,7 @@ pub fn index(family: usize, offer: &Offer, interface: u16, host_scale: u8) -> u8
 #[inline(always)]
 pub fn mss_index(family: usize, offered: u16, interface: u16) -> u8 {
     if offered >= interface {
-        return 7;
+        return INTERFACE_MSS;
     }
     let mut index = 0;
     let table = &MSS[family & 1];

@@ -5,7 +5,7 @@
 
 use crate::{
     checksum,
-    cookie::Cookie,
+    cookie::{Cookie, Terms},
     wire::{
         PROTOCOL_TCP,
         address::{Address, Flow, V4, V6},
@@ -48,12 +48,23 @@ pub struct SynAck<const IP: usize> {
     pub option_words: usize,
 }
 
-impl<const IP: usize> SynAck<IP> {
-    /// Bytes of all headers.
-    #[inline(always)]
-    pub fn bytes(&self) -> usize {
-        (IP + TCP_WORDS + self.option_words) * 4
-    }
+/// Bytes of all headers of a SYN-ACK with these terms, whose IP header has `IP` words.
+#[inline(always)]
+pub fn bytes<const IP: usize>(terms: &Terms) -> usize {
+    (IP + TCP_WORDS + option_words(terms)) * 4
+}
+
+/// MSS; timestamps, with room for SACK, or SACK; window scale.
+#[inline(always)]
+fn option_words(terms: &Terms) -> usize {
+    let words = if terms.timestamps {
+        4
+    } else if terms.sack {
+        2
+    } else {
+        1
+    };
+    words + terms.scales() as usize
 }
 
 /// An address family that SYN-ACKs can be written for; `IP` is its header's number of words.
@@ -94,7 +105,8 @@ pub fn syn_ack<A: Replies<IP>, const IP: usize>(
     cookie: &Cookie,
     own: &Own,
 ) -> SynAck<IP> {
-    let (options, option_words) = options(cookie, client_timestamp, own);
+    let option_words = option_words(&cookie.terms);
+    let options = options(cookie, client_timestamp, own);
     let tcp_len = TCP_HEADER_LEN + option_words * 4;
     let flags = SYN | ACK | if cookie.terms.ecn { ECE } else { 0 };
     let mut tcp = [
@@ -116,26 +128,26 @@ pub fn syn_ack<A: Replies<IP>, const IP: usize>(
 }
 
 #[inline(always)]
-fn options(cookie: &Cookie, client_timestamp: u32, own: &Own) -> ([u32; OPTION_WORDS], usize) {
+fn options(cookie: &Cookie, client_timestamp: u32, own: &Own) -> [u32; OPTION_WORDS] {
     let terms = &cookie.terms;
     let mss = (word(MSS, 4, 0, 0) | own.mss as u32).to_be();
     let scale = (word(NOP, WINDOW_SCALE, 3, 0) | terms.our_window_scale as u32).to_be();
-    let (scale, scale_words) = if terms.scales() { (scale, 1) } else { (0, 0) };
+    let scale = if terms.scales() { scale } else { 0 };
     let sack = if terms.sack { word(SACK_PERMITTED, 2, 0, 0) } else { word(NOP, NOP, 0, 0) };
     if terms.timestamps {
         let stamp = (sack | word(0, 0, TIMESTAMPS, 10)).to_be();
-        return ([mss, stamp, own.timestamp.to_be(), client_timestamp.to_be(), scale], 4 + scale_words);
+        return [mss, stamp, own.timestamp.to_be(), client_timestamp.to_be(), scale];
     }
     if terms.sack {
-        return ([mss, word(NOP, NOP, SACK_PERMITTED, 2).to_be(), scale, 0, 0], 2 + scale_words);
+        return [mss, word(NOP, NOP, SACK_PERMITTED, 2).to_be(), scale, 0, 0];
     }
-    ([mss, scale, 0, 0, 0], 1 + scale_words)
+    [mss, scale, 0, 0, 0]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cookie::Terms, wire::options::NO_WINDOW_SCALE};
+    use crate::wire::options::NO_WINDOW_SCALE;
     use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
     use proptest::prelude::*;
 

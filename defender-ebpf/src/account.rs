@@ -90,10 +90,11 @@ pub(crate) fn would_challenge(id: u32) {
 /// Counts a packet to a service.
 #[inline(always)]
 pub(crate) fn service(id: u32, reason: Reason) {
+    if !reason.is_syn() && !matches!(reason, Reason::Cookie | Reason::AckBadCookie) {
+        return;
+    }
     with_service(id, |counters| {
-        if reason.is_syn() {
-            counters.syn_received += 1;
-        }
+        counters.syn_received += reason.is_syn() as u64;
         match reason {
             Reason::SynChallenged => counters.syn_challenged += 1,
             Reason::Cookie => counters.ack_accepted += 1,

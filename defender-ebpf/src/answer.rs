@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail};
 use defender_common::{
-    cookie::{self, Host},
+    cookie::{self, Host, Proposal},
     profile,
     reply::{self, Own, Replies, SynAck},
     verdict::Reason,
@@ -27,7 +27,15 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
     let host = surroundings::host::<A>(around.interface, around.service, slot);
     let ecn = offer.timestamps && around.ecn();
     let index = profile_index(A::FAMILY, &offer, &host);
-    let cookie = cookie::make(&segment.flow, segment.sequence, &offer, index, ecn, host, slot, key);
+    let proposal = Proposal::new::<A>(&offer, index, ecn, host);
+    let context = around.packet.context;
+    let delta =
+        (around.network_offset + reply::bytes::<IP>(&proposal.terms)) as i32 - around.packet.len() as i32;
+    // A frame that is too short for the reply grows first; what is too long is cut off at the end.
+    if delta > 0 && adjust(context, delta).is_none() {
+        return Reason::SynRewriteFailed;
+    }
+    let cookie = proposal.cookie(&segment.flow, segment.sequence, slot, key);
     let offset = cookie::timestamp_offset(around.hash, around.config.secret);
     let learnt_mss = around.service.mss[A::FAMILY & 1];
     let own = Own {
@@ -38,14 +46,20 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
         flow_label: (offset >> 32) as u32,
     };
     let reply = reply::syn_ack::<A, IP>(&segment.flow, segment.sequence, offer.timestamp, &cookie, &own);
-    match write(around.packet.context, around.network_offset, &reply) {
-        Some(()) => Reason::SynChallenged,
-        None => Reason::SynRewriteFailed,
+    if put(&XdpPacket::of_xdp(context), around.network_offset, &reply).is_none()
+        || delta < 0 && adjust(context, delta).is_none()
+    {
+        return Reason::SynRewriteFailed;
     }
+    Reason::SynChallenged
 }
 
 #[inline(always)]
 fn profile_index(family: usize, offer: &Offer, host: &Host) -> u8 {
+    if offer.timestamps && offer.mss >= host.mss {
+        // What most clients offer, without the call.
+        return profile::INTERFACE_MSS;
+    }
     let offered = (offer.mss as u64) << 16
         | (offer.window_scale as u64) << 8
         | (offer.timestamps as u64) << 1
@@ -68,25 +82,28 @@ extern "C" fn choose_profile(family: u64, offered: u64, mss: u64, window_scale: 
     profile::index(family as usize, &offer, mss as u16, window_scale as u8) as u64
 }
 
-/// Cuts the frame to the reply's length and writes the reply over it.
 #[inline(always)]
-fn write<const IP: usize>(context: *mut xdp_md, network: usize, reply: &SynAck<IP>) -> Option<()> {
-    let before = XdpPacket::of_xdp(context);
-    let [a, b, c, d, e, f] = before.halves(0)?;
-    let delta = (network + reply.bytes()) as i32 - before.len() as i32;
+fn adjust(context: *mut xdp_md, delta: i32) -> Option<()> {
     // SAFETY: the context is the program's own; pointers into the packet are not used after this.
-    if delta != 0 && unsafe { bpf_xdp_adjust_tail(context, delta) } != 0 {
-        return None;
-    }
-    let writer = XdpPacket::of_xdp(context);
-    writer.put(0, [d, e, f, a, b, c])?;
-    writer.put(network, reply.ip)?;
+    (unsafe { bpf_xdp_adjust_tail(context, delta) } == 0).then_some(())
+}
+
+/// Writes the reply over the frame.
+#[inline(always)]
+fn put<const IP: usize>(frame: &XdpPacket, network: usize, reply: &SynAck<IP>) -> Option<()> {
+    let [a, b, c, d, e, f] = frame.halves(0)?;
+    frame.put(0, [d, e, f, a, b, c])?;
+    frame.put(network, reply.ip)?;
     let tcp = network + IP * 4;
-    writer.put(tcp, reply.tcp)?;
+    frame.put(tcp, reply.tcp)?;
     let options = tcp + reply::TCP_WORDS * 4;
+    // All at once where there is room, which what is over may take: it is cut off.
+    if frame.put(options, reply.options).is_some() {
+        return Some(());
+    }
     for (index, word) in reply.options.into_iter().enumerate() {
         if index < reply.option_words {
-            writer.put(options + index * 4, [word])?;
+            frame.put(options + index * 4, [word])?;
         }
     }
     Some(())

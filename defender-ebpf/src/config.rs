@@ -56,7 +56,16 @@ pub(crate) fn is_local<A: Address>(interface: &Interface, address: A) -> bool {
     if address.is_any_of(&interface.local4, &interface.local6) {
         return true;
     }
-    interface.flags & INTERFACE_LOCAL_COMPLETE == 0 && LOCAL.get(Key::new(128, address.octets())).is_some()
+    let [first, second] = address.halves();
+    interface.flags & INTERFACE_LOCAL_COMPLETE == 0 && local_prefix(first, second) != 0
+}
+
+// Global functions: keys take room on the stack.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn local_prefix(first: u64, second: u64) -> u64 {
+    LOCAL.get(Key::new(128, [first, second])).is_some() as u64
 }
 
 /// `PREFIX_*` of an address: whether it is on a list. The longest prefix counts.
@@ -65,7 +74,14 @@ pub(crate) fn listed<A: Address>(config: &Config, address: A) -> u32 {
     if config.flags & CONFIG_PREFIXES == 0 {
         return 0;
     }
-    PREFIXES.get(Key::new(128, address.octets())).copied().unwrap_or(0)
+    let [first, second] = address.halves();
+    listed_prefix(first, second) as u32
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn listed_prefix(first: u64, second: u64) -> u64 {
+    PREFIXES.get(Key::new(128, [first, second])).copied().unwrap_or(0) as u64
 }
 
 /// `reason` for packets to this host; others are not ours to judge.

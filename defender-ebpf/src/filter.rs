@@ -44,7 +44,6 @@ fn may_look_up(now: u32) -> bool {
     let Some(cell) = LOOKED_UP.get_ptr_mut(0) else { return true };
     // SAFETY: this CPU's own value; nothing else writes it while the program runs.
     let cell = unsafe { &mut *cell };
-    let (next, count) = budget::charge(*cell, now);
-    *cell = next;
-    count <= LOOKUPS
+    *cell = budget::charge(*cell, now);
+    budget::count(*cell) <= LOOKUPS
 }

@@ -43,7 +43,6 @@ use defender_common::{
     verdict::{Reason, Verdict},
     wire::{
         Ip, Packet,
-        address::Address,
         ethernet::{self, Frame, Network},
         ipv4, ipv6,
         tcp::{self, Segment},
@@ -100,8 +99,8 @@ const MAX_NETWORK_OFFSET: usize = 31;
 #[inline(always)]
 fn too_long(packet: &XdpPacket, network_offset: usize) -> Reason {
     let Some(interface) = own_interface(packet) else { return Reason::OtherMac };
-    match ipv6::destination(packet, network_offset) {
-        Some(destination) => config::if_local(interface, destination, Reason::ExtensionChain),
+    match ipv6::addresses(packet, network_offset) {
+        Some((_, destination)) => config::if_local(interface, destination, Reason::ExtensionChain),
         None => Reason::MalformedIp,
     }
 }
@@ -159,55 +158,63 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         return Reason::Unprotected;
     };
     let Some(load) = load::of(found.id) else { return Reason::Unprotected };
-    let is_syn = class == Class::Syn;
-    let local = config::is_local(interface, segment.flow.destination);
-    let watched = is_syn && local && found.service.mode != MODE_OFF;
-    let arrival = if watched { load::arrives(&found, load) } else { Arrival::NONE };
-    let policy = Policy::of(found.service, load, config, clock::now);
-    let known = if is_syn || policy.off { Known::Perhaps } else { flow::inbound(segment, hash, config) };
-    let tracked = known == Known::Surely;
-    let (service, connection) = ((found.service, &*load, local), (hash, tracked));
-    let mut around = Around::new(packet, network_offset, segment, interface, config, service, connection);
-    around.now = arrival.ms;
-    let reason = decide(class, policy, &mut around);
-    let reason = match reason {
-        Reason::SynChallenged => answer::challenge::<_, IP>(&around),
-        Reason::Cookie | Reason::CookieRecent => handoff::announce(&around, reason),
-        reason => reason,
+    let (service, local) = (found.service, config::is_local(interface, segment.flow.destination));
+    let mut around =
+        Around::new(packet, network_offset, segment, interface, config, (service, load, local), hash);
+    let reason = match class {
+        Class::Syn => opening::<_, IP>(&mut around, &found),
+        class => going_on(&mut around, &found, class),
     };
     account::service(found.id, reason);
-    if reason.is_syn() {
-        sources::note(found.id, segment.flow.source, around.now());
-        after_syn((segment, hash), &found, reason, arrival, config);
-    } else if known == Known::No && reason.is_stray() {
-        load::stray(found.id, class == Class::Rst);
-    }
     if trace::is_worth_it(reason) {
         trace::note(&segment.flow, reason, config, around.now());
     }
     reason
 }
 
-/// Takes a SYN into the tables.
+/// A SYN.
 #[inline(always)]
-fn after_syn<A: Address>(
-    (segment, hash): (&Segment<A>, u64),
-    found: &Found,
-    reason: Reason,
-    arrival: Arrival,
-    config: &Config,
-) {
-    if reason.verdict() == Verdict::Pass {
-        let would = reason == Reason::SynMonitored && load::would_challenge(found);
-        flow::opens(segment, hash, found.id, would);
-        return;
+fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>, found: &Found) -> Reason {
+    let (segment, hash, config) = (around.segment, around.hash, around.config);
+    let watched = around.local && found.service.mode != MODE_OFF;
+    let arrival = if watched { load::arrives(found, around.load) } else { Arrival::NONE };
+    around.now = arrival.ms;
+    let policy = Policy::of(found.service, around.load, config);
+    let reason = match decide(Class::Syn, policy, around) {
+        Reason::SynChallenged => answer::challenge::<_, IP>(around),
+        reason => reason,
+    };
+    if reason.is_syn() {
+        sources::note(found.id, segment.flow.source, around.now());
     }
-    if reason == Reason::SynChallenged {
+    if reason == Reason::SynChallenged && !around.ruled_out {
         flow::begins_anew(hash, config);
     }
     if arrival.count != 0 && reason.would_be_half_open() {
         load::load_spared(found.id as u64, arrival.count as u64, clock::epoch() as u64);
     }
+    if reason.is_syn() && reason.verdict() == Verdict::Pass {
+        let would = reason == Reason::SynMonitored && load::would_challenge(found);
+        flow::opens(segment, hash, found.id, would);
+    }
+    reason
+}
+
+/// A segment that is no SYN.
+#[inline(always)]
+fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) -> Reason {
+    let policy = Policy::of(found.service, around.load, around.config);
+    let known =
+        if policy.off { Known::Perhaps } else { flow::inbound(around.segment, around.hash, around.config) };
+    around.tracked = known == Known::Surely;
+    let reason = match decide(class, policy, around) {
+        reason @ (Reason::Cookie | Reason::CookieRecent) => handoff::announce(around, reason),
+        reason => reason,
+    };
+    if known == Known::No && reason.is_stray() {
+        load::stray(found.id, class == Class::Rst);
+    }
+    reason
 }
 
 /// The interface that a frame came in by, if the frame is addressed to it.

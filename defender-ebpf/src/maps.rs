@@ -5,10 +5,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use defender_common::abi::{
-    BUDGET_CELLS, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS, HalfOpenBucket,
-    INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, KeySlot, Learnt, Load, MOST_PREFIXES, Port,
-    RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey, Sources, TRACE_LINES,
-    TraceLine,
+    BUDGET_LINES, BudgetLine, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS,
+    HalfOpenBucket, INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, KeySlot, Learnt, Load,
+    MOST_PREFIXES, Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey,
+    Sources, TRACE_LINES, TraceLine,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -23,7 +23,7 @@ pub(crate) static KEYS: Array<KeySlot> = Array::with_max_entries(2, 0);
 #[map]
 pub(crate) static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, 0);
 #[map]
-pub(crate) static LOCAL: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(LOCAL_PREFIXES, 0);
+pub(crate) static LOCAL: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(LOCAL_PREFIXES, 0);
 #[map]
 pub(crate) static PORTS: Array<Port> = Array::with_max_entries(65_536, 0);
 #[map]
@@ -40,7 +40,7 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_BUCKETS, 0);
 #[map]
-pub(crate) static BUDGET: Array<u32> = Array::with_max_entries(2 * BUDGET_CELLS, 0);
+pub(crate) static BUDGET: Array<BudgetLine> = Array::with_max_entries(BUDGET_LINES, 0);
 #[map]
 pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FILTER_PAGES, 0);
 #[map]
@@ -56,6 +56,6 @@ pub(crate) static LOADS: Array<Load> = Array::with_max_entries(SERVICE_SLOTS, 0)
 #[map]
 pub(crate) static KNOWN: Array<[u8; KNOWN_PAGE]> = Array::with_max_entries(KNOWN_PAGES, 0);
 #[map]
-pub(crate) static PREFIXES: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
+pub(crate) static PREFIXES: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

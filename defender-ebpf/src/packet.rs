@@ -79,7 +79,7 @@ impl SkbPacket {
 /// [`options::scan_sum`] of a packet that ends too early: no sum of ten words is that large.
 const NO_SUM: u64 = u64::MAX;
 /// No header begins further behind the beginning of its packet (the verifier wants to see a bound).
-const MAX_HEADER: usize = 0x3fff;
+pub(crate) const MAX_HEADER: usize = 0x3fff;
 
 /// Global functions: the verifier looks at each once and by itself, whatever the number of ways that lead to it.
 macro_rules! out_of_line {

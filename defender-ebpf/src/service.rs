@@ -22,7 +22,10 @@ pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
         0 => wildcard as u32,
         1 if address.words() == ports.bound_address => ports.bound_id as u32,
         1 => wildcard as u32,
-        _ => bound(address, port).unwrap_or(wildcard as u32),
+        _ => match bound(address, port) {
+            0 => wildcard as u32,
+            id => id,
+        },
     };
     if id == 0 {
         return None;
@@ -30,9 +33,27 @@ pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
     Some(Found { id, service: SERVICES.get(id)? })
 }
 
+/// The service that is bound to an address and port; 0: there is none.
 #[inline(always)]
-fn bound<A: Address>(address: A, port: u16) -> Option<u32> {
-    let key = ServiceKey { address: address.octets(), port, reserved: 0 };
+fn bound<A: Address>(address: A, port: u16) -> u32 {
+    let [first, second] = address.halves();
+    bound_service(first, second, port as u64) as u32
+}
+
+// Global: its key takes room on the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bound_service(first: u64, second: u64, port: u64) -> u64 {
+    let key = ServiceKey { address: octets(first, second), port: port as u16, reserved: 0 };
     // SAFETY: the value is a word, read at once.
-    unsafe { ADDRESSES.get(key) }.copied()
+    unsafe { ADDRESSES.get(key) }.copied().unwrap_or(0) as u64
+}
+
+#[inline(always)]
+fn octets(first: u64, second: u64) -> [u8; 16] {
+    let mut octets = [0; 16];
+    for (chunk, half) in octets.as_chunks_mut().0.iter_mut().zip([first, second]) {
+        *chunk = half.to_ne_bytes();
+    }
+    octets
 }

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_tuple},
+    bindings::{bpf_sock, bpf_sock_tuple, xdp_md},
     helpers::{
         bpf_probe_read_kernel,
         generated::{bpf_sk_release, bpf_skc_lookup_tcp},
@@ -14,10 +14,14 @@ use aya_ebpf::{
 use defender_common::{
     abi::Config,
     decide::Socket,
-    wire::address::{Address, Flow, V4, V6},
+    wire::{
+        Packet,
+        address::{Address, Flow, V4, V6},
+        ipv6,
+    },
 };
 
-use crate::filter;
+use crate::packet::{MAX_HEADER, XdpPacket};
 
 /// The state of a listener (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
@@ -34,23 +38,22 @@ struct Tuple<A> {
 
 /// An address family that sockets can be looked up for: both have the tuple's layout.
 pub(crate) trait Tupled: Address {
-    type Words: Copy;
-    fn tuple(self) -> Self::Words;
+    /// See [`state`].
+    fn xdp_socket(ctx: *mut xdp_md, flow: &Flow<Self>, offsets: u64) -> u64;
 }
 
 impl Tupled for V4 {
-    type Words = u32;
     #[inline(always)]
-    fn tuple(self) -> u32 {
-        self.0
+    fn xdp_socket(ctx: *mut xdp_md, flow: &Flow<Self>, _: u64) -> u64 {
+        let addresses = flow.source.0 as u64 | (flow.destination.0 as u64) << 32;
+        xdp_socket4(ctx, addresses, flow.ports().to_be() as u64)
     }
 }
 
 impl Tupled for V6 {
-    type Words = [u32; 4];
     #[inline(always)]
-    fn tuple(self) -> [u32; 4] {
-        self.0
+    fn xdp_socket(ctx: *mut xdp_md, _: &Flow<Self>, offsets: u64) -> u64 {
+        xdp_socket6(ctx, offsets)
     }
 }
 
@@ -65,16 +68,18 @@ impl Held {
     /// The socket that would receive a packet of `flow`; `ctx` is the program's context.
     #[inline(always)]
     pub(crate) fn lookup<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>) -> Option<Self> {
-        let mut tuple = Tuple {
-            source: flow.source.tuple(),
-            destination: flow.destination.tuple(),
-            ports: flow.ports().to_be(),
-        };
+        Self::find(
+            ctx,
+            Tuple { source: flow.source, destination: flow.destination, ports: flow.ports().to_be() },
+        )
+    }
+
+    #[inline(always)]
+    fn find<A: Tupled>(ctx: *mut c_void, mut tuple: Tuple<A>) -> Option<Self> {
         let tuple_ptr: *mut bpf_sock_tuple = (&raw mut tuple).cast();
         // SAFETY: the tuple has the layout and the size that name its family.
-        let socket = unsafe {
-            bpf_skc_lookup_tcp(ctx, tuple_ptr, size_of::<Tuple<A::Words>>() as u32, CURRENT_NETNS, 0)
-        };
+        let socket =
+            unsafe { bpf_skc_lookup_tcp(ctx, tuple_ptr, size_of::<Tuple<A>>() as u32, CURRENT_NETNS, 0) };
         if socket.is_null() { None } else { Some(Self(socket)) }
     }
 
@@ -124,24 +129,45 @@ impl Drop for Held {
     }
 }
 
-/// What the socket table says of a connection to a service, or what is known without asking it.
+/// What the socket table says of the connection of a segment to a service. `offsets` are those of the network header and,
+/// from bit 16, of the TCP header.
 #[inline(always)]
-pub(crate) fn state<A: Tupled>(
-    ctx: *mut c_void,
-    flow: &Flow<A>,
-    hash: u64,
-    config: &Config,
-    now: u32,
-) -> Socket {
-    if filter::rules_out(hash, config, now) {
-        return Socket::Listener;
+pub(crate) fn state<A: Tupled>(ctx: *mut xdp_md, flow: &Flow<A>, offsets: u64) -> Socket {
+    match A::xdp_socket(ctx, flow, offsets) {
+        NOTHING => Socket::Nothing,
+        LISTENER => Socket::Listener,
+        _ => Socket::Connection,
     }
-    match Held::lookup(ctx, flow) {
-        None => Socket::Nothing,
-        Some(socket) if socket.listens() => Socket::Listener,
-        Some(_) => {
-            filter::note(hash, config);
-            Socket::Connection
-        }
+}
+
+// Global functions: tuples take room on the stack. They return one of these.
+
+const NOTHING: u64 = 0;
+const LISTENER: u64 = 1;
+const CONNECTION: u64 = 2;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_socket4(ctx: *mut xdp_md, addresses: u64, ports: u64) -> u64 {
+    let (source, destination) = (V4(addresses as u32), V4((addresses >> 32) as u32));
+    kind(ctx, Tuple { source, destination, ports: ports as u32 })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_socket6(ctx: *mut xdp_md, offsets: u64) -> u64 {
+    let packet = XdpPacket::of_xdp(ctx);
+    let network = offsets as usize & 31;
+    let Some((source, destination)) = ipv6::addresses(&packet, network) else { return NOTHING };
+    let Some([ports]) = packet.words((offsets >> 16) as usize & MAX_HEADER) else { return NOTHING };
+    kind(ctx, Tuple { source, destination, ports })
+}
+
+#[inline(always)]
+fn kind<A: Tupled>(ctx: *mut xdp_md, tuple: Tuple<A>) -> u64 {
+    match Held::find(ctx.cast(), tuple) {
+        None => NOTHING,
+        Some(socket) if socket.listens() => LISTENER,
+        Some(_) => CONNECTION,
     }
 }

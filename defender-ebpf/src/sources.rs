@@ -11,11 +11,11 @@ use crate::{config, maps::SOURCES};
 #[inline(always)]
 pub(crate) fn note<A: Address>(service: u32, source: A, now: u32) {
     let when = (now as u64) << 32 | service as u64;
-    let [a, b, c, d] = source.words().map(u64::from);
+    let [first, second] = source.halves();
     if A::FAMILY == 0 {
-        sources_note4(when, d);
+        sources_note4(when, second >> 32);
     } else {
-        sources_note6(when, b << 32 | a, d << 32 | c);
+        sources_note6(when, first, second);
     }
 }
 

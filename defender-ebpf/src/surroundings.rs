@@ -7,7 +7,7 @@ use defender_common::{
     },
     budget, checksum, cookie,
     cookie::{Host, Terms},
-    decide::{Socket, Surroundings},
+    decide::{self, Policy, Socket, Surroundings},
     recent::{PASS_MS, What},
     wire::{
         Packet,
@@ -19,7 +19,7 @@ use defender_common::{
 };
 
 use crate::{
-    clock, config, known, load,
+    clock, config, filter, known, load,
     maps::BUDGET,
     packet::{self, XdpPacket},
     recent,
@@ -34,13 +34,15 @@ pub(crate) struct Around<'a, A> {
     pub(crate) interface: &'a Interface,
     pub(crate) config: &'a Config,
     pub(crate) service: &'a Service,
-    load: &'a Load,
+    pub(crate) load: &'a Load,
     /// The segment is to an address of this host.
-    local: bool,
+    pub(crate) local: bool,
     /// Of the connection, as tables are ordered by.
     pub(crate) hash: u64,
     /// The flow table has the connection.
-    tracked: bool,
+    pub(crate) tracked: bool,
+    /// The filter has said that neither the flow table nor the socket table has it.
+    pub(crate) ruled_out: bool,
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
@@ -57,7 +59,7 @@ impl<'a, A: Address> Around<'a, A> {
         interface: &'a Interface,
         config: &'a Config,
         (service, load, local): (&'a Service, &'a Load, bool),
-        (hash, tracked): (u64, bool),
+        hash: u64,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
         Self {
@@ -70,7 +72,8 @@ impl<'a, A: Address> Around<'a, A> {
             load,
             local,
             hash,
-            tracked,
+            tracked: false,
+            ruled_out: false,
             offer,
             options_sum,
             now: 0,
@@ -84,6 +87,12 @@ impl<'a, A: Address> Around<'a, A> {
             self.now = clock::now();
         }
         self.now
+    }
+
+    /// Where the headers are: that of the network and, from bit 16, of TCP.
+    #[inline(always)]
+    fn offsets(&self) -> u64 {
+        self.network_offset as u64 | (self.segment.header as u64) << 16
     }
 
     /// The sum of the TCP header, its options and data.
@@ -166,7 +175,15 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
             return Socket::Connection;
         }
         let now = self.now();
-        socket::state(self.packet.context.cast(), &self.segment.flow, self.hash, self.config, now)
+        self.ruled_out = filter::rules_out(self.hash, self.config, now);
+        if self.ruled_out {
+            return Socket::Listener;
+        }
+        let socket = socket::state(self.packet.context, &self.segment.flow, self.offsets());
+        if socket == Socket::Connection {
+            filter::note(self.hash, self.config);
+        }
+        socket
     }
 
     #[inline(always)]
@@ -192,18 +209,17 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
         if limit == 0 {
             return true;
         }
-        let now = self.now;
-        let mut within = false;
-        for cell in budget::cells(self.segment.flow.source.budget_prefix(), self.config.secret) {
-            let Some(cell) = BUDGET.get_ptr_mut(cell) else { return true };
-            // SAFETY: a map value of one word. CPUs may count at the same time and lose one another's replies, which
-            // makes the budget a little larger, not smaller.
-            let cell = unsafe { &mut *cell };
-            let (next, count) = budget::charge(*cell, now);
-            *cell = next;
-            within |= count <= limit;
-        }
-        within
+        let place = budget::place(self.segment.flow.source.budget_prefix(), self.config.secret);
+        let Some(line) = BUDGET.get_ptr_mut(place.line) else { return true };
+        // SAFETY: a map value of integers. CPUs may count at the same time and lose one another's replies, which makes the
+        // budget a little larger, not smaller.
+        budget::charge_line(unsafe { &mut *line }, place, self.now) <= limit
+    }
+
+    #[inline(always)]
+    fn accepts_cookies(&mut self, policy: &Policy) -> bool {
+        let (service, load) = (self.service, self.load);
+        policy.accepts_cookies(service, load, || self.now())
     }
 
     #[inline(always)]
@@ -213,8 +229,8 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn proves_kernel_cookie(&mut self) -> bool {
-        let offset = self.network_offset as u64 | (self.segment.header as u64) << 16;
-        packet::kernel_cookie(self.packet.context, offset, A::FAMILY)
+        decide::kernel_cookies(self.service, self.load, self.now)
+            && packet::kernel_cookie(self.packet.context, self.offsets(), A::FAMILY)
     }
 
     #[inline(always)]

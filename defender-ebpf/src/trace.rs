@@ -45,7 +45,6 @@ fn may_note(now: u32) -> bool {
     let Some(cell) = NOTED.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own value; nothing else writes it while the program runs.
     let cell = unsafe { &mut *cell };
-    let (next, count) = budget::charge(*cell, now);
-    *cell = next;
-    count <= UNPROVEN_PER_SECOND
+    *cell = budget::charge(*cell, now);
+    budget::count(*cell) <= UNPROVEN_PER_SECOND
 }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use defender_common::{
     abi::KeySlot,
-    cookie::{self, Host, Terms},
+    cookie::{self, Host, Proposal, Terms},
     profile,
     wire::{
         address::{Address, Flow, V4, V6},
@@ -58,7 +58,7 @@ fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>,
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
     let offset = input.u32();
     let answers = keys.map(|key| {
-        let made = cookie::make(&flow, isn, &offer, index, ecn, host, slot, &key);
+        let made = Proposal::new::<A>(&offer, index, ecn, host).cookie(&flow, isn, slot, &key);
         let stamp = cookie::timestamp(clock, offset, made.timestamp_bits);
         assert!(clock.wrapping_add(offset).wrapping_sub(stamp) <= 63, "the timestamp is ahead of the clock");
         let answer = Answer {

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use defender_common::{
     abi::KeySlot,
     checksum,
-    cookie::{self, Cookie, Host},
+    cookie::{Cookie, Host, Proposal},
     profile,
     reply::{self, Own, Replies, SynAck},
     wire::{
@@ -63,7 +63,7 @@ fn written<A: Replies<IP>, const IP: usize>(
     let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
     let key = KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 };
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
-    let cookie = cookie::make(flow, isn, &offer, index, ecn && offer.timestamps, host, 0, &key);
+    let cookie = Proposal::new::<A>(&offer, index, ecn && offer.timestamps, host).cookie(flow, isn, 0, &key);
     let own = Own {
         mss: input.u16(),
         window: input.u16(),
@@ -75,7 +75,7 @@ fn written<A: Replies<IP>, const IP: usize>(
     let words = reply.ip.iter().chain(&reply.tcp).chain(&reply.options[..reply.option_words]);
     let mut bytes = [[0; 12].as_slice(), &ethertype].concat();
     bytes.extend(words.flat_map(|word| word.to_ne_bytes()));
-    assert_eq!(bytes.len(), 14 + reply.bytes());
+    assert_eq!(bytes.len(), 14 + reply::bytes::<IP>(&cookie.terms));
     assert!(reply.options[reply.option_words..].iter().all(|word| *word == 0));
     (bytes, Made { offer, isn, cookie, own })
 }

@@ -17,6 +17,13 @@ pub trait Address: Copy + PartialEq {
     /// The same as words, as they lie in memory.
     fn words(self) -> [u32; 4];
 
+    /// The same in two.
+    #[inline(always)]
+    fn halves(self) -> [u64; 2] {
+        let [a, b, c, d] = self.words().map(u64::from);
+        [a | b << 32, c | d << 32]
+    }
+
     /// Whether a SYN-ACK may be sent to it: unicast, specified, not loopback.
     fn is_answerable(self) -> bool;
 
@@ -112,14 +119,6 @@ impl Address for V4 {
     #[inline(always)]
     fn absorb(source: Self, destination: Self, mut absorb: impl FnMut(u64)) {
         absorb(source.0 as u64 | (destination.0 as u64) << 32);
-    }
-}
-
-impl V6 {
-    #[inline(always)]
-    fn halves(self) -> [u64; 2] {
-        let [a, b, c, d] = self.0;
-        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
     }
 }
 

@@ -99,8 +99,9 @@ fn is_extension(kind: u8) -> bool {
     matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
-/// The destination of a packet whose header [`parse`] could read but whose extension headers it could not.
+/// Source and destination in the fixed header.
 #[inline(always)]
-pub fn destination(packet: &(impl Packet + ?Sized), offset: usize) -> Option<V6> {
-    packet.words(offset + 24).map(V6)
+pub fn addresses(packet: &(impl Packet + ?Sized), offset: usize) -> Option<(V6, V6)> {
+    let [s0, s1, s2, s3, d0, d1, d2, d3] = packet.words(offset + 8)?;
+    Some((V6([s0, s1, s2, s3]), V6([d0, d1, d2, d3])))
 }

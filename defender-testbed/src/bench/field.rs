@@ -12,7 +12,7 @@ use defender_common::{
         MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
     },
     clock,
-    cookie::{self, Host},
+    cookie::{Host, Proposal},
     filter,
     flow::{self, Admitted, Entry},
     half_open,
@@ -21,7 +21,7 @@ use defender_common::{
     profile, recent,
     tcp_state::Track,
     verdict::Reason,
-    wire::options::Offer,
+    wire::{address::V4, options::Offer},
 };
 use defender_testbed::{
     defended::{Defended, Slots},
@@ -199,9 +199,10 @@ impl Field {
         let offer = Offer { mss: 1460, window_scale: SCALE, timestamps: true, sack: true, ..Offer::NONE };
         let offer = Offer { timestamp: STAMP, ..offer };
         let index = profile::index(0, &offer, host.mss, scale);
+        let proposal = Proposal::new::<V4>(&offer, index, false, host);
         let make = |number| {
             let (flow, sequence) = flow4(number);
-            cookie::make(&flow, sequence.wrapping_sub(1), &offer, index, false, host, slot, &key)
+            proposal.cookie(&flow, sequence.wrapping_sub(1), slot, &key)
         };
         let answers = (0..count).map(|place| make(spread(place, count)).isn.wrapping_add(1)).collect();
         Ok((0x7654_3200 & !0x3f | make(0).timestamp_bits, answers))

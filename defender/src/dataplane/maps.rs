@@ -264,7 +264,7 @@ pub struct Maps {
     /// [`map::COUNTERS`].
     pub counters: PerCpuSlots<abi::Counters>,
     /// [`map::BUDGET`].
-    pub budget: Slots<u32>,
+    pub budget: Slots<abi::BudgetLine>,
     /// [`map::TRACE`].
     pub trace: Slots<abi::TraceLine>,
     /// [`map::LOADS`].

@@ -84,7 +84,7 @@ pub struct NextSyn {
 impl NextSyn {
     /// Asks the datapath's rules.
     pub fn of(sender: &Sender, target: &Target, config: &abi::Config) -> Self {
-        let policy = Policy::of(target.slot, target.load, config, || sender.now);
+        let policy = Policy::of(target.slot, target.load, config);
         let reason = decide(Class::Syn, policy, &mut Around { sender, target, config });
         let endpoint = Endpoint::from_abi(target.slot);
         Self {
@@ -162,6 +162,10 @@ impl Surroundings for Around<'_> {
 
     fn charge_budget(&mut self) -> bool {
         self.config.reply_budget == 0 || self.sender.replies <= self.config.reply_budget
+    }
+
+    fn accepts_cookies(&mut self, _: &Policy) -> bool {
+        false
     }
 
     fn proves_cookie(&mut self) -> bool {

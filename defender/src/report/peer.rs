@@ -133,7 +133,7 @@ impl Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct OnWire {
     place: Place,
-    budget_cells: [u32; 2],
+    budget: budget::Place,
     known: [known::Place; 2],
     unicast: bool,
     octets: [u8; 16],
@@ -150,7 +150,7 @@ impl OnWire {
     fn of_family<A: Address>(address: A, config: &abi::Config) -> Self {
         Self {
             place: trace::place(address, &config.table_keys),
-            budget_cells: budget::cells(address.budget_prefix(), config.secret),
+            budget: budget::place(address.budget_prefix(), config.secret),
             known: known::places(address, &config.table_keys),
             unicast: address.is_answerable(),
             octets: address.octets(),
@@ -196,8 +196,7 @@ fn verdicts(line: &abi::TraceLine, place: Place, now: u32) -> Vec<LastVerdict> {
 
 fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, config: &abi::Config) -> Result<Sender> {
     let now = clock::now()?.ms;
-    let [first, second] = on_wire.budget_cells;
-    let cells = [maps.budget.get(first)?, maps.budget.get(second)?];
+    let mut counted = maps.budget.get(on_wire.budget.line)?;
     Ok(Sender {
         address: peer.address,
         port: peer.port,
@@ -206,7 +205,8 @@ fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, config: &abi::Config) -> Re
         now,
         listed: listed(maps, on_wire, config)?,
         known: on_wire.is_known(maps)?,
-        replies: replies(cells, now),
+        // With one more, in a copy.
+        replies: budget::charge_line(&mut counted, on_wire.budget, now),
     })
 }
 
@@ -221,12 +221,6 @@ fn listed(maps: &Maps, on_wire: &OnWire, config: &abi::Config) -> Result<u32> {
 fn is_covered(prefixes: &[Prefix], address: [u8; 16]) -> bool {
     let word = u128::from_be_bytes;
     prefixes.iter().any(|(prefix, bits)| cidr::share_prefix(word(*prefix), word(address), *bits))
-}
-
-/// How many replies there would be in this second with one more: the emptier cell counts.
-fn replies(cells: [u32; 2], now: u32) -> u32 {
-    let [first, second] = cells.map(|cell| budget::charge(cell, now).1);
-    first.min(second)
 }
 
 fn next_syns(
@@ -354,14 +348,6 @@ mod tests {
             |reason, port, seconds| LastVerdict { reason, port, count: 1, ago: Duration::from_secs(seconds) };
         let expected = [verdict(Reason::SynChallenged, 443, 2), verdict(Reason::Cookie, 80, 4)];
         assert_eq!(verdicts(&line, place, 5_000), expected);
-    }
-
-    #[test]
-    fn the_emptier_cell_counts_and_is_not_charged() {
-        let now = 5_000;
-        let cell = |count| (0..count).fold(0, |cell, _| budget::charge(cell, now).0);
-        assert_eq!(replies([cell(7), cell(4)], now), 5);
-        assert_eq!(replies([cell(7), cell(4)], now + 2_000), 1);
     }
 
     #[test]
