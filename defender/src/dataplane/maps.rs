@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
 };
-use defender_common::abi::{self, Plain, map};
+use defender_common::{
+    abi::{self, Plain, map},
+    load::{self, Alone, Time},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::dataplane::pins::PinRoot;
@@ -322,6 +325,13 @@ impl Maps {
     pub fn flow_buckets(root: &PinRoot) -> Result<u32> {
         let Map::Array(data) = open(root, map::FLOWS)? else { bail!(wrong_layout(map::FLOWS)) };
         Ok(data.info().context("cannot look at the pinned map FLOWS")?.max_entries())
+    }
+
+    /// How much a service has to bear, brought to the present as the next packet would.
+    pub fn load_at(&self, id: u32, lines: &abi::Lines, cohorts: u32, present: Time) -> Result<abi::Load> {
+        let mut load = self.loads.get(id)?;
+        load::advance::<Alone>(&mut load, lines, cohorts, present);
+        Ok(load)
     }
 
     /// The sum of `id`'s counters over all CPUs.

@@ -11,7 +11,7 @@ use defender_common::{
     abi::{self, Counters, Handoff, ServiceCounters, Tracked},
     clock::age,
     ladder::{Because, Step},
-    load::{self, Alone, Posture},
+    load::{self, Posture},
     verdict::{Reason, Verdict},
 };
 
@@ -238,14 +238,11 @@ pub(super) fn loads(
     slots: &BTreeMap<u32, abi::Service>,
     config: &abi::Config,
 ) -> Result<BTreeMap<u32, abi::Load>> {
-    let time = clock::now()?;
-    let mut loads = BTreeMap::new();
-    for (id, slot) in slots {
-        let mut load = maps.loads.get(*id)?;
-        load::advance::<Alone>(&mut load, &slot.lines, config.cohorts, time);
-        loads.insert(*id, load);
-    }
-    Ok(loads)
+    let present = clock::now()?;
+    let load = |(id, slot): (&u32, &abi::Service)| {
+        Ok((*id, maps.load_at(*id, &slot.lines, config.cohorts, present)?))
+    };
+    slots.iter().map(load).collect()
 }
 
 /// For how long a service has been under attack: off the lowest step of the ladder.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use defender_common::{
     abi,
     ladder::{Because, Step},
-    load::{self, Alone, Posture},
+    load::{self, Posture},
 };
 
 use super::{Attached, Session};
@@ -124,9 +124,8 @@ impl Session {
 /// What the maps show of a service, brought to the present as the next packet would.
 pub(in crate::control) fn view(maps: &Maps, id: u32) -> Result<(View, Now)> {
     let (slot, config) = (maps.services.get(id)?, maps.config.get(0)?);
-    let mut load = maps.loads.get(id)?;
-    let time = clock::now()?;
-    load::advance::<Alone>(&mut load, &slot.lines, config.cohorts, time);
+    let present = clock::now()?;
+    let load = maps.load_at(id, &slot.lines, config.cohorts, present)?;
     let view = View {
         by: By::Look,
         posture: load::posture(&load),
@@ -139,7 +138,7 @@ pub(in crate::control) fn view(maps: &Maps, id: u32) -> Result<(View, Now)> {
         half_open_then: load.half_open_then,
         backlog: None,
     };
-    Ok((view, Now { wall: wall::now(), ms: time.ms }))
+    Ok((view, Now { wall: wall::now(), ms: present.ms }))
 }
 
 fn crowd(maps: &Maps, id: u32, view: &View, now: Now) -> Result<Crowd> {
