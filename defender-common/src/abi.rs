@@ -364,22 +364,27 @@ pub struct Load {
     pub spared_cohorts: [u64; COHORTS],
 }
 
+impl Load {
+    /// Nothing to bear.
+    pub const EMPTY: Self = Self {
+        posture: 0,
+        began: 0,
+        accepts_until: 0,
+        half_open_then: 0,
+        reserved: [0; 9],
+        second: 0,
+        held: 0,
+        spared: 0,
+        arrivals: [0; SECONDS],
+        reserved_too: 0,
+        held_cohorts: [0; COHORTS],
+        spared_cohorts: [0; COHORTS],
+    };
+}
+
 impl Default for Load {
     fn default() -> Self {
-        Self {
-            posture: 0,
-            began: 0,
-            accepts_until: 0,
-            half_open_then: 0,
-            reserved: [0; 9],
-            second: 0,
-            held: 0,
-            spared: 0,
-            arrivals: [0; SECONDS],
-            reserved_too: 0,
-            held_cohorts: [0; COHORTS],
-            spared_cohorts: [0; COHORTS],
-        }
+        Self::EMPTY
     }
 }
 
@@ -414,10 +419,8 @@ pub struct Learnt {
     pub mss: [u16; 2],
     /// The window scale plus one; 0: not seen.
     pub window_scale_plus_one: u8,
-    /// TTL (or hop limit) of the SYN-ACK, `[IPv4, IPv6]`.
-    pub ttl: [u8; 2],
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 3],
 }
 
 /// Counters of one service, per CPU.

@@ -280,27 +280,12 @@ mod tests {
         replies: 3,
     };
 
-    const CALM: abi::Load = abi::Load {
-        posture: 0,
-        began: 0,
-        accepts_until: 0,
-        half_open_then: 0,
-        reserved: [0; 9],
-        second: 0,
-        held: 0,
-        spared: 0,
-        arrivals: [0; abi::SECONDS],
-        reserved_too: 0,
-        held_cohorts: [0; abi::COHORTS],
-        spared_cohorts: [0; abi::COHORTS],
-    };
-
     fn slot(mode: u32, flags: u32) -> abi::Service {
         abi::Service { mode, flags, port: 80, families: abi::SERVICE_FAMILY_V4, ..abi::Service::default() }
     }
 
     fn target(slot: &abi::Service) -> Target<'_> {
-        Target { slot, load: &CALM, listens: true, connection: None, unprotectable: None }
+        Target { slot, load: &abi::Load::EMPTY, listens: true, connection: None, unprotectable: None }
     }
 
     fn next(sender: &Sender, target: &Target, budget: u32) -> (Reason, String) {
