@@ -122,12 +122,7 @@ impl Session {
     /// A firewall rule that takes connections to the service away from it.
     fn obstacle(&self, service: &Service) -> Option<Unprotectable> {
         let Endpoint { address, port, .. } = service.endpoint;
-        let in_the_way = |finding: &&Finding| {
-            matches!(finding.problem, Obstacle::Redirected { .. } | Obstacle::Synproxy)
-                && !finding.vague
-                && self.interfaces.iter().any(|interface| finding.applies(interface, address, port))
-        };
-        let finding = self.firewall.findings.iter().find(in_the_way)?;
+        let finding = self.firewall.obstacle(&self.interfaces, address, port)?;
         Some(match &finding.problem {
             Obstacle::Redirected { to } => {
                 Unprotectable::Redirected { rule: finding.rule.clone(), to: to.clone() }

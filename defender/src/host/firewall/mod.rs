@@ -74,13 +74,14 @@ impl Firewall {
         Self { findings: ruleset::findings(&rules), unchecked }
     }
 
-    /// The rule, if any, by which connections that arrive by `interface` for this address and port go elsewhere. An
-    /// unspecified address stands for all of this host's. Rules whose ports could not be read are not considered.
-    pub fn redirect(&self, interface: &str, address: IpAddr, port: u16) -> Option<&Finding> {
+    /// The rule, if any, that takes connections for this address and port, which arrive by one of `interfaces`, away
+    /// from their listener. An unspecified address stands for all of this host's. Rules whose ports could not be read
+    /// are not considered.
+    pub fn obstacle(&self, interfaces: &[String], address: IpAddr, port: u16) -> Option<&Finding> {
         self.findings.iter().find(|finding| {
-            matches!(finding.problem, Problem::Redirected { .. })
+            matches!(finding.problem, Problem::Redirected { .. } | Problem::Synproxy)
                 && !finding.vague
-                && finding.applies(interface, address, port)
+                && interfaces.iter().any(|interface| finding.applies(interface, address, port))
         })
     }
 }

@@ -519,8 +519,9 @@ mod tests {
             ),
             unchecked: Vec::new(),
         };
-        let rule = |interface, address: &str, port| {
-            firewall.redirect(interface, address.parse().unwrap(), port).map(|finding| finding.rule.as_str())
+        let rule = |interface: &str, address: &str, port| {
+            let found = firewall.obstacle(&[interface.to_owned()], address.parse().unwrap(), port);
+            found.map(|finding| finding.rule.as_str())
         };
         assert_eq!(rule("eth0", "192.0.2.9", 443), Some("nft ip nat pre, handle 2"));
         assert_eq!(rule("eth0", "0.0.0.0", 443), Some("nft ip nat pre, handle 2"));
@@ -554,10 +555,10 @@ mod tests {
         let mut rules = Ruleset::default();
         parse(EXTENSIONS, &BTreeSet::new(), &mut rules).unwrap();
         let firewall = Firewall { findings: super::super::ruleset::findings(&rules), unchecked: Vec::new() };
-        let redirect = |port| firewall.redirect("eth0", "0.0.0.0".parse().unwrap(), port);
-        assert_eq!(redirect(8080).unwrap().rule, "nft ip nat DOCKER, handle 9");
+        let obstacle = |port| firewall.obstacle(&["eth0".to_owned()], "0.0.0.0".parse().unwrap(), port);
+        assert_eq!(obstacle(8080).unwrap().rule, "nft ip nat DOCKER, handle 9");
         // For which ports the second redirect is, nft does not say: that makes no service unprotectable.
-        assert_eq!(redirect(9000), None);
+        assert_eq!(obstacle(9000), None);
         assert!(firewall.findings[1].vague);
     }
 
