@@ -43,17 +43,10 @@ fn tell(list: List, addition: &Addition) {
     if !moved.is_empty() {
         log::warn!(
             "moved from the {} list to the {} list: {}",
-            other(list).name(),
+            list.other().name(),
             list.name(),
             names(moved)
         );
-    }
-}
-
-fn other(list: List) -> List {
-    match list {
-        List::Allow => List::Deny,
-        List::Deny => List::Allow,
     }
 }
 

@@ -23,6 +23,14 @@ impl List {
             Self::Deny => "deny",
         }
     }
+
+    /// The list that this one is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Allow => Self::Deny,
+            Self::Deny => Self::Allow,
+        }
+    }
 }
 
 /// Who put a prefix on a list.
