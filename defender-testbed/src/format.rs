@@ -10,16 +10,14 @@ pub(crate) fn percent(share: f64) -> String {
 
 /// A number with the thousands set apart, rounded to a thousand where it is that large.
 pub(crate) fn thousands(number: f64) -> String {
-    let rounded = if number >= 100_000.0 { (number / 1000.0).round() * 1000.0 } else { number.round() };
-    let digits = format!("{rounded:.0}");
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+    thousands_exact(if number >= 100_000.0 { (number / 1000.0).round() * 1000.0 } else { number.round() })
+}
+
+/// All digits of a number, with the thousands set apart.
+pub(crate) fn thousands_exact(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
 }
 
 /// A time given in microseconds.
@@ -63,7 +61,7 @@ pub(crate) fn aligned(lines: &[Vec<String>], words: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, percent, thousands, wrapped};
+    use super::{duration, percent, thousands, thousands_exact, wrapped};
 
     #[test]
     fn numbers_are_readable() {
@@ -71,6 +69,7 @@ mod tests {
         assert_eq!(thousands(999.4), "999");
         assert_eq!(thousands(12_345.0), "12,345");
         assert_eq!(thousands(4_123_456.0), "4,123,000");
+        assert_eq!(thousands_exact(4_123_456.0), "4,123,456");
         assert_eq!(percent(0.994), "99.4 %");
         assert_eq!(duration(85.4), "85 us");
         assert_eq!(duration(1234.0), "1.2 ms");

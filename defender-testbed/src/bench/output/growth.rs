@@ -1,9 +1,9 @@
 //! How costs and memory grow, as a table.
 
-use super::{figure, thousands_exact, words};
+use super::{figure, words};
 use crate::{
     bench::growth::Grown,
-    format::{aligned, wrapped},
+    format::{aligned, thousands_exact, wrapped},
 };
 
 pub(super) fn print(growth: &Grown) {

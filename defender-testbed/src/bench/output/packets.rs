@@ -2,10 +2,10 @@
 
 use defender_testbed::{budget, meter::Subject};
 
-use super::{figure, thousands_exact, words};
+use super::{figure, words};
 use crate::{
     bench::{Report, guard, packets::Cost},
-    format::{aligned, wrapped},
+    format::{aligned, thousands_exact, wrapped},
 };
 
 const PACKETS: &str = "Nanoseconds a packet, net of what the method itself takes (its own line). Few flows: 8, or 2,048 \
