@@ -33,6 +33,7 @@ pub mod flood;
 pub mod frame;
 pub mod inject;
 pub mod interface;
+mod leftovers;
 pub mod meter;
 pub mod napi;
 pub mod netns;

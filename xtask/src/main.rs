@@ -6,6 +6,9 @@
 mod build;
 mod cargo;
 mod cleanup;
+#[path = "../../defender-testbed/src/leftovers.rs"]
+#[expect(unreachable_pub, reason = "shared with the testbed, which is a library")]
+mod leftovers;
 mod lint;
 mod privilege;
 mod process;
@@ -92,7 +95,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Cleanup { as_root, after_parent } => {
             match (as_root, after_parent) {
                 (_, true) => cleanup::after_parent()?,
-                (true, false) => cleanup::remove_leftovers()?,
+                (true, false) => leftovers::remove()?,
                 (false, false) => cleanup::run()?,
             }
             Ok(ExitCode::SUCCESS)
