@@ -13,7 +13,8 @@
 //! Entries carry the filter's generation ([`crate::filter`]), which the walk through the socket table renews: an entry
 //! whose generation is gone belongs to a connection that the kernel has no more, and is free.
 //!
-//! Half-open connections have a table of their own ([`crate::half_open`]). CPUs may write one bucket at the same time: at worst an entry is lost until the next walk.
+//! Half-open connections have a table of their own ([`crate::half_open`]). CPUs may write one bucket at the same time: at
+//! worst an entry is lost until the next walk.
 
 use crate::{
     abi::{Config, FLOW_ENTRIES, FlowBucket, Listed},
