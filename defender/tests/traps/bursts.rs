@@ -4,7 +4,7 @@ use anyhow::Result;
 use defender_testbed::{frame::TcpFrame, server::Server, topology::Topology};
 
 use crate::{
-    ground::{counted, kernel_counters},
+    ground::{counted, kernel_counters, servers},
     hand::{Hand, KINDS, Wire},
     support::start_always,
 };
@@ -12,8 +12,7 @@ use crate::{
 #[test]
 fn data_behind_the_ack_is_not_lost() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let wire = Wire::new(&bed)?;
     for server in &servers {
@@ -63,8 +62,7 @@ fn data_behind_the_ack_stays_in_order() -> Result<()> {
 #[test]
 fn what_carries_the_cookie_twice_is_handed_over_once() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let wire = Wire::new(&bed)?;
     for server in &servers {

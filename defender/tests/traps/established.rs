@@ -17,16 +17,12 @@ use defender_testbed::{
 };
 
 use crate::{
-    ground::{Listener, counted, read_exactly, set_mode, wait_for_sockets},
+    ground::{Listener, counted, read_exactly, servers, set_mode, wait_for_sockets},
     hand::{Hand, KINDS, Wire},
     sockets::{self, Before},
     support::{CLIENT_PATIENCE, Counts, eventually, start, start_always, wait_active},
     traffic::{Traffic, take_over},
 };
-
-fn servers(bed: &Topology) -> Result<[Server; 2]> {
-    Ok([Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?])
-}
 
 #[test]
 fn connections_survive_all_that_is_done_to_the_defender() -> Result<()> {

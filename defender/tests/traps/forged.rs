@@ -12,7 +12,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    ground::{counted, kernel_counters, sockets, wait_for_sockets},
+    ground::{counted, kernel_counters, servers, sockets, wait_for_sockets},
     hand::{KINDS, Kind, Wire},
     support::start_always,
 };
@@ -23,8 +23,7 @@ fn forged_packets_are_dropped_and_make_no_socket() -> Result<()> {
         client_end: Some(defender_testbed::programs::Program::Absorb),
         ..Options::default()
     })?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let before_all = kernel_counters(&bed.server)?;
     for server in &servers {

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use defender_testbed::{
     controller::Controller,
     netns::Namespace,
-    server::{self, Options},
+    server::{self, Options, Server},
+    topology::Topology,
 };
 
 use crate::support::{Counts, PATIENCE, eventually};
@@ -62,6 +63,11 @@ impl Listener {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Servers that greet on port 80, IPv4 first.
+pub(crate) fn servers(bed: &Topology) -> Result<[Server; 2]> {
+    Ok([Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?])
 }
 
 /// Reads exactly these bytes.

@@ -3,12 +3,11 @@
 use anyhow::Result;
 use defender_testbed::{
     frame::{TcpFrame, flag},
-    server::Server,
     topology::Topology,
 };
 
 use crate::{
-    ground::{counted, set_mode},
+    ground::{counted, servers, set_mode},
     hand::{KINDS, Wire},
     support::{start, wait_active},
 };
@@ -18,8 +17,7 @@ fn the_kernel_s_cookies_are_accepted_after_the_switch() -> Result<()> {
     let bed = Topology::new()?;
     // Cookies for everyone, as under attack.
     bed.server.set_sysctl("net.ipv4.tcp_syncookies", "2")?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start(&bed, &["--mode", "monitor"])?;
     let wire = Wire::new(&bed)?;
     let mut clients = Vec::new();

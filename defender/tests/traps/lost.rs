@@ -11,7 +11,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    ground::{Listener, counted, read_exactly, wait_for_sockets},
+    ground::{Listener, counted, read_exactly, servers, wait_for_sockets},
     hand::{KINDS, Wire},
     support::{CLIENT_PATIENCE, PATIENCE, start_always},
 };
@@ -22,8 +22,7 @@ const LATER: Duration = Duration::from_millis(1200);
 #[test]
 fn data_comes_first() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let wire = Wire::new(&bed)?;
     let (_, counts) = counted(&defender, || {
@@ -55,8 +54,7 @@ fn data_comes_first() -> Result<()> {
 #[test]
 fn data_that_is_merged_comes_first() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let wire = Wire::new(&bed)?;
     let (_, counts) = counted(&defender, || {

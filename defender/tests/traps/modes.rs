@@ -8,20 +8,15 @@ use defender_common::abi::KeySlot;
 use defender_testbed::{
     controller::Controller,
     frame::{TcpFrame, flag},
-    server::Server,
     topology::Topology,
 };
 
 use crate::{
-    ground::{Listener, counted, set_mode, sockets, wait_for_sockets},
+    ground::{Listener, counted, servers, set_mode, sockets, wait_for_sockets},
     hand::{KINDS, Kind, Wire},
     support::{Counts, services, start, start_always, wait_active},
     traffic::{take_over, take_over_with},
 };
-
-fn servers(bed: &Topology) -> Result<[Server; 2]> {
-    Ok([Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?])
-}
 
 /// From calm to challenging: `reuse::a_handshake_begun_in_calm_is_completed`.
 #[test]

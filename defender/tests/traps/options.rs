@@ -13,17 +13,13 @@ use defender_testbed::{
 };
 
 use crate::{
-    ground::{Listener, counted, kernel_counters, read_exactly, set_mode},
+    ground::{Listener, counted, kernel_counters, read_exactly, servers, set_mode},
     sockets::{self, Before},
     support::{start_always, wait_active},
 };
 
 fn addresses(bed: &Topology) -> [SocketAddr; 2] {
     [bed.server_v4(80), bed.server_v6(80)]
-}
-
-fn servers(bed: &Topology) -> Result<[Server; 2]> {
-    Ok([Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?])
 }
 
 #[test]

@@ -16,7 +16,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    ground::counted,
+    ground::{counted, servers},
     hand::{Kind, QUIET, Wire},
     support::{CLIENT_PATIENCE, PATIENCE, start_always},
 };
@@ -177,8 +177,7 @@ fn sources_that_must_not_be_answered_are_not() -> Result<()> {
 #[test]
 fn the_kernel_refuses_where_nobody_listens() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let wire = Wire::new(&bed)?;
     let refused = |to| -> Result<()> {

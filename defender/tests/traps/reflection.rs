@@ -13,7 +13,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    ground::{counted, set_mode},
+    ground::{counted, servers, set_mode},
     hand::{KINDS, Kind, QUIET, Wire},
     support::{start, start_always, wait_active},
 };
@@ -63,8 +63,7 @@ fn answers(wire: &Wire<'_>, capture: &Capture, server: &Server) -> Result<Vec<Ve
 #[test]
 fn one_answer_for_one_syn_and_none_longer_than_the_kernels() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start(&bed, &["--mode", "off"])?;
     let wire = Wire::new(&bed)?;
     let capture = Capture::incoming(&bed.client, CLIENT_INTERFACE)?;

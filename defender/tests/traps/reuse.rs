@@ -1,10 +1,10 @@
 //! A SYN with the addresses and ports of something the kernel still holds: the kernel decides, as it does in calm.
 
 use anyhow::{Result, ensure};
-use defender_testbed::{frame::flag, server::Server, topology::Topology};
+use defender_testbed::{controller::Controller, frame::flag, server::Server, topology::Topology};
 
 use crate::{
-    ground::{Listener, counted, set_mode, wait_for_sockets},
+    ground::{Listener, counted, servers, set_mode, wait_for_sockets},
     hand::{Hand, KINDS, Kind, Wire},
     support::{start, start_always, wait_active},
 };
@@ -95,16 +95,10 @@ fn the_last_fin_is_repeated_in_time_wait() -> Result<()> {
     Ok(())
 }
 
-/// A handshake begun in calm: the kernel has answered, and waits for the ACK.
-fn begun_in_calm<'w, 'a>(wire: &'w Wire<'a>, server: &Server, kind: Kind) -> Result<Hand<'w, 'a>> {
-    wire.greeted(server.address(), kind)
-}
-
 #[test]
 fn a_handshake_begun_in_calm_is_completed() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start(&bed, &["--mode", "off"])?;
     let wire = Wire::new(&bed)?;
     for calm in ["off", "monitor"] {
@@ -113,7 +107,7 @@ fn a_handshake_begun_in_calm_is_completed() -> Result<()> {
             set_mode(&defender, calm)?;
             for server in &servers {
                 for kind in KINDS {
-                    clients.push(begun_in_calm(&wire, server, kind)?);
+                    clients.push(wire.greeted(server.address(), kind)?);
                 }
             }
             set_mode(&defender, "always")?;
@@ -130,6 +124,20 @@ fn a_handshake_begun_in_calm_is_completed() -> Result<()> {
     Ok(())
 }
 
+/// A handshake begun in calm: the kernel has answered, and waits for the ACK. From now on SYNs are challenged.
+fn begun_in_calm<'w, 'a>(
+    defender: &Controller<'_>,
+    wire: &'w Wire<'a>,
+    server: &Server,
+    kind: Kind,
+) -> Result<Hand<'w, 'a>> {
+    set_mode(defender, "off")?;
+    let client = wire.greeted(server.address(), kind)?;
+    set_mode(defender, "always")?;
+    wait_active(defender, 80)?;
+    Ok(client)
+}
+
 #[test]
 fn a_syn_meets_its_own_handshake_begun_in_calm() -> Result<()> {
     let bed = Topology::new()?;
@@ -137,11 +145,8 @@ fn a_syn_meets_its_own_handshake_begun_in_calm() -> Result<()> {
     let defender = start(&bed, &["--mode", "off"])?;
     let wire = Wire::new(&bed)?;
     for kind in KINDS {
-        set_mode(&defender, "off")?;
-        let mut client = begun_in_calm(&wire, &server, kind)?;
+        let mut client = begun_in_calm(&defender, &wire, &server, kind)?;
         let first = client.syn_ack().seq;
-        set_mode(&defender, "always")?;
-        wait_active(&defender, 80)?;
         let (_, counts) = counted(&defender, || {
             client.send(&[client.syn()])?;
             // The kernel repeats its SYN-ACK by itself as well.
@@ -164,11 +169,8 @@ fn another_syn_meets_a_handshake_begun_in_calm() -> Result<()> {
     let defender = start(&bed, &["--mode", "off"])?;
     let wire = Wire::new(&bed)?;
     for kind in KINDS {
-        set_mode(&defender, "off")?;
-        let mut client = begun_in_calm(&wire, &server, kind)?;
+        let mut client = begun_in_calm(&defender, &wire, &server, kind)?;
         let old_ack = client.ack();
-        set_mode(&defender, "always")?;
-        wait_active(&defender, 80)?;
         let (_, counts) = counted(&defender, || {
             client.isn = client.isn.wrapping_add(0x4000_0000);
             client.send(&[client.syn()])?;
@@ -201,8 +203,7 @@ fn another_syn_meets_a_handshake_begun_in_calm() -> Result<()> {
 #[test]
 fn a_stray_syn_does_not_disturb_a_connection() -> Result<()> {
     let bed = Topology::new()?;
-    let servers =
-        [Server::start(&bed.server, bed.server_v4(80))?, Server::start(&bed.server, bed.server_v6(80))?];
+    let servers = servers(&bed)?;
     let defender = start_always(&bed, &[80])?;
     let wire = Wire::new(&bed)?;
     let (_, counts) = counted(&defender, || {
