@@ -182,6 +182,11 @@ fn steps() -> Vec<Row> {
         })
     };
     let known = |row: Row| row.world(|world| world.known = vec![Ipv4Addr::new(198, 18, 200, 1)]);
+    let signed = |name, danger| {
+        let syn = syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        auto(row(name, syn), Step::Challenge)
+            .world(|world| (world.service().lines.danger, world.load.held) = (danger, 7))
+    };
     let ack = || stray(client4(), flag::ACK).ack(1);
     let syn = || syn_to(at(address("198.18.200.1"), 4_000), DUAL);
     let crossing = |row: Row, change: fn(&mut World)| {
@@ -221,24 +226,8 @@ fn steps() -> Vec<Row> {
             world.load.held = 7;
         })
         .challenged(LINUX4),
-        auto(
-            row(
-                "signed, with room in the queue",
-                syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
-            ),
-            Step::Challenge,
-        )
-        .world(|world| (world.service().lines.danger, world.load.held) = (8, 7))
-        .passes(Reason::SynSigned),
-        auto(
-            row(
-                "signed, without room in the queue",
-                syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
-            ),
-            Step::Challenge,
-        )
-        .world(|world| (world.service().lines.danger, world.load.held) = (7, 7))
-        .dropped(Reason::SynNoRoom),
+        signed("signed, with room in the queue", 8).passes(Reason::SynSigned),
+        signed("signed, without room in the queue", 7).dropped(Reason::SynNoRoom),
         crossing(row("the SYN before", syn4()), |world| {
             world.service().lines.danger = 8;
             world.load.held = 7;
