@@ -3,19 +3,18 @@
 mod support;
 
 use std::{
-    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use defender_testbed::{
-    client::{self, DEADLINE},
+    client::DEADLINE,
     flood::{Flood, Kind},
     server::Server,
     topology::Topology,
 };
-use support::{Counts, start, wait_active};
+use support::{Counts, connect, start, talk, wait_active};
 
 /// The controller's first walk through the sockets has ended and the filter counts by then, three times over.
 const FILTER_READY: Duration = Duration::from_secs(4);
@@ -29,21 +28,9 @@ fn addresses(bed: &Topology) -> [SocketAddr; 2] {
     [bed.server_v4(80), bed.server_v6(80)]
 }
 
-fn connect(bed: &Topology, address: SocketAddr) -> Result<TcpStream> {
-    let mut stream = client::connect_from(&bed.client, Some(bed.fresh_client(address)), address, DEADLINE)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut greeting = [0];
-    stream.read_exact(&mut greeting)?;
-    Ok(stream)
-}
-
-/// Sends a byte and waits for its echo.
-fn talk(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"?")?;
-    let mut echo = [0];
-    stream.read_exact(&mut echo)?;
-    ensure!(&echo == b"?", "the echo is {echo:?}");
-    Ok(())
+/// A connection from a fresh address, without a single loss.
+fn visit(bed: &Topology, address: SocketAddr) -> Result<TcpStream> {
+    connect(bed, bed.fresh_client(address), address, DEADLINE)
 }
 
 /// Connections from before the attach and handed-over ones, busy and quiet: all go on while a flood of `kind` runs,
@@ -57,16 +44,16 @@ fn connections_live_through(kind: Kind, reasons: &[&str]) -> Result<()> {
     let mut streams = Vec::new();
     for address in addresses(&bed) {
         for _ in 0..20 {
-            quiet.push(connect(&bed, address)?);
-            streams.push(connect(&bed, address)?);
+            quiet.push(visit(&bed, address)?);
+            streams.push(visit(&bed, address)?);
         }
     }
     let defender = start(&bed, &["--mode", "always"])?;
     wait_active(&defender, 80)?;
     for address in addresses(&bed) {
         for _ in 0..20 {
-            quiet.push(connect(&bed, address)?);
-            streams.push(connect(&bed, address)?);
+            quiet.push(visit(&bed, address)?);
+            streams.push(visit(&bed, address)?);
         }
     }
     std::thread::sleep(FILTER_READY);
@@ -85,7 +72,7 @@ fn connections_live_through(kind: Kind, reasons: &[&str]) -> Result<()> {
             talk(stream)?;
         }
         for address in addresses(&bed) {
-            let mut fresh = connect(&bed, address)?;
+            let mut fresh = visit(&bed, address)?;
             talk(&mut fresh)?;
         }
     }

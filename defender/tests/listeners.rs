@@ -19,23 +19,17 @@ use defender_testbed::{
     flood::{Flood, Kind},
     frame::{TcpFrame, flag},
     programs::{Program, Watcher},
-    server::{self, GREETING, Server},
+    server::{self, Server},
     topology::{CLIENT_INTERFACE, CLIENT_V4, Options, SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
 };
 
 use crate::support::{
-    CLIENT_PATIENCE, Counts, eventually, run, services, start, start_always, status, wait_active,
+    CLIENT_PATIENCE, Counts, connect, eventually, run, services, start, start_always, status, wait_active,
 };
 
 /// Connects from a fresh address and reads the greeting.
 fn visit(bed: &Topology, address: SocketAddr) -> Result<TcpStream> {
-    let from = bed.fresh_client(address);
-    let mut stream = client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE)?;
-    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    let mut byte = [0];
-    stream.read_exact(&mut byte).with_context(|| format!("{address} does not greet"))?;
-    ensure!(byte == [GREETING], "{address} says {byte:?}");
-    Ok(stream)
+    connect(bed, bed.fresh_client(address), address, CLIENT_PATIENCE)
 }
 
 /// Whether the kernel answers with a RST.

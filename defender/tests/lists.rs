@@ -2,12 +2,7 @@
 
 mod support;
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use defender_testbed::{
@@ -16,27 +11,12 @@ use defender_testbed::{
     server::Server,
     topology::{SERVER_INTERFACE, Topology},
 };
-use support::{CLIENT_PATIENCE, Counts, PROGRAM, process::Scratch, run, start_always, status};
+use support::{Counts, PROGRAM, connect, process::Scratch, run, start_always, status, talk};
 
 /// The controller has looked at everything again by then.
 const REFRESHED: Duration = Duration::from_millis(2500);
 /// A SYN and its first repetition.
 const IN_VAIN: Duration = Duration::from_millis(1500);
-
-fn connect(bed: &Topology, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = client::connect_from(&bed.client, Some(from), to, DEADLINE)?;
-    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    stream.read_exact(&mut [0])?;
-    Ok(stream)
-}
-
-fn talk(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"?")?;
-    let mut echo = [0];
-    stream.read_exact(&mut echo)?;
-    ensure!(&echo == b"?", "the echo is {echo:?}");
-    Ok(())
-}
 
 /// In both families: who is denied gets no answer, but keeps the connections there are; who is allowed is not
 /// challenged, though a shorter prefix is denied; who is on no list any more is challenged again.
@@ -49,7 +29,7 @@ fn lists_count_at_once_and_spare_connections() -> Result<()> {
         let from = bed.fresh_client(server);
         let (address, everybody) =
             (from.ip().to_string(), if server.is_ipv4() { "0.0.0.0/0" } else { "2000::/3,fc00::/7" });
-        let mut old = connect(&bed, from, server)?;
+        let mut old = connect(&bed, from, server, DEADLINE)?;
 
         defender.ask(&["deny", "add", everybody])?;
         thread::sleep(REFRESHED);
@@ -65,7 +45,7 @@ fn lists_count_at_once_and_spare_connections() -> Result<()> {
 
         defender.ask(&["allow", "add", &address])?;
         let before = Counts::of(&defender)?;
-        talk(&mut connect(&bed, again, server)?)?;
+        talk(&mut connect(&bed, again, server, DEADLINE)?)?;
         let counts = &Counts::of(&defender)? - &before;
         counts.assert(&[("pass.syn_allowed", 1), ("tx.syn_challenged", 0)]);
         ensure!(status(&defender)?["prefixes"]["allowed"] == 1);
@@ -73,7 +53,7 @@ fn lists_count_at_once_and_spare_connections() -> Result<()> {
         defender.ask(&["allow", "del", &address])?;
         defender.ask(&["deny", "del", everybody])?;
         let before = Counts::of(&defender)?;
-        talk(&mut connect(&bed, again, server)?)?;
+        talk(&mut connect(&bed, again, server, DEADLINE)?)?;
         let counts = &Counts::of(&defender)? - &before;
         counts.assert(&[("pass.syn_allowed", 0), ("tx.syn_challenged", 1)]);
         talk(&mut old)?;

@@ -23,7 +23,7 @@ use defender_testbed::{
 use serde_json::Value;
 
 use crate::support::{
-    CLIENT_PATIENCE, Counts, eventually,
+    CLIENT_PATIENCE, Counts, connect, eventually,
     process::{self, Process, Scratch},
     start_always,
 };
@@ -56,8 +56,7 @@ fn a_web_server_serves_with_and_without_keep_alive() -> Result<()> {
         let scratch = Scratch::new()?;
         let big = vec![b'x'; 300_000];
         scratch.write("big", &big)?;
-        let _nginx = start_nginx(&bed.server, &scratch)?;
-        wait_listening(&bed.server, 80)?;
+        let _nginx = process::start_nginx(&bed.server, &scratch)?;
         let defender = start_always(bed, &[80])?;
         for address in both(bed, 80) {
             let before = Counts::of(&defender)?;
@@ -100,26 +99,6 @@ fn curl(namespace: &Namespace, arguments: &str) -> Result<Fetched> {
         fetched.bytes += fields.next().context("no bytes")?;
     }
     Ok(fetched)
-}
-
-fn start_nginx(namespace: &Namespace, scratch: &Scratch) -> Result<Process> {
-    let root = scratch.path("");
-    let root = root.display();
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {root}{name};"))
-        .join(" ");
-    let configuration = scratch.write(
-        "nginx.conf",
-        format!(
-            "daemon off; master_process off; pid {root}pid; error_log {root}error.log;\n\
-             events {{ }}\n\
-             http {{ access_log off; keepalive_requests 1000; {temporary}\n\
-             server {{ listen 80; listen [::]:80; root {root};\n\
-             location /hello {{ return 200 hello\\n; }} }} }}\n"
-        ),
-    )?;
-    let configuration = configuration.display();
-    Process::start(namespace, "nginx", &format!("-c {configuration} -e {root}error.log"))
 }
 
 #[test]
@@ -280,12 +259,10 @@ fn clients_connect_in_a_flood() -> Result<()> {
 
 /// Connects one after the other, and reads the greeting.
 fn connect_many(bed: &Topology, address: SocketAddr, connections: usize) -> Result<Vec<IpAddr>> {
-    let connect = |_| {
+    let one = |_| {
         let from = bed.fresh_client(address);
-        let stream = client::connect_from(&bed.client, Some(from), address, CLIENT_PATIENCE)?;
-        stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
-        std::io::Read::read_exact(&mut &stream, &mut [0])?;
+        connect(bed, from, address, CLIENT_PATIENCE)?;
         Ok(from.ip())
     };
-    (0..connections).map(connect).collect()
+    (0..connections).map(one).collect()
 }

@@ -14,7 +14,6 @@ use defender_common::{flow::Admitted, tcp_state::State};
 use defender_testbed::{
     controller::Controller,
     flood::{Flood, Kind},
-    netns::Namespace,
     topology::Topology,
 };
 use nix::sys::socket::{setsockopt, sockopt};
@@ -47,30 +46,6 @@ fn raise_file_limit() -> Result<()> {
     Ok(())
 }
 
-fn start_nginx(namespace: &Namespace, scratch: &Scratch) -> Result<Process> {
-    let root = scratch.path("");
-    let root = root.display();
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {root}{name};"))
-        .join(" ");
-    let configuration = scratch.write(
-        "nginx.conf",
-        format!(
-            "daemon off; master_process off; pid {root}pid; error_log {root}error.log;\n\
-             events {{ worker_connections 14000; }}\n\
-             http {{ access_log off; keepalive_timeout 600s; {temporary}\n\
-             server {{ listen 80 backlog=4096; listen [::]:80 backlog=4096; root {root};\n\
-             location /hello {{ return 200 hello\\n; }} }} }}\n"
-        ),
-    )?;
-    let configuration = configuration.display();
-    let nginx = Process::start(namespace, "nginx", &format!("-c {configuration} -e {root}error.log"))?;
-    eventually("nginx listens", || {
-        Ok(process::run(namespace, "ss", "-Htln sport = :80")?.lines().count() == 2)
-    })?;
-    Ok(nginx)
-}
-
 /// A web server that is defended.
 struct Site<'a> {
     bed: &'a Topology,
@@ -86,7 +61,7 @@ impl<'a> Site<'a> {
         bed.server.set_sysctl("net.core.somaxconn", 4096)?;
         bed.server.set_sysctl("net.ipv4.tcp_max_tw_buckets", 100_000)?;
         bed.server.set_sysctl("net.ipv4.tcp_syncookies", 1)?;
-        let nginx = start_nginx(&bed.server, &scratch)?;
+        let nginx = process::start_nginx(&bed.server, &scratch)?;
         let defender = start(bed, &["--mode", mode])?;
         if mode == "always" {
             wait_active(&defender, 80)?;

@@ -9,6 +9,8 @@ pub(crate) mod process;
 use std::{
     collections::BTreeMap,
     fmt,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     ops::Sub,
     path::Path,
     process::Output,
@@ -18,7 +20,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use defender_testbed::{
+    client,
     controller::{Controller, STATE_DIRECTORY, state_directory},
+    server::GREETING,
     topology::{SERVER_INTERFACE, Topology},
 };
 use serde_json::Value;
@@ -54,6 +58,31 @@ pub(crate) fn run(bed: &Topology, pins: &Path, arguments: &[&str]) -> Result<Out
     let mut command = bed.server.command(PROGRAM)?;
     command.env(STATE_DIRECTORY, state_directory(pins));
     Ok(command.args(arguments).arg("--pin-root").arg(pins).output()?)
+}
+
+/// Connects and reads the server's greeting; a client that must send its SYN again comes too late for a short
+/// `deadline`.
+pub(crate) fn connect(
+    bed: &Topology,
+    from: SocketAddr,
+    to: SocketAddr,
+    deadline: Duration,
+) -> Result<TcpStream> {
+    let mut stream = client::connect_from(&bed.client, Some(from), to, deadline)?;
+    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte).with_context(|| format!("{to} does not greet"))?;
+    ensure!(byte == [GREETING], "{to} says {byte:?}");
+    Ok(stream)
+}
+
+/// Sends a byte and waits for its echo.
+pub(crate) fn talk(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"?")?;
+    let mut echo = [0];
+    stream.read_exact(&mut echo)?;
+    ensure!(&echo == b"?", "the echo is {echo:?}");
+    Ok(())
 }
 
 /// Waits until SYNs to every service on this port are challenged, and there is one at least.

@@ -16,6 +16,8 @@ use nix::{
     unistd::Pid,
 };
 
+use super::eventually;
+
 const POLL: Duration = Duration::from_millis(10);
 
 /// How long a program may take to end by itself.
@@ -99,6 +101,28 @@ pub(crate) fn start_sshd(namespace: &Namespace, scratch: &Scratch) -> Result<Pro
     );
     let configuration = scratch.write("sshd_config", text)?;
     Process::start(namespace, "sshd", &format!("-D -e -f {}", configuration.display()))
+}
+
+/// Starts a web server on port 80 of both families, and waits until it listens. It has the files of `scratch`, and
+/// `/hello`; ten thousand clients may stay connected.
+pub(crate) fn start_nginx(namespace: &Namespace, scratch: &Scratch) -> Result<Process> {
+    let root = scratch.path("");
+    let root = root.display();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {root}{name};"))
+        .join(" ");
+    let text = format!(
+        "daemon off; master_process off; pid {root}pid; error_log {root}error.log;\n\
+         events {{ worker_connections 14000; }}\n\
+         http {{ access_log off; keepalive_requests 1000; keepalive_timeout 600s; {temporary}\n\
+         server {{ listen 80 backlog=4096; listen [::]:80 backlog=4096; root {root};\n\
+         location /hello {{ return 200 hello\\n; }} }} }}\n"
+    );
+    let configuration = scratch.write("nginx.conf", text)?;
+    let arguments = format!("-c {} -e {root}error.log", configuration.display());
+    let nginx = Process::start(namespace, "nginx", &arguments)?;
+    eventually("nginx listens", || Ok(run(namespace, "ss", "-Htln sport = :80")?.lines().count() == 2))?;
+    Ok(nginx)
 }
 
 /// Runs a program in a namespace to its end, and returns what it printed; `arguments` are separated by spaces.
