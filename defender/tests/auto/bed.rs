@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender::dataplane::{maps::Maps, pins::PinRoot};
+use defender::dataplane::{clock, maps::Maps, pins::PinRoot};
 use defender_common::{
     abi::{self, SERVICE_IN_USE},
     ladder::{Because, Step},
@@ -65,6 +65,18 @@ pub(crate) fn start_auto<'a>(bed: &'a Topology, ports: &[u16]) -> Result<Control
     Ok(defender)
 }
 
+/// A server that greets, defended in mode `auto`, and where it stands.
+pub(crate) fn serve_defended<'a>(
+    bed: &'a Topology,
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<(Server, Controller<'a>, Ladder)> {
+    let server = serve(bed, address, backlog)?;
+    let defender = start_auto(bed, &[address.port()])?;
+    let ladder = Ladder::of(&defender, address.port())?;
+    Ok((server, defender, ladder))
+}
+
 /// A flood from addresses that no client has, for so many seconds at most.
 pub(crate) fn flood(kind: Kind, target: SocketAddr, rate: u64, seconds: u64) -> Flood {
     let flood = Flood::new(kind, target);
@@ -114,6 +126,12 @@ impl Ladder {
 
     pub(crate) fn load(&self) -> Result<abi::Load> {
         self.maps.loads.get(self.id)
+    }
+
+    /// What it has to bear now, though no packet came since.
+    pub(crate) fn present_load(&self) -> Result<abi::Load> {
+        let cohorts = self.maps.config.get(0)?.cohorts;
+        self.maps.load_at(self.id, &self.lines()?, cohorts, clock::now()?)
     }
 
     pub(crate) fn lines(&self) -> Result<abi::Lines> {

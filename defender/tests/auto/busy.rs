@@ -10,7 +10,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    bed::{Ladder, NEVER, PORT, Room, events, serve, service_is, start_auto, summary, topology},
+    bed::{NEVER, PORT, Room, events, serve_defended, service_is, summary, topology},
     support::Counts,
 };
 
@@ -34,9 +34,7 @@ fn assert_all_completed(reports: &[CrowdReport], clients: u32) {
 fn a_hundred_times_as_many_clients_are_no_attack() -> Result<()> {
     let bed = topology()?;
     for address in addresses(&bed) {
-        let _server = serve(&bed, address, 512)?;
-        let defender = start_auto(&bed, &[PORT])?;
-        let ladder = Ladder::of(&defender, PORT)?;
+        let (_server, defender, ladder) = serve_defended(&bed, address, 512)?;
         let room = Room::now(&bed)?;
         let before = Counts::of(&defender)?;
         // Never a quarter of the backlog, not even if the machine stands still for seconds.
@@ -63,9 +61,7 @@ fn a_hundred_times_as_many_clients_are_no_attack() -> Result<()> {
 fn a_queue_in_danger_is_saved_and_no_client_is_lost() -> Result<()> {
     let bed = topology()?;
     for address in addresses(&bed) {
-        let _server = serve(&bed, address, 64)?;
-        let defender = start_auto(&bed, &[PORT])?;
-        let ladder = Ladder::of(&defender, PORT)?;
+        let (_server, defender, ladder) = serve_defended(&bed, address, 64)?;
         let room = Room::now(&bed)?;
         let reports = rush(&bed, address, u32::MAX)?;
         assert_all_completed(&reports, 4020);

@@ -19,8 +19,8 @@ use serde_json::Value;
 
 use crate::{
     bed::{
-        Ladder, PORT, clients_connect, comes_down, events, flood, serve, set, short_memory, start_auto,
-        summary, topology,
+        Ladder, PORT, clients_connect, comes_down, events, flood, serve, serve_defended, set, short_memory,
+        start_auto, summary, topology,
     },
     support::{PROGRAM, eventually, process::Scratch, run},
     traffic::take_over,
@@ -75,10 +75,8 @@ fn start_again<'a>(bed: &'a Topology, first: &Controller<'_>) -> Result<Controll
 fn an_attack_is_told_once_whoever_is_in_control() -> Result<()> {
     let bed = short_memory()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, 512)?;
-    let first = start_auto(&bed, &[PORT])?;
+    let (_server, first, ladder) = serve_defended(&bed, address, 512)?;
     set(&first, &[("min_active", "2")])?;
-    let ladder = Ladder::of(&first, PORT)?;
     let follower = Follower::start(&bed, &first)?;
     first.kill()?;
     let handle = flood(Kind::LinuxSyn, address, 20_000, 30).start(&bed)?;

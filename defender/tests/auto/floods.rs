@@ -13,8 +13,8 @@ use defender_testbed::{
 
 use crate::{
     bed::{
-        Ladder, NEVER, PORT, Room, clients_connect, flood, half_open, serve, service_is, set, start_auto,
-        topology,
+        Ladder, NEVER, PORT, Room, clients_connect, flood, half_open, serve, serve_defended, service_is, set,
+        start_auto, topology,
     },
     support::Counts,
     traffic::Traffic,
@@ -25,9 +25,7 @@ fn a_slow_flood_is_noticed_before_the_queue_is_full() -> Result<()> {
     for (backlog, because) in [(4096, Some(Because::HalfOpen)), (128, None)] {
         let bed = topology()?;
         let address = bed.server_v4(PORT);
-        let _server = serve(&bed, address, backlog)?;
-        let defender = start_auto(&bed, &[PORT])?;
-        let ladder = Ladder::of(&defender, PORT)?;
+        let (_server, defender, ladder) = serve_defended(&bed, address, backlog)?;
         let room = Room::now(&bed)?;
         let handle = flood(Kind::LinuxSyn, address, 300, 30).start(&bed)?;
         let posture = ladder.wait_for(Step::Challenge)?;
@@ -51,10 +49,8 @@ fn a_slow_flood_is_noticed_before_the_queue_is_full() -> Result<()> {
 fn a_surge_that_leads_to_nothing_is_noticed() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v6(PORT);
-    let _server = serve(&bed, address, 4096)?;
-    let defender = start_auto(&bed, &[PORT])?;
+    let (_server, defender, ladder) = serve_defended(&bed, address, 4096)?;
     set(&defender, &[("80.danger", "100%"), ("80.up", "100%"), ("80.rate_floor", "100")])?;
-    let ladder = Ladder::of(&defender, PORT)?;
     let report = Crowd { at_once: 120, ..Crowd::new(&bed, address) }.of(&bed, 4000, 1000).run(&bed)?;
     assert_eq!((report.completed, ladder.posture()?), (4000, NEVER), "{report:?}");
     let flood = Flood { max_packets: 3900, ..flood(Kind::WindowsSyn, address, 500, 40) };

@@ -9,7 +9,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    bed::{Ladder, PORT, events, flood, serve, set, start_auto, topology},
+    bed::{PORT, events, flood, serve_defended, set, topology},
     hand::{Kind as HandKind, Wire},
     support::{CLIENT_PATIENCE, Counts, PATIENCE, eventually, services},
 };
@@ -28,10 +28,8 @@ fn connects(bed: &Topology, from: SocketAddr, server: &Server) -> Result<()> {
 fn beyond_the_reply_limit_known_sources_are_answered() -> Result<()> {
     let bed = topology()?;
     for address in [bed.server_v4(PORT), bed.server_v6(PORT)] {
-        let server = serve(&bed, address, 512)?;
-        let defender = start_auto(&bed, &[PORT])?;
+        let (server, defender, ladder) = serve_defended(&bed, address, 512)?;
         set(&defender, &[("80.reply_limit", "500")])?;
-        let ladder = Ladder::of(&defender, PORT)?;
         eventually("the limit is set", || Ok(ladder.lines()?.replies == 500))?;
         let [known, other] = [bed.fresh_client(address), bed.fresh_client(address)];
         let wire = Wire::new(&bed)?;

@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::{Result, ensure};
-use defender::dataplane::{clock, maps::Maps, pins::PinRoot};
+use anyhow::{Context as _, Result, ensure};
 use defender_common::{ladder::Step, load};
 use defender_testbed::{
     flood::Kind,
@@ -13,7 +12,7 @@ use defender_testbed::{
 };
 
 use crate::{
-    bed::{Ladder, PORT, Room, flood, half_open, serve, set, short_memory, start_auto, topology},
+    bed::{Ladder, PORT, Room, flood, half_open, serve_defended, set, short_memory, start_auto, topology},
     hand::{self, Wire},
     support::Counts,
 };
@@ -24,15 +23,45 @@ fn spoofed(number: u16) -> SocketAddr {
     SocketAddr::new([198, 18, (number >> 8) as u8, number as u8].into(), 10_000 + number)
 }
 
+/// The listener's queue, of which somebody wants to have more than its room.
+struct Queue<'a> {
+    bed: &'a Topology,
+    ladder: &'a Ladder,
+    room: Room<'a>,
+    most: u64,
+}
+
+impl<'a> Queue<'a> {
+    fn watch(bed: &'a Topology, ladder: &'a Ladder) -> Result<Self> {
+        Ok(Self { bed, ladder, room: Room::now(bed)?, most: 0 })
+    }
+
+    /// Looks how full it is. It need not be empty again at the end.
+    fn look(&mut self) -> Result<()> {
+        self.most = self.most.max(half_open(self.bed)?);
+        Ok(())
+    }
+
+    /// Whenever it was looked at, no more had passed than may; and the kernel never lacked room.
+    fn never_overflowed(&self) -> Result<()> {
+        let step = self.ladder.posture()?.step;
+        ensure!(
+            self.most <= self.ladder.most_passed()?,
+            "the kernel held {} half open, {} counted, step {}",
+            self.most,
+            load::half_open(&self.ladder.load()?),
+            step.name()
+        );
+        self.room.was_always_there()
+    }
+}
+
 /// Each SYN is followed by a RST that the kernel does not take; the queue must not fill behind the defender's back.
 fn resets(bed: &Topology, name: &str, rst: impl Fn(TcpFrame) -> TcpFrame) -> Result<()> {
     let address = bed.server_v4(PORT);
-    let _server = serve(bed, address, BACKLOG)?;
-    let defender = start_auto(bed, &[PORT])?;
-    let ladder = Ladder::of(&defender, PORT)?;
-    let room = Room::now(bed)?;
+    let (_server, defender, ladder) = serve_defended(bed, address, BACKLOG)?;
+    let mut queue = Queue::watch(bed, &ladder)?;
     let wire = Wire::new(bed)?;
-    let mut most = 0;
     for chunk in (0..300u16).collect::<Vec<_>>().chunks(6) {
         let mut frames = Vec::new();
         for number in chunk {
@@ -41,17 +70,10 @@ fn resets(bed: &Topology, name: &str, rst: impl Fn(TcpFrame) -> TcpFrame) -> Res
             frames.push(rst(TcpFrame::new(from, address).flags(flag::RST).seq(isn.wrapping_add(1))));
         }
         wire.send(&frames)?;
-        most = most.max(half_open(bed)?);
+        queue.look()?;
     }
-    let counted = load::half_open(&ladder.load()?);
-    let step = ladder.posture()?.step;
     let counts = Counts::of(&defender)?;
-    ensure!(
-        most <= ladder.most_passed()?,
-        "{name}: the kernel held {most} half open of {BACKLOG}, {counted} counted, step {}: {counts}",
-        step.name()
-    );
-    room.was_always_there()
+    queue.never_overflowed().with_context(|| format!("{name}: {counts}"))
 }
 
 #[test]
@@ -80,12 +102,9 @@ fn a_reset_with_a_wrong_ip_checksum_ends_nothing() -> Result<()> {
 fn signed_syns_do_not_fill_the_queue() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, BACKLOG)?;
-    let defender = start_auto(&bed, &[PORT])?;
-    let ladder = Ladder::of(&defender, PORT)?;
-    let room = Room::now(&bed)?;
+    let (_server, defender, ladder) = serve_defended(&bed, address, BACKLOG)?;
+    let mut queue = Queue::watch(&bed, &ladder)?;
     let wire = Wire::new(&bed)?;
-    let mut most = 0;
     for chunk in (0..400u16).collect::<Vec<_>>().chunks(16) {
         let syn = |number: &u16| {
             TcpFrame::new(spoofed(*number), address)
@@ -94,15 +113,27 @@ fn signed_syns_do_not_fill_the_queue() -> Result<()> {
                 .raw_options(&[29, 16, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
         };
         wire.send(&chunk.iter().map(syn).collect::<Vec<_>>())?;
-        most = most.max(half_open(&bed)?);
+        queue.look()?;
     }
     let counts = Counts::of(&defender)?;
-    ensure!(
-        most <= ladder.most_passed()?,
-        "the kernel held {most} half open of {BACKLOG}, step {}: {counts}",
-        ladder.posture()?.step.name()
-    );
-    room.was_always_there()
+    queue.never_overflowed().with_context(|| counts.to_string())
+}
+
+/// A flood of a second, in which challenges begin.
+fn flood_until_challenged(bed: &Topology, ladder: &Ladder, target: SocketAddr) -> Result<()> {
+    let handle = flood(Kind::LinuxSyn, target, 20_000, 1).start(bed)?;
+    ladder.wait_for(Step::Challenge)?;
+    handle.wait().map(drop)
+}
+
+/// Sends SYNs of nobody.
+fn syns(wire: &Wire<'_>, to: SocketAddr, numbers: std::ops::Range<u16>) -> Result<()> {
+    for chunk in numbers.collect::<Vec<_>>().chunks(16) {
+        wire.send(
+            &chunk.iter().map(|number| TcpFrame::linux_syn(spoofed(*number), to, 5)).collect::<Vec<_>>(),
+        )?;
+    }
+    Ok(())
 }
 
 /// The same acknowledgement again and again is one client.
@@ -110,19 +141,12 @@ fn signed_syns_do_not_fill_the_queue() -> Result<()> {
 fn a_cookie_that_is_proven_again_takes_out_nobody_else() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, 512)?;
-    let defender = start_auto(&bed, &[PORT])?;
-    let ladder = Ladder::of(&defender, PORT)?;
-    let handle = flood(Kind::LinuxSyn, address, 20_000, 1).start(&bed)?;
-    ladder.wait_for(Step::Challenge)?;
-    handle.wait()?;
+    let (_server, _defender, ladder) = serve_defended(&bed, address, 512)?;
+    flood_until_challenged(&bed, &ladder, address)?;
     let wire = Wire::new(&bed)?;
-    let client = wire.client(address, hand::Kind::Linux)?;
-    let mut client = client;
+    let mut client = wire.client(address, hand::Kind::Linux)?;
     client.insist_on_greeting()?;
-    wire.send(
-        &(0..60u16).map(|number| TcpFrame::linux_syn(spoofed(number), address, 9)).collect::<Vec<_>>(),
-    )?;
+    syns(&wire, address, 0..60)?;
     let before = load::half_open(&ladder.load()?);
     wire.send(&vec![client.ack(); 60])?;
     let after = load::half_open(&ladder.load()?);
@@ -135,10 +159,8 @@ fn a_cookie_that_is_proven_again_takes_out_nobody_else() -> Result<()> {
 fn cookies_from_before_hide_no_flood() -> Result<()> {
     let bed = short_memory()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, BACKLOG)?;
-    let defender = start_auto(&bed, &[PORT])?;
+    let (_server, defender, ladder) = serve_defended(&bed, address, BACKLOG)?;
     set(&defender, &[("80.min_active", "1")])?;
-    let ladder = Ladder::of(&defender, PORT)?;
     let wire = Wire::new(&bed)?;
     flood(Kind::LinuxSyn, address, 2000, 1).run_to_end(&bed)?;
     ladder.wait_for(Step::Challenge)?;
@@ -147,8 +169,7 @@ fn cookies_from_before_hide_no_flood() -> Result<()> {
     crate::bed::comes_down(&bed, &ladder, address)?;
     bed.server.set_sysctl("net.ipv4.tcp_synack_retries", 5)?;
     thread::sleep(Duration::from_millis(1500));
-    let room = Room::now(&bed)?;
-    let mut most = 0;
+    let mut queue = Queue::watch(&bed, &ladder)?;
     let mut stepped = false;
     for chunk in (0..320u16).collect::<Vec<_>>().chunks(16) {
         let mut frames: Vec<_> =
@@ -158,15 +179,10 @@ fn cookies_from_before_hide_no_flood() -> Result<()> {
         frames.push(client.rst());
         wire.send(&frames)?;
         wire.send(&[client.rst()])?;
-        most = most.max(half_open(&bed)?);
+        queue.look()?;
         stepped |= ladder.posture()?.step != Step::Pass;
     }
-    ensure!(
-        most <= ladder.most_passed()?,
-        "the kernel held {most} half open of {BACKLOG}; challenged: {stepped}; {} counted",
-        load::half_open(&ladder.load()?)
-    );
-    room.was_always_there()
+    queue.never_overflowed().with_context(|| format!("challenged: {stepped}"))
 }
 
 /// Cookies are accepted for a while after `auto` is left in an attack, however long it was on.
@@ -174,29 +190,15 @@ fn cookies_from_before_hide_no_flood() -> Result<()> {
 fn cookies_are_accepted_after_auto_is_left() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, 512)?;
-    let defender = start_auto(&bed, &[PORT])?;
+    let (_server, defender, ladder) = serve_defended(&bed, address, 512)?;
     thread::sleep(Duration::from_secs(63));
-    let ladder = Ladder::of(&defender, PORT)?;
-    let handle = flood(Kind::LinuxSyn, address, 20_000, 1).start(&bed)?;
-    ladder.wait_for(Step::Challenge)?;
-    handle.wait()?;
+    flood_until_challenged(&bed, &ladder, address)?;
     let wire = Wire::new(&bed)?;
     let mut client = wire.client(address, hand::Kind::Linux)?;
     client.insist_on_greeting()?;
     set(&defender, &[("80.mode", "monitor")])?;
     thread::sleep(Duration::from_millis(2500));
     client.finish_handshake()
-}
-
-/// Sends SYNs of nobody.
-fn syns(wire: &Wire<'_>, to: SocketAddr, numbers: std::ops::Range<u16>) -> Result<()> {
-    for chunk in numbers.collect::<Vec<_>>().chunks(16) {
-        wire.send(
-            &chunk.iter().map(|number| TcpFrame::linux_syn(spoofed(*number), to, 5)).collect::<Vec<_>>(),
-        )?;
-    }
-    Ok(())
 }
 
 /// Two listeners on two devices have a queue each, and what comes by one device fills one of them.
@@ -249,16 +251,11 @@ fn listeners_that_share_a_port_have_queues_of_their_own() -> Result<()> {
 fn the_count_forgets_no_earlier_than_the_kernel() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, 512)?;
-    let defender = start_auto(&bed, &[PORT])?;
-    let ladder = Ladder::of(&defender, PORT)?;
+    let (_server, _defender, ladder) = serve_defended(&bed, address, 512)?;
     let wire = Wire::new(&bed)?;
     syns(&wire, address, 0..90)?;
-    let cohorts = Maps::open(&PinRoot::new(defender.pin_root())?)?.config.get(0)?.cohorts;
     loop {
-        let mut load = ladder.load()?;
-        load::advance::<load::Alone>(&mut load, &ladder.lines()?, cohorts, clock::now()?);
-        let counted = u64::from(load::half_open(&load));
+        let counted = u64::from(load::half_open(&ladder.present_load()?));
         if counted < 90 {
             let held = half_open(&bed)?;
             ensure!(held <= counted, "{counted} counted, and the kernel holds {held}");

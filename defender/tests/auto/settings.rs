@@ -15,7 +15,9 @@ use nix::{
 };
 
 use crate::{
-    bed::{Ladder, NEVER, PORT, Room, clients_connect, flood, half_open, serve, set, start_auto, topology},
+    bed::{
+        Ladder, NEVER, PORT, Room, clients_connect, flood, half_open, serve, serve_defended, set, topology,
+    },
     support::{Counts, eventually, process::Scratch, start},
 };
 
@@ -27,9 +29,7 @@ fn hang_up(defender: &Controller<'_>) -> Result<()> {
 fn a_line_that_is_set_counts_at_once() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, 4096)?;
-    let defender = start_auto(&bed, &[PORT])?;
-    let ladder = Ladder::of(&defender, PORT)?;
+    let (_server, defender, ladder) = serve_defended(&bed, address, 4096)?;
     set(&defender, &[("80.danger", "100%"), ("80.up", "100%")])?;
     let some = Flood { max_packets: 800, ..flood(Kind::LinuxSyn, address, 2000, 10) };
     some.run_to_end(&bed)?;
@@ -98,10 +98,8 @@ fn the_file_is_in_force_and_sighup_has_it_read_again() -> Result<()> {
 fn a_flood_of_denied_sources_leaves_the_service_calm() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let _server = serve(&bed, address, 512)?;
-    let defender = start_auto(&bed, &[PORT])?;
+    let (_server, defender, ladder) = serve_defended(&bed, address, 512)?;
     defender.ask(&["deny", "add", "198.18.0.0/16"])?;
-    let ladder = Ladder::of(&defender, PORT)?;
     let handle = flood(Kind::LinuxSyn, address, 20_000, 4).start(&bed)?;
     handle.wait_until_running()?;
     let clients = clients_connect(&bed, address)?;
