@@ -55,6 +55,17 @@ fn counts_of(defender: &Controller<'_>, job: impl FnOnce() -> Result<()>) -> Res
     Ok(&Counts::of(defender)? - &before)
 }
 
+/// Asserts that a client is let through to the kernel, which refuses it.
+fn assert_refused_by_kernel(bed: &Topology, defender: &Controller<'_>, address: SocketAddr) -> Result<()> {
+    let counts = counts_of(defender, || {
+        ensure!(is_refused(bed, address)?, "{address} is answered");
+        Ok(())
+    })?;
+    counts.assert(&[("syn_challenged", 0)]);
+    counts.assert_no_drops_but(&[]);
+    Ok(())
+}
+
 #[test]
 fn a_listener_bound_to_one_address() -> Result<()> {
     let bed = Topology::new()?;
@@ -66,12 +77,7 @@ fn a_listener_bound_to_one_address() -> Result<()> {
         let _server = Server::start(&bed.server, bound)?;
         let defender = start_always(&bed, &[80])?;
         counts_of(&defender, || visit(&bed, bound).map(drop))?.assert_connections(1);
-        let counts = counts_of(&defender, || {
-            ensure!(is_refused(&bed, other.parse()?)?, "{other} is answered");
-            Ok(())
-        })?;
-        counts.assert(&[("syn_challenged", 0)]);
-        counts.assert_no_drops_but(&[]);
+        assert_refused_by_kernel(&bed, &defender, other.parse()?)?;
     }
     Ok(())
 }
@@ -100,11 +106,7 @@ fn two_wildcard_listeners_each_get_their_family() -> Result<()> {
     let v6 = Server::with(&bed.server, "[::]:80".parse()?, only)?;
     let defender = start_always(&bed, &[80])?;
     // Nothing listens for IPv4 yet.
-    let counts = counts_of(&defender, || {
-        ensure!(is_refused(&bed, bed.server_v4(80))?, "IPv4 is answered");
-        Ok(())
-    })?;
-    counts.assert(&[("syn_challenged", 0)]);
+    assert_refused_by_kernel(&bed, &defender, bed.server_v4(80))?;
     let v4 = Server::start(&bed.server, "0.0.0.0:80".parse()?)?;
     eventually("both are known", || Ok(services(&defender, 80)?.len() == 2))?;
     wait_active(&defender, 80)?;
@@ -150,13 +152,8 @@ fn a_listener_bound_to_a_device() -> Result<()> {
         Ok(())
     })?;
     counts.assert_connections(1);
-    let counts = counts_of(&defender, || {
-        ensure!(is_refused(&bed, bed.server_v4(81))?, "a listener of another device answers");
-        Ok(())
-    })?;
-    counts.assert(&[("syn_challenged", 0)]);
-    counts.assert_no_drops_but(&[]);
-    Ok(())
+    // The listener of another device does not answer.
+    assert_refused_by_kernel(&bed, &defender, bed.server_v4(81))
 }
 
 #[test]
