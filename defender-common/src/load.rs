@@ -126,6 +126,18 @@ pub const fn held(load: &Load) -> u32 {
     clamp(load.held)
 }
 
+/// Whether the listener's queue has room for a SYN that only the kernel can answer.
+#[inline(always)]
+pub const fn has_room(load: &Load, lines: &Lines) -> bool {
+    lines.danger == 0 || held(load) < lines.danger
+}
+
+/// Whether so many SYNs a second are within the limit of replies.
+#[inline(always)]
+pub const fn is_within_limit(syns: u32, lines: &Lines) -> bool {
+    lines.replies == 0 || syns <= lines.replies
+}
+
 /// How many connections are half open, or would be.
 #[inline(always)]
 pub const fn half_open(load: &Load) -> u32 {

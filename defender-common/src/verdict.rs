@@ -30,8 +30,15 @@ macro_rules! reasons {
             /// The verdict this reason leads to.
             #[inline(always)]
             pub const fn verdict(self) -> Verdict {
-                match self {
-                    $(Self::$variant => Verdict::$verdict,)+
+                // A bit for each reason: comparing with each costs more.
+                const PASS: u64 = 0 $(| (matches!(Verdict::$verdict, Verdict::Pass) as u64) << Reason::$variant as u32)+;
+                const TX: u64 = 0 $(| (matches!(Verdict::$verdict, Verdict::Tx) as u64) << Reason::$variant as u32)+;
+                if PASS >> self as u32 & 1 != 0 {
+                    Verdict::Pass
+                } else if TX >> self as u32 & 1 != 0 {
+                    Verdict::Tx
+                } else {
+                    Verdict::Drop
                 }
             }
 

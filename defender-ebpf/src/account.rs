@@ -61,12 +61,11 @@ pub(crate) fn established(service: u32, would: bool) {
     });
 }
 
-/// How many SYNs this CPU has counted for a service.
+/// This CPU's counters of a service.
 #[inline(always)]
-pub(crate) fn syns_received(id: u32) -> u64 {
-    let mut seen = 0;
-    with_service(id, |counters| seen = counters.syn_received);
-    seen
+pub(crate) fn of_service(id: u32) -> Option<&'static mut ServiceCounters> {
+    // SAFETY: as above.
+    SERVICE_COUNTERS.get_ptr_mut(id).map(|counters| unsafe { &mut *counters })
 }
 
 /// Counts a packet of no connection. Returns how many this CPU has counted.
@@ -87,28 +86,30 @@ pub(crate) fn would_challenge(id: u32) {
     with_service(id, |counters| counters.syn_would_challenge += 1);
 }
 
-/// Counts a packet to a service.
+/// Counts a SYN to a service.
 #[inline(always)]
-pub(crate) fn service(id: u32, reason: Reason) {
-    if !reason.is_syn() && !matches!(reason, Reason::Cookie | Reason::AckBadCookie) {
-        return;
+pub(crate) fn syn(counters: &mut ServiceCounters, reason: Reason) {
+    counters.syn_received += 1;
+    match reason {
+        Reason::SynChallenged => counters.syn_challenged += 1,
+        Reason::SynOverLimit | Reason::SynUnknownSource => counters.syn_limited += 1,
+        _ => {}
     }
-    with_service(id, |counters| {
-        counters.syn_received += reason.is_syn() as u64;
-        match reason {
-            Reason::SynChallenged => counters.syn_challenged += 1,
-            Reason::Cookie => counters.ack_accepted += 1,
-            Reason::AckBadCookie => counters.ack_rejected += 1,
-            Reason::SynOverLimit | Reason::SynUnknownSource => counters.syn_limited += 1,
-            _ => {}
-        }
-    });
+}
+
+/// Counts a packet to a service that is no SYN.
+#[inline(always)]
+pub(crate) fn going_on(id: u32, reason: Reason) {
+    match reason {
+        Reason::Cookie => with_service(id, |counters| counters.ack_accepted += 1),
+        Reason::AckBadCookie => with_service(id, |counters| counters.ack_rejected += 1),
+        _ => {}
+    }
 }
 
 #[inline(always)]
 fn with_service(id: u32, count: impl FnOnce(&mut ServiceCounters)) {
-    if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(id) {
-        // SAFETY: as above.
-        count(unsafe { &mut *counters });
+    if let Some(counters) = of_service(id) {
+        count(counters);
     }
 }

@@ -1,7 +1,7 @@
 //! How much a service has to bear, see `defender_common::load` and `ladder`.
 
 use defender_common::{
-    abi::{EVENT_STEP, Event, Load, Service},
+    abi::{EVENT_STEP, Event, Load, ServiceCounters},
     decide::Policy,
     load::{self, BATCH, Change, Time},
 };
@@ -38,8 +38,8 @@ impl Arrival {
 /// A SYN arrives: before it is judged, what it means for its service. Most of a flood's are not counted one by one, and
 /// then there is something to do only in a new second or where any SYN may be the one too many.
 #[inline(always)]
-pub(crate) fn arrives(found: &Found, load: &Load) -> Arrival {
-    let count = load::batch(load, account::syns_received(found.id));
+pub(crate) fn arrives(found: &Found, load: &Load, counters: &ServiceCounters) -> Arrival {
+    let count = load::batch(load, counters.syn_received);
     let time = clock::time();
     if count != 0 || load.second as u32 != time.second || Policy::may_begin(found.service, load) {
         load_advance(found.id as u64, count as u64, pack(time));
@@ -141,18 +141,4 @@ pub(crate) fn would_challenge(found: &Found) -> bool {
         account::would_challenge(found.id);
     }
     would
-}
-
-/// Whether one more SYN-ACK is within the reply limit of a service.
-#[inline(always)]
-pub(crate) fn is_within_limit(load: &Load, service: &Service) -> bool {
-    let limit = service.lines.replies;
-    limit == 0 || load::syns(load, load.second as u32) <= limit
-}
-
-/// Whether the listener's queue has room for a SYN that only the kernel can answer.
-#[inline(always)]
-pub(crate) fn has_room(load: &Load, service: &Service) -> bool {
-    let danger = service.lines.danger;
-    danger == 0 || load::held(load) < danger
 }

@@ -165,9 +165,9 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         Class::Syn => opening::<_, IP>(&mut around, &found),
         class => going_on(&mut around, &found, class),
     };
-    account::service(found.id, reason);
     if trace::is_worth_it(reason) {
-        trace::note(&segment.flow, reason, config, around.now());
+        // The filter speaks only where more strangers have come.
+        trace::note(&segment.flow, reason, config, around.now(), around.ruled_out);
     }
     reason
 }
@@ -177,7 +177,8 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
 fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>, found: &Found) -> Reason {
     let (segment, hash, config) = (around.segment, around.hash, around.config);
     let watched = around.local && found.service.mode != MODE_OFF;
-    let arrival = if watched { load::arrives(found, around.load) } else { Arrival::NONE };
+    let Some(counters) = account::of_service(found.id) else { return Reason::Unprotected };
+    let arrival = if watched { load::arrives(found, around.load, counters) } else { Arrival::NONE };
     around.now = arrival.ms;
     let policy = Policy::of(found.service, around.load, config);
     let reason = match decide(Class::Syn, policy, around) {
@@ -185,6 +186,7 @@ fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>,
         reason => reason,
     };
     if reason.is_syn() {
+        account::syn(counters, reason);
         sources::note(found.id, segment.flow.source, around.now());
     }
     if reason == Reason::SynChallenged && !around.ruled_out {
@@ -211,6 +213,7 @@ fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) 
         reason @ (Reason::Cookie | Reason::CookieRecent) => handoff::announce(around, reason),
         reason => reason,
     };
+    account::going_on(found.id, reason);
     if known == Known::No && reason.is_stray() {
         load::stray(found.id, class == Class::Rst);
     }

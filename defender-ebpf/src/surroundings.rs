@@ -8,6 +8,7 @@ use defender_common::{
     budget, checksum, cookie,
     cookie::{Host, Terms},
     decide::{self, Policy, Socket, Surroundings},
+    load,
     recent::{PASS_MS, What},
     wire::{
         Packet,
@@ -19,7 +20,7 @@ use defender_common::{
 };
 
 use crate::{
-    clock, config, filter, known, load,
+    clock, config, filter, known,
     maps::BUDGET,
     packet::{self, XdpPacket},
     recent,
@@ -151,12 +152,12 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn is_within_limit(&mut self) -> bool {
-        load::is_within_limit(self.load, self.service)
+        load::is_within_limit(load::syns(self.load, self.load.second as u32), &self.service.lines)
     }
 
     #[inline(always)]
     fn has_room(&mut self) -> bool {
-        load::has_room(self.load, self.service)
+        load::has_room(self.load, &self.service.lines)
     }
 
     #[inline(always)]

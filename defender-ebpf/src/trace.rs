@@ -16,10 +16,10 @@ use crate::maps::TRACE;
 #[map]
 static NOTED: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
-/// Notes a verdict on a packet to a service.
+/// Notes a verdict on a packet to a service. `crowded` says that in this second there were more strangers than are noted.
 #[inline(always)]
-pub(crate) fn note<A: Address>(flow: &Flow<A>, reason: Reason, config: &Config, now: u32) {
-    if !reason.is_proven() && !may_note(now) {
+pub(crate) fn note<A: Address>(flow: &Flow<A>, reason: Reason, config: &Config, now: u32, crowded: bool) {
+    if !reason.is_proven() && (crowded || !may_note(now)) {
         return;
     }
     let place = trace::place(flow.source, &config.table_keys);

@@ -128,12 +128,12 @@ impl Surroundings for Around<'_> {
     }
 
     fn is_within_limit(&mut self) -> bool {
-        load::syns(self.target.load, self.target.load.second as u32) < self.target.slot.lines.replies
+        let load = self.target.load;
+        load::is_within_limit(load::syns(load, load.second as u32).saturating_add(1), &self.target.slot.lines)
     }
 
     fn has_room(&mut self) -> bool {
-        let danger = self.target.slot.lines.danger;
-        danger == 0 || load::held(self.target.load) < danger
+        load::has_room(self.target.load, &self.target.slot.lines)
     }
 
     fn is_fragment(&mut self) -> bool {
