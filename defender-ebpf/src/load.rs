@@ -41,44 +41,68 @@ impl Arrival {
 pub(crate) fn arrives(found: &Found, load: &Load, counters: &ServiceCounters) -> Arrival {
     let count = load::batch(load, counters.syn_received);
     let time = clock::time();
-    if count != 0 || load.second as u32 != time.second || Policy::may_begin(found.service, load) {
-        load_advance(found.id as u64, count as u64, pack(time));
+    advance(found.id, load, time);
+    if count != 0 || Policy::may_begin(found.service, load) {
+        load_count(found.id as u64, count as u64, pack(time));
     }
     Arrival { count, ms: time.ms }
 }
 
 /// A packet of no connection arrives.
 #[inline(always)]
-pub(crate) fn stray(id: u32, is_rst: bool) {
+pub(crate) fn stray(id: u32, load: &Load, is_rst: bool) {
     if account::stray(id, is_rst).is_multiple_of(BATCH as u64) {
-        load_advance(id as u64, (BATCH as u64) << 32, pack(clock::time()));
+        let time = clock::time();
+        advance(id, load, time);
+        load_count(id as u64, (BATCH as u64) << 32, pack(time));
     }
 }
 
 /// The kernel holds a half-open connection of which nothing was known.
 #[inline(always)]
 pub(crate) fn learnt(id: u32, time: Time) {
-    load_advance(id as u64, 0, pack(time));
+    load_advance(id as u64, pack(time));
     load_opened(id as u64, time.second as u64);
 }
 
+/// Brings a service to the present.
 #[inline(always)]
-fn pack(time: Time) -> u64 {
+fn advance(id: u32, load: &Load, time: Time) {
+    if load.second as u32 != time.second {
+        load_advance(id as u64, pack(time));
+    }
+}
+
+#[inline(always)]
+const fn pack(time: Time) -> u64 {
     (time.ms as u64) << 32 | time.second as u64
+}
+
+#[inline(always)]
+const fn unpack(time: u64) -> Time {
+    Time { ms: (time >> 32) as u32, second: time as u32 }
 }
 
 // Global functions: the verifier looks at each once, by itself.
 
-/// Brings a service to the present and counts what arrives: SYNs, in the lower half, and packets of no connection.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn load_advance(id: u64, arrivals: u64, time: u64) -> u64 {
-    let id = id as u32;
-    let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) else { return 0 };
-    let Some(config) = config::config() else { return 0 };
-    let time = Time { ms: (time >> 32) as u32, second: time as u32 };
-    tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
-    tell(id, load::arrives::<Shared>(load, &service.lines, arrivals, time), time);
+extern "C" fn load_advance(id: u64, time: u64) -> u64 {
+    let (id, time) = (id as u32, unpack(time));
+    if let (Some(load), Some(service), Some(config)) = (of(id), SERVICES.get(id), config::config()) {
+        tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
+    }
+    0
+}
+
+/// Counts what arrives: SYNs, in the lower half, and packets of no connection.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn load_count(id: u64, arrivals: u64, time: u64) -> u64 {
+    let (id, time) = (id as u32, unpack(time));
+    if let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) {
+        tell(id, load::arrives::<Shared>(load, &service.lines, arrivals, time), time);
+    }
     0
 }
 

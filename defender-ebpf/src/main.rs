@@ -215,7 +215,7 @@ fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) 
     };
     account::going_on(found.id, reason);
     if known == Known::No && reason.is_stray() {
-        load::stray(found.id, class == Class::Rst);
+        load::stray(found.id, around.load, class == Class::Rst);
     }
     reason
 }
