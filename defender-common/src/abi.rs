@@ -122,7 +122,7 @@ pub struct Config {
     pub reply_budget: u32,
     /// Secret of the timestamp offsets and of the reply budget; drawn once, never rotated.
     pub secret: [u64; 2],
-    /// Keys of the hashes by which tables are ordered; drawn once, never rotated.
+    /// Keys of the hashes by which tables are ordered, and of which timestamp offsets are made; drawn once, never rotated.
     pub table_keys: TableKeys,
     /// The filter's newest generation, which is written; the lowest eight bits count.
     pub filter_newest: u32,

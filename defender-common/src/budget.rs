@@ -2,7 +2,8 @@
 //!
 //! Answering spoofed SYNs makes this host a reflector; a budget per prefix keeps the reflection small. A prefix has one
 //! cache line, and two cells in it, one of either half, each counting one second. It is over its budget when both cells
-//! are: another prefix suffers only if it shares both.
+//! are: another prefix suffers only if it shares both, which one in 524,288 does with a given other. Where a thousand
+//! prefixes are over their budgets, that are two in a thousand of the rest.
 
 use crate::abi::{BUDGET_CELLS, BUDGET_LINES, BudgetLine};
 

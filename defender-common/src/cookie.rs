@@ -158,7 +158,7 @@ pub fn check<A: Address>(
     Some(if echo.is_some() { stamped_terms::<A>(index, bits, host) } else { bare_terms::<A>(index, host) })
 }
 
-/// Our timestamp in a SYN-ACK: the clock, moved by an offset of this pair of hosts, its low bits replaced.
+/// Our timestamp in a SYN-ACK: the clock, moved by the connection's offset, its low bits replaced.
 ///
 /// The result is never ahead of the clock, so that what the connection sends later is never older (RFC 7323, 5.3).
 #[inline(always)]
@@ -172,11 +172,14 @@ pub const fn timestamp(clock: u32, offset: u32, bits: u32) -> u32 {
 /// uptime. `hash` is [`Flow::mix`]; neither it nor `secret` ever changes, so time does not jump for a client that connects
 /// again.
 #[inline(always)]
-pub const fn timestamp_offset(hash: u64, secret: [u64; 2]) -> u64 {
-    // Nothing is decided by this value, so a cheap hash does. What is seen of it is keyed apart from the tables, and mixes
-    // all bits of their hash: who learns the offsets of connections does not learn which of them share a place there.
+pub fn timestamp_offset<A: Address>(flow: &Flow<A>, hash: u64, secret: [u64; 2]) -> u64 {
+    // Nothing is decided by this value, so a cheap hash does. It is keyed apart from the tables, mixes all bits of their
+    // hash, and takes in the client once more: who learns the offsets of connections does not learn which of them share a
+    // place in the tables, nor which share a whole hash there.
     let multiplier = secret[1] | 1;
-    let mixed = (hash ^ secret[0]).wrapping_mul(multiplier);
+    let [first, second] = flow.source.halves();
+    let client = (first ^ second).wrapping_mul(multiplier).wrapping_add(flow.ports() as u64);
+    let mixed = (hash ^ secret[0]).wrapping_mul(multiplier).wrapping_add(client);
     let mixed = (mixed ^ mixed >> 32).wrapping_mul(multiplier);
     mixed.rotate_left(32)
 }

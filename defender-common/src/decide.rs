@@ -56,7 +56,9 @@ pub trait Surroundings {
     fn accepts_cookies(&mut self, policy: &Policy) -> bool;
     /// It acknowledges a valid cookie.
     fn proves_cookie(&mut self) -> bool;
-    /// It acknowledges a valid SYN cookie of the kernel's own, and those are looked for, see [`kernel_cookies`].
+    /// Cookies of the kernel's own are looked for as well, see [`kernel_cookies`].
+    fn accepts_kernel_cookies(&mut self) -> bool;
+    /// It acknowledges a valid SYN cookie of the kernel's own.
     fn proves_kernel_cookie(&mut self) -> bool;
     /// An earlier segment of the connection proved a cookie a moment ago.
     fn proved_recently(&mut self) -> bool;
@@ -92,11 +94,7 @@ impl Policy {
         } else {
             Ok(step)
         };
-        Self {
-            off: service.mode == MODE_OFF && service.flags & SERVICE_ACCEPTS_COOKIES == 0,
-            lists: auto || service.mode == MODE_ALWAYS,
-            syn,
-        }
+        Self { off: Self::is_off(service), lists: auto || service.mode == MODE_ALWAYS, syn }
     }
 
     /// Whether cookies are looked for. The time, in milliseconds, is only asked for where something depends on it.
@@ -107,10 +105,16 @@ impl Policy {
             || service.mode == MODE_AUTO && load.accepts_until != 0 && load::accepts_cookies(load, now())
     }
 
-    /// Whether the SYN at hand may be the one at which mode `auto` begins to challenge.
+    /// Whether the SYN at hand may be the one at which challenges begin, or would in a dry run.
     #[inline(always)]
     pub fn may_begin(service: &Service, load: &Load) -> bool {
-        service.mode == MODE_AUTO && matches!(load::posture(load).step, Step::Pass)
+        service.mode != MODE_ALWAYS && matches!(load::posture(load).step, Step::Pass)
+    }
+
+    /// Whether a service is not even watched.
+    #[inline(always)]
+    pub fn is_off(service: &Service) -> bool {
+        service.mode == MODE_OFF && service.flags & SERVICE_ACCEPTS_COOKIES == 0
     }
 
     /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass.
@@ -215,7 +219,7 @@ fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason
     if around.proved_recently() {
         return Reason::CookieRecent;
     }
-    if class == Class::Ack && around.proves_kernel_cookie() {
+    if class == Class::Ack && around.accepts_kernel_cookies() && around.proves_kernel_cookie() {
         return Reason::KernelCookie;
     }
     // Without challenges nothing is dropped: what is unknown here, the kernel answers as it always does.
@@ -251,6 +255,7 @@ mod tests {
         budget: bool,
         cookie: bool,
         accepts: bool,
+        accepts_kernel: bool,
         recent: bool,
         kernel_cookie: bool,
         asked_socket: bool,
@@ -305,6 +310,9 @@ mod tests {
         fn proved_recently(&mut self) -> bool {
             self.recent
         }
+        fn accepts_kernel_cookies(&mut self) -> bool {
+            self.accepts_kernel
+        }
         fn proves_kernel_cookie(&mut self) -> bool {
             self.kernel_cookie
         }
@@ -312,7 +320,7 @@ mod tests {
 
     fn worlds() -> impl Strategy<Value = World> {
         let sockets = prop::sample::select(vec![Socket::Nothing, Socket::Listener, Socket::Connection]);
-        (any::<[bool; 13]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
+        (any::<[bool; 14]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
             let [
                 local,
                 answerable,
@@ -323,6 +331,7 @@ mod tests {
                 budget,
                 cookie,
                 accepts,
+                accepts_kernel,
                 recent,
                 kernel_cookie,
                 known,
@@ -342,6 +351,7 @@ mod tests {
                 budget,
                 cookie,
                 accepts,
+                accepts_kernel,
                 recent,
                 kernel_cookie,
                 asked_socket: false,
@@ -416,6 +426,14 @@ mod tests {
         fn proven_connections_pass(policy in policies(), world in worlds()) {
             let mut world = World { cookie: true, ..world };
             prop_assert_eq!(decide(Class::Ack, policy, &mut world).verdict(), Verdict::Pass);
+        }
+
+        #[test]
+        fn the_kernels_own_cookies_count_only_where_they_are_looked_for(
+            policy in policies(), world in worlds(),
+        ) {
+            let mut world = World { accepts_kernel: false, ..world };
+            prop_assert!(decide(Class::Ack, policy, &mut world) != Reason::KernelCookie);
         }
 
         #[test]

@@ -117,7 +117,7 @@ pub const fn accepts_cookies(load: &Load, now: u32) -> bool {
 /// Whether challenges began so short a time ago that cookies of the kernel's own may still be on their way.
 #[inline(always)]
 pub const fn kernel_cookies(load: &Load, now: u32) -> bool {
-    now.wrapping_sub(load.began) < KERNEL_COOKIES_MS
+    load.began != 0 && now.wrapping_sub(load.began) < KERNEL_COOKIES_MS
 }
 
 /// How many connections are half open in the listener's queue.
@@ -132,10 +132,10 @@ pub const fn has_room(load: &Load, lines: &Lines) -> bool {
     lines.danger == 0 || held(load) < lines.danger
 }
 
-/// Whether so many SYNs a second are within the limit of replies.
+/// Whether there may be so many more SYNs in this second within the limit of replies.
 #[inline(always)]
-pub const fn is_within_limit(syns: u32, lines: &Lines) -> bool {
-    lines.replies == 0 || syns <= lines.replies
+pub const fn is_within_limit(load: &Load, lines: &Lines, more: u32) -> bool {
+    lines.replies == 0 || syns(load, load.second as u32).saturating_add(more) <= lines.replies
 }
 
 /// How many connections are half open, or would be.

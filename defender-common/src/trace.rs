@@ -19,8 +19,10 @@ pub const SAME_MS: u32 = 60_000;
 /// How many verdicts on unproven peers each CPU notes in a second (1.024 s). More would push one another out before
 /// anybody asks, and each touches a cache line that is not there.
 pub const UNPROVEN_PER_SECOND: u32 = 10_000;
-const _: () =
-    assert!(UNPROVEN_PER_SECOND < crate::filter::LOOKUPS, "whom the filter rules out is one too many");
+const _: () = assert!(
+    UNPROVEN_PER_SECOND < crate::filter::LOOKUPS,
+    "whom the filter rules out comes after as many strangers as are noted"
+);
 
 /// Where a peer's verdicts are kept and by which name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
         return Reason::SynRewriteFailed;
     }
     let cookie = proposal.cookie(&segment.flow, segment.sequence, slot, key);
-    let offset = cookie::timestamp_offset(around.hash, around.config.secret);
+    let offset = cookie::timestamp_offset(&segment.flow, around.hash, around.config.secret);
     let learnt_mss = around.service.mss[A::FAMILY & 1];
     let own = Own {
         mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },

@@ -130,12 +130,11 @@ fn hand_over<A: Tupled>(
         return Some(Passage::Open);
     };
     let Some(load) = load::of(found.id) else { return Some(Passage::Open) };
-    let now = clock::now();
     let policy = Policy::of(found.service, load, config);
-    let accepts = policy.accepts_cookies(found.service, load, || now);
-    if classify(segment.flags) != Class::Ack || !accepts {
+    if classify(segment.flags) != Class::Ack || !policy.accepts_cookies(found.service, load, clock::now) {
         return Some(Passage::Open);
     }
+    let now = clock::now();
     let proven = surroundings::proven(packet, &segment, interface, found.service);
     if proven.is_none() && !recent::seen(flow, config, What::Proved, now, PASS_MS) {
         return Some(Passage::Open);

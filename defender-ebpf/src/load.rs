@@ -41,7 +41,7 @@ impl Arrival {
 pub(crate) fn arrives(found: &Found, load: &Load, counters: &ServiceCounters) -> Arrival {
     let count = load::batch(load, counters.syn_received);
     let time = clock::time();
-    advance(found.id, load, time);
+    let load = advance(found.id, load, time);
     if count != 0 || Policy::may_begin(found.service, load) {
         load_count(found.id as u64, count as u64, pack(time));
     }
@@ -65,12 +65,14 @@ pub(crate) fn learnt(id: u32, time: Time) {
     load_opened(id as u64, time.second as u64);
 }
 
-/// Brings a service to the present.
+/// Brings a service to the present, and gives it back as it is then.
 #[inline(always)]
-fn advance(id: u32, load: &Load, time: Time) {
-    if load.second as u32 != time.second {
-        load_advance(id as u64, pack(time));
+fn advance(id: u32, load: &Load, time: Time) -> &Load {
+    if load.second as u32 == time.second {
+        return load;
     }
+    load_advance(id as u64, pack(time));
+    of(id).map_or(load, |load| load)
 }
 
 #[inline(always)]

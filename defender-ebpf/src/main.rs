@@ -158,7 +158,8 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         return Reason::Unprotected;
     };
     let Some(load) = load::of(found.id) else { return Reason::Unprotected };
-    let (service, local) = (found.service, config::is_local(interface, segment.flow.destination));
+    let service = found.service;
+    let local = !Policy::is_off(service) && config::is_local(interface, segment.flow.destination);
     let mut around =
         Around::new(packet, network_offset, segment, interface, config, (service, load, local), hash);
     let reason = match class {
@@ -166,7 +167,7 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         class => going_on(&mut around, &found, class),
     };
     if trace::is_worth_it(reason) {
-        // The filter speaks only where more strangers have come.
+        // The filter speaks only where more strangers have come than are noted.
         trace::note(&segment.flow, reason, config, around.now(), around.ruled_out);
     }
     reason
@@ -176,8 +177,8 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
 #[inline(always)]
 fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>, found: &Found) -> Reason {
     let (segment, hash, config) = (around.segment, around.hash, around.config);
-    let watched = around.local && found.service.mode != MODE_OFF;
     let Some(counters) = account::of_service(found.id) else { return Reason::Unprotected };
+    let watched = around.local && found.service.mode != MODE_OFF;
     let arrival = if watched { load::arrives(found, around.load, counters) } else { Arrival::NONE };
     around.now = arrival.ms;
     let policy = Policy::of(found.service, around.load, config);

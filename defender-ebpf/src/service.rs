@@ -2,7 +2,7 @@
 
 use defender_common::{
     abi::{Service, ServiceKey},
-    wire::address::Address,
+    wire::address::{Address, V6},
 };
 
 use crate::maps::{ADDRESSES, PORTS, SERVICES};
@@ -44,16 +44,7 @@ fn bound<A: Address>(address: A, port: u16) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn bound_service(first: u64, second: u64, port: u64) -> u64 {
-    let key = ServiceKey { address: octets(first, second), port: port as u16, reserved: 0 };
+    let key = ServiceKey { address: V6::from_halves(first, second).octets(), port: port as u16, reserved: 0 };
     // SAFETY: the value is a word, read at once.
     unsafe { ADDRESSES.get(key) }.copied().unwrap_or(0) as u64
-}
-
-#[inline(always)]
-fn octets(first: u64, second: u64) -> [u8; 16] {
-    let mut octets = [0; 16];
-    for (chunk, half) in octets.as_chunks_mut().0.iter_mut().zip([first, second]) {
-        *chunk = half.to_ne_bytes();
-    }
-    octets
 }

@@ -30,7 +30,7 @@ extern "C" fn sources_note4(when: u64, address: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sources_note6(when: u64, first: u64, second: u64) -> u64 {
-    note_at(when, V6([first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32]))
+    note_at(when, V6::from_halves(first, second))
 }
 
 #[inline(always)]

@@ -152,7 +152,8 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn is_within_limit(&mut self) -> bool {
-        load::is_within_limit(load::syns(self.load, self.load.second as u32), &self.service.lines)
+        // It has been counted.
+        load::is_within_limit(self.load, &self.service.lines, 0)
     }
 
     #[inline(always)]
@@ -229,9 +230,13 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     }
 
     #[inline(always)]
-    fn proves_kernel_cookie(&mut self) -> bool {
+    fn accepts_kernel_cookies(&mut self) -> bool {
         decide::kernel_cookies(self.service, self.load, self.now)
-            && packet::kernel_cookie(self.packet.context, self.offsets(), A::FAMILY)
+    }
+
+    #[inline(always)]
+    fn proves_kernel_cookie(&mut self) -> bool {
+        packet::kernel_cookie(self.packet.context, self.offsets(), A::FAMILY)
     }
 
     #[inline(always)]

@@ -16,7 +16,8 @@ use crate::maps::TRACE;
 #[map]
 static NOTED: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
-/// Notes a verdict on a packet to a service. `crowded` says that in this second there were more strangers than are noted.
+/// Notes a verdict on a packet to a service. `crowded` says that there are more strangers in this second than can
+/// be noted, whether those before were or not.
 #[inline(always)]
 pub(crate) fn note<A: Address>(flow: &Flow<A>, reason: Reason, config: &Config, now: u32, crowded: bool) {
     if !reason.is_proven() && (crowded || !may_note(now)) {

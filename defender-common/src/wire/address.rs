@@ -61,6 +61,14 @@ pub struct V4(pub u32);
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
 
+impl V6 {
+    /// The address whose [`Address::halves`] these are.
+    #[inline(always)]
+    pub const fn from_halves(first: u64, second: u64) -> Self {
+        Self([first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32])
+    }
+}
+
 impl From<Ipv4Addr> for V4 {
     fn from(address: Ipv4Addr) -> Self {
         Self(u32::from_ne_bytes(address.octets()))

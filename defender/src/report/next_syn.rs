@@ -128,8 +128,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn is_within_limit(&mut self) -> bool {
-        let load = self.target.load;
-        load::is_within_limit(load::syns(load, load.second as u32).saturating_add(1), &self.target.slot.lines)
+        load::is_within_limit(self.target.load, &self.target.slot.lines, 1)
     }
 
     fn has_room(&mut self) -> bool {
@@ -169,6 +168,10 @@ impl Surroundings for Around<'_> {
     }
 
     fn proves_cookie(&mut self) -> bool {
+        false
+    }
+
+    fn accepts_kernel_cookies(&mut self) -> bool {
         false
     }
 

@@ -62,7 +62,11 @@ pub(super) fn isn(
 pub(super) fn offset(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
     let [first, second] = config.secret;
     let spread = |word: u64| word.wrapping_mul(second | 1);
-    let mixed = spread(table_hash(client, server, config) ^ first);
+    let client_octets = mapped(client.ip());
+    let halves = client_octets.as_chunks::<8>().0.iter().map(|half| u64::from_le_bytes(*half));
+    let ports = u64::from(client.port()) << 16 | u64::from(server.port());
+    let client_word = spread(halves.fold(0, |all, half| all ^ half)).wrapping_add(ports);
+    let mixed = spread(table_hash(client, server, config) ^ first).wrapping_add(client_word);
     spread(mixed ^ mixed >> 32).rotate_left(32)
 }
 
@@ -86,6 +90,13 @@ fn table_hash(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
 fn connection(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
     let ports = u32::from(client.port()) << 16 | u32::from(server.port());
     [octets(client.ip()), octets(server.ip()), ports.to_le_bytes().to_vec()].concat()
+}
+
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -228,6 +228,19 @@ fn steps() -> Vec<Row> {
         .challenged(LINUX4),
         signed("signed, with room in the queue", 8).passes(Reason::SynSigned),
         signed("signed, without room in the queue", 7).dropped(Reason::SynNoRoom),
+        crossing(
+            row("the SYN that crosses the line of a long queue, where CPUs count by many", syn4()),
+            |world| {
+                world.service().lines.danger = 5_000;
+                world.load.held = 5_000;
+            },
+        )
+        .challenged(LINUX4),
+        crossing(row("the SYN before in a long queue", syn4()), |world| {
+            world.service().lines.danger = 5_001;
+            world.load.held = 5_000;
+        })
+        .passes(Reason::SynCalm),
         crossing(row("the SYN before", syn4()), |world| {
             world.service().lines.danger = 8;
             world.load.held = 7;
