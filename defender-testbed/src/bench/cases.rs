@@ -39,7 +39,7 @@ pub(super) enum Frame {
 /// All that is measured, in the order of the table.
 pub(super) const CASES: [Case; 14] = [
     Case::new("syn", "SYN → SYN-ACK", Frame::Fixed(Kind::Syn), Mode::Always, Reason::SynChallenged)
-        .at_most(6.5)
+        .at_most(4.6)
         .aims(80.0, 121.0)
         .peers(233.0, 162.0),
     Case::new(
@@ -49,7 +49,7 @@ pub(super) const CASES: [Case; 14] = [
         Mode::Always,
         Reason::SynChallenged,
     )
-    .at_most(8.0)
+    .at_most(5.6)
     .aims(95.0, 144.0)
     .peers(248.0, 183.0),
     Case::new(
@@ -59,7 +59,7 @@ pub(super) const CASES: [Case; 14] = [
         Mode::Always,
         Reason::SynChallenged,
     )
-    .at_most(6.5),
+    .at_most(4.7),
     Case::new(
         "syn_auto",
         "SYN → SYN-ACK, auto",
@@ -67,7 +67,7 @@ pub(super) const CASES: [Case; 14] = [
         Mode::Attacked,
         Reason::SynChallenged,
     )
-    .at_most(6.5)
+    .at_most(4.6)
     .aims(80.0, 121.0),
     Case::new(
         "syn_lookup",
@@ -76,15 +76,15 @@ pub(super) const CASES: [Case; 14] = [
         Mode::Always,
         Reason::SynChallenged,
     )
-    .at_most(8.5)
+    .at_most(6.0)
     .aims(110.0, 167.0)
     .asks_table(),
     Case::new("cookie", "valid cookie", Frame::Cookie, Mode::Always, Reason::Cookie)
-        .at_most(5.0)
+        .at_most(4.5)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
-        .at_most(3.6)
+        .at_most(3.4)
         .aims(60.0, 91.0)
         .peers(94.0, 102.0),
     Case::new(
@@ -94,22 +94,22 @@ pub(super) const CASES: [Case; 14] = [
         Mode::Always,
         Reason::AckBadCookie,
     )
-    .at_most(5.4)
+    .at_most(4.5)
     .aims(90.0, 137.0)
     .asks_table(),
     Case::new("data_calm", "data, auto in calm", Frame::Established, Mode::Calm, Reason::Monitored)
-        .at_most(3.0)
+        .at_most(2.6)
         .aims(15.0, 23.0),
     Case::new("data_attacked", "data, auto under attack", Frame::Established, Mode::Attacked, Reason::Known)
-        .at_most(3.1)
+        .at_most(2.6)
         .aims(40.0, 61.0),
     Case::new("data_always", "data, mode always", Frame::Established, Mode::Always, Reason::Known)
-        .at_most(3.0)
+        .at_most(2.6)
         .aims(40.0, 61.0),
     Case::new("syn_calm", "SYN passes, auto in calm", Frame::Opening, Mode::Calm, Reason::SynCalm)
-        .at_most(4.5),
+        .at_most(4.1),
     Case::new("syn_monitor", "SYN passes, monitor", Frame::Opening, Mode::Monitor, Reason::SynMonitored)
-        .at_most(4.6),
+        .at_most(4.1),
     Case::new("udp", "UDP", Frame::Fixed(Kind::Udp), Mode::Always, Reason::NotTcp)
         .at_most(1.6)
         .aims(6.0, 9.0)
