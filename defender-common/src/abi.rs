@@ -805,6 +805,11 @@ pub const EVENT_LISTEN_ENDED: u32 = 2;
 /// `Event::kind`: the defence of a service took a step.
 pub const EVENT_STEP: u32 = 3;
 
+/// A MAC address as [`Interface::mac`] has it.
+pub const fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+}
+
 /// Sixteen bytes as words, as they lie in memory.
 pub const fn words(octets: [u8; 16]) -> [u32; 4] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;

@@ -63,6 +63,14 @@ pub struct Time {
     pub second: u32,
 }
 
+impl Time {
+    /// The moment when the machine has run for so many nanoseconds.
+    #[inline(always)]
+    pub const fn at(nanoseconds: u64) -> Self {
+        Self { ms: crate::clock::milliseconds(nanoseconds), second: (nanoseconds >> 30) as u32 }
+    }
+}
+
 /// The step a service is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Posture {
@@ -365,7 +373,7 @@ mod tests {
         }
 
         fn time(&self) -> Time {
-            Time { ms: crate::clock::milliseconds(self.ns), second: (self.ns >> 30) as u32 }
+            Time::at(self.ns)
         }
 
         fn tick(&mut self) {

@@ -54,12 +54,12 @@ pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &
     let flow = segment.flow.reversed();
     let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
     let hash = flow.mix(&config.table_keys);
-    if follow(segment, hash, Direction::Out) == NOT_IN_TABLE && speaks {
-        let time = (clock::now(), clock::epoch());
-        if established(&flow, config, service, Told::ByPacket, time) {
-            // It may be the end as well.
-            follow(segment, hash, Direction::Out);
-        }
+    if follow(segment, hash, Direction::Out) == NOT_IN_TABLE
+        && speaks
+        && established(&flow, config, service, Told::ByPacket, clock::time())
+    {
+        // It may be the end as well.
+        follow(segment, hash, Direction::Out);
     }
 }
 
@@ -246,15 +246,14 @@ pub(crate) enum Told {
     ByPacket,
 }
 
-/// The kernel has completed a handshake, now or, if a packet tells, perhaps: says whether it was news. The time is in
-/// milliseconds and in units of ages.
+/// The kernel has completed a handshake, now or, if a packet tells, perhaps: says whether it was news.
 #[inline(always)]
 pub(crate) fn established<A: Address>(
     flow: &Flow<A>,
     config: &Config,
     service: u32,
     told: Told,
-    (now, began): (u32, u32),
+    Time { ms: now, second: began }: Time,
 ) -> bool {
     let hash = flow.mix(&config.table_keys);
     let place = flow::place(hash, config.flow_mask);
@@ -332,7 +331,7 @@ pub(crate) fn client_ended<A: Address>(flow: &Flow<A>, config: &Config) {
     let Some((bucket, index)) = locate(&place, config) else { return };
     let track = flow::load(bucket, index);
     if track.state == State::Established {
-        let since = clock::now_for_tracing();
+        let since = clock::time_for_tracing().ms;
         flow::store(bucket, index, &Track { state: State::CloseWait, since, ..track });
     }
 }
@@ -344,11 +343,10 @@ pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, service: u32,
         learn_half_open(flow, config, service);
         return;
     }
-    let now = clock::now_for_tracing();
+    let Time { ms: now, second: began } = clock::time_for_tracing();
     let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
     let Some((bucket, index)) = locate(&place, config) else {
         let track = Track::known(state, now);
-        let began = clock::epoch_for_tracing();
         insert(&place, &Entry { track, admitted: Admitted::Learnt, packets: 0, began }, config, now);
         return;
     };
@@ -364,11 +362,12 @@ pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, service: u32,
 fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
     let place = half_open::place(flow.mix(&config.table_keys));
     let Some(bucket) = half_open(&place) else { return };
-    let began = clock::epoch_for_tracing();
+    let time = clock::time_for_tracing();
+    let began = time.second;
     let (index, slot) = half_open::slot(bucket, &place, began);
     if slot != Slot::Own {
         half_open::put(bucket, index, &place, HalfOpenEntry { began, service: service as u16, ..NOBODY });
-        load::learnt(service, Time { ms: clock::now_for_tracing(), second: began });
+        load::learnt(service, time);
     }
 }
 
@@ -380,7 +379,7 @@ pub(crate) fn describe<A: Address>(flow: &Flow<A>, config: &Config, line: &mut L
     if line.state == State::SynRecv as u8 {
         let place = half_open::place(hash);
         let Some(bucket) = half_open(&place) else { return };
-        let (index, slot) = half_open::slot(bucket, &place, clock::epoch_for_tracing());
+        let (index, slot) = half_open::slot(bucket, &place, clock::time_for_tracing().second);
         if slot == Slot::Own {
             half_open::describe(&half_open::get(bucket, index), line);
         }

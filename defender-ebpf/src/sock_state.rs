@@ -59,7 +59,7 @@ impl Visit for Established {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
         let Some(found) = service::find(flow.destination, flow.destination_port) else { return };
-        let time = (clock::now_for_tracing(), clock::epoch_for_tracing());
+        let time = clock::time_for_tracing();
         flow::established(flow, config, found.id, Told::ByKernel, time);
     }
 }

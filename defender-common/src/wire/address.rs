@@ -281,16 +281,11 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn v4(text: &str) -> V4 {
-        V4(u32::from_ne_bytes(text.parse::<Ipv4Addr>().unwrap().octets()))
+        text.parse::<Ipv4Addr>().unwrap().into()
     }
 
     fn v6(text: &str) -> V6 {
-        let octets = text.parse::<Ipv6Addr>().unwrap().octets();
-        let mut words = [0; 4];
-        for (word, chunk) in words.iter_mut().zip(octets.as_chunks().0) {
-            *word = u32::from_ne_bytes(*chunk);
-        }
-        V6(words)
+        text.parse::<Ipv6Addr>().unwrap().into()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -11,13 +12,12 @@ use defender_common::{
         CONFIG_PREFIXES, Config, FILTER_PAGE, FlowBucket, HalfOpenBucket, KeySlot, Lines, Load, MODE_ALWAYS,
         MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
     },
-    clock,
     cookie::{Host, Proposal},
     filter,
     flow::{self, Admitted, Entry},
     half_open,
     ladder::{Because, Step},
-    load::Posture,
+    load::{Posture, Time},
     profile, recent,
     tcp_state::Track,
     verdict::Reason,
@@ -117,14 +117,14 @@ impl Field {
 
     /// Says what the service does, and who knows what the socket table has. No limit and no line is ever reached.
     pub(super) fn enter(&mut self, mode: Mode, sockets: Sockets) -> Result<()> {
-        let now = milliseconds()?;
+        let now = clock()?;
         self.config.set(
             0,
             Config {
                 reply_budget: u32::MAX,
                 filter_newest: GENERATION,
                 filter_oldest: GENERATION,
-                filter_until: if sockets == Sockets::Filter { (now + FILTER_LASTS) | 1 } else { 0 },
+                filter_until: if sockets == Sockets::Filter { (now.ms + FILTER_LASTS) | 1 } else { 0 },
                 flags: self.begun.flags & !CONFIG_PREFIXES,
                 ..self.begun
             },
@@ -234,15 +234,15 @@ impl Field {
     }
 }
 
-fn load(mode: Mode, now: u32) -> Load {
+fn load(mode: Mode, now: Time) -> Load {
     let step = if mode == Mode::Attacked { Step::Challenge } else { Step::Pass };
-    let posture = Posture { step, because: Because::HalfOpen, since: now };
+    let posture = Posture { step, because: Because::HalfOpen, since: now.ms };
     Load {
         posture: if mode == Mode::Attacked { posture.to_abi() } else { 0 },
         // Long ago: cookies of the kernel's own are not looked for any more.
-        began: if mode == Mode::Attacked { now.wrapping_sub(600_000) } else { 0 },
-        accepts_until: if mode == Mode::Attacked { (now + FILTER_LASTS) | 1 } else { 0 },
-        second: nanoseconds().unwrap_or_default() >> 30,
+        began: if mode == Mode::Attacked { now.ms.wrapping_sub(600_000) } else { 0 },
+        accepts_until: if mode == Mode::Attacked { (now.ms + FILTER_LASTS) | 1 } else { 0 },
+        second: now.second.into(),
         ..Load::default()
     }
 }
@@ -262,11 +262,7 @@ fn insert(buckets: &mut [FlowBucket], hash: u64, sequence: u32, config: &Config)
 }
 
 /// The datapath's clock.
-fn milliseconds() -> Result<u32> {
-    nanoseconds().map(clock::milliseconds)
-}
-
-fn nanoseconds() -> Result<u64> {
+fn clock() -> Result<Time> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
-    Ok(std::time::Duration::from(now).as_nanos() as u64)
+    Ok(Time::at(Duration::from(now).as_nanos() as u64))
 }

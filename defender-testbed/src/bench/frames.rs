@@ -127,7 +127,7 @@ pub(super) fn flow4(number: u32) -> (Flow<V4>, u32) {
     let [.., high, low] = number.to_be_bytes();
     let flow = Flow {
         source: V4(u32::from_ne_bytes([198, 18, high, low])),
-        destination: V4(u32::from_ne_bytes(SERVER_V4.octets())),
+        destination: SERVER_V4.into(),
         source_port: FIRST_PORT + (number >> 16) as u16,
         destination_port: PORT,
     };

@@ -26,7 +26,7 @@ pub fn entry(link: &Link, sysctls: &Sysctls, hop_limit: Option<u8>, local: &[Loc
     let mut entry = abi::Interface {
         ifindex: link.index,
         flags: if link.partial_checksums { abi::INTERFACE_PARTIAL_CHECKSUMS } else { 0 },
-        mac: mac(link.mac.unwrap_or_default()),
+        mac: abi::mac(link.mac.unwrap_or_default()),
         mss4,
         mss6,
         ttl: sysctls.ip_default_ttl,
@@ -39,11 +39,6 @@ pub fn entry(link: &Link, sysctls: &Sysctls, hop_limit: Option<u8>, local: &[Loc
         entry.flags |= abi::INTERFACE_LOCAL_COMPLETE;
     }
     entry
-}
-
-/// A MAC address as it lies in memory.
-fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// The MSS of the interface's MTU, `[IPv4, IPv6]`.

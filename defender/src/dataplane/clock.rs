@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use defender_common::{clock, load::Time};
+use defender_common::load::Time;
 use nix::time::{ClockId, clock_gettime};
 
 /// The time.
 pub fn now() -> Result<Time> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
-    let nanoseconds = Duration::from(now).as_nanos() as u64;
-    Ok(Time { ms: clock::milliseconds(nanoseconds), second: (nanoseconds >> 30) as u32 })
+    Ok(Time::at(Duration::from(now).as_nanos() as u64))
 }
 
 #[cfg(test)]

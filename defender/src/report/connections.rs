@@ -6,11 +6,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use defender_common::{abi::Listed, flow::Admitted, tcp_state::State};
-use nix::time::{ClockId, clock_gettime};
 
-use crate::dataplane::{flows, pins::PinRoot};
+use crate::dataplane::{clock, flows, pins::PinRoot};
 
 /// The states that a connection to a service can be in, in the order it takes them.
 pub const STATES: [State; 8] = [
@@ -54,8 +53,7 @@ pub struct Tracked {
 
 /// All connections to services. 100,000 take about a tenth of a second.
 pub fn list(root: &PinRoot) -> Result<Vec<Connection>> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?;
-    let now = epoch(now.into());
+    let now = clock::now()?.second;
     Ok(flows::list(root)?.iter().filter_map(|line| Connection::from_abi(line, now)).collect())
 }
 
@@ -76,11 +74,6 @@ pub fn count_by_service(connections: &[Connection]) -> BTreeMap<u32, BTreeMap<&'
         *counts.entry(connection.state.name()).or_default() += 1;
     }
     services
-}
-
-/// The datapath's unit of ages: 2³⁰ ns.
-fn epoch(time: Duration) -> u32 {
-    (time.as_nanos() >> 30) as u32
 }
 
 impl Connection {

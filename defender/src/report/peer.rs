@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     str::FromStr,
     time::Duration,
 };
@@ -142,8 +142,8 @@ struct OnWire {
 impl OnWire {
     fn of(address: IpAddr, config: &abi::Config) -> Self {
         match address {
-            IpAddr::V4(v4) => Self::of_family(V4(u32::from_ne_bytes(v4.octets())), config),
-            IpAddr::V6(v6) => Self::of_family(V6(words(v6)), config),
+            IpAddr::V4(v4) => Self::of_family(V4::from(v4), config),
+            IpAddr::V6(v6) => Self::of_family(V6::from(v6), config),
         }
     }
 
@@ -169,15 +169,6 @@ impl OnWire {
         }
         Ok(true)
     }
-}
-
-/// The words as they lie in memory.
-fn words(address: Ipv6Addr) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (word, octets) in words.iter_mut().zip(address.octets().as_chunks().0) {
-        *word = u32::from_ne_bytes(*octets);
-    }
-    words
 }
 
 fn verdicts(line: &abi::TraceLine, place: Place, now: u32) -> Vec<LastVerdict> {
@@ -279,7 +270,7 @@ fn target<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
 

@@ -125,7 +125,7 @@ impl Bed {
         maps.loads.set(1, Load { second: clock::now()?.second.into(), ..world.load })?;
         for source in &world.known {
             let second = clock::now()?.second;
-            for place in known::places(V4(u32::from_ne_bytes(source.octets())), &world.config.table_keys) {
+            for place in known::places(V4::from(*source), &world.config.table_keys) {
                 let mut page = maps.known.get(place.page)?;
                 page[place.offset] = known::noted(second);
                 maps.known.set(place.page, page)?;

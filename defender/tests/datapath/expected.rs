@@ -1,6 +1,6 @@
 //! What has to come out: built by etherparse and from the documentation, not by defender's code.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use defender_common::{
     abi::{Config, Interface, KeySlot, Service},
@@ -201,17 +201,10 @@ pub(super) fn mark(ifindex: u32) -> Vec<u8> {
 pub(super) fn handed_over(segment: &Seen, world: &World, service: &Service) -> Option<Terms> {
     match (segment.source.ip(), segment.destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let word = |address: Ipv4Addr| V4(u32::from_ne_bytes(address.octets()));
-            read(segment, word(source), word(destination), world, service, world.interface.mss4)
+            read(segment, V4::from(source), V4::from(destination), world, service, world.interface.mss4)
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let words = |address: Ipv6Addr| {
-                let octets = address.octets();
-                let word =
-                    |at| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
-                V6([word(0), word(4), word(8), word(12)])
-            };
-            read(segment, words(source), words(destination), world, service, world.interface.mss6)
+            read(segment, V6::from(source), V6::from(destination), world, service, world.interface.mss6)
         }
         _ => unreachable!("one family"),
     }

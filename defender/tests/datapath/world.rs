@@ -112,7 +112,7 @@ impl Default for World {
                 KeySlot { key: [0x0f1e_2d3c_4b5a_6978, 0x1122_3344_5566_7788], epoch: 7, filled: 1 },
             ],
             interface: Interface {
-                mac: mac(SERVER_MAC),
+                mac: abi::mac(SERVER_MAC),
                 mss4: 1460,
                 mss6: 1440,
                 ttl: 61,
@@ -139,11 +139,6 @@ impl Default for World {
             prefixes: Vec::new(),
         }
     }
-}
-
-/// A MAC address as it lies in memory.
-fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 /// A service in mode `always`.
