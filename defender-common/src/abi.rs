@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Names of the maps.
 pub mod map {
@@ -148,8 +148,11 @@ pub struct Config {
     pub namespace_offset: u32,
     /// For how many cohorts the kernel keeps a half-open connection (`net.ipv4.tcp_synack_retries`), see [`crate::load`].
     pub cohorts: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where `struct tcp_sock` has `segs_in` and `segs_out`, in bytes: how many segments a socket has received and sent.
+    /// 0: not known, and a connection's packets are not counted while it has a socket.
+    pub segments_in_offset: u16,
+    /// See [`Self::segments_in_offset`].
+    pub segments_out_offset: u16,
 }
 
 /// Keys of the hashes by which tables are ordered: one for each word of a connection ([`crate::wire::address::Flow::mix`]).
@@ -583,7 +586,7 @@ impl Tracked {
 }
 
 /// Entries of a [`FlowBucket`]: a power of two.
-pub const FLOW_ENTRIES: usize = 4;
+pub const FLOW_ENTRIES: usize = 8;
 /// Buckets of `HALF_OPEN`: a power of two.
 pub const HALF_OPEN_BUCKETS: u32 = 16_384;
 /// Entries of a [`HalfOpenBucket`]: a power of two.
@@ -615,11 +618,11 @@ pub struct HalfOpenEntry {
     pub flags: u8,
 }
 
-/// Four connections in two cache lines, see [`crate::flow`].
+/// Eight connections in four cache lines, see [`crate::flow`].
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowBucket {
-    /// What a data packet needs.
+    /// What tells whether a connection is there, in one cache line.
     pub hot: [FlowHot; FLOW_ENTRIES],
     /// What only the beginning and the end of a connection need.
     pub cold: [FlowCold; FLOW_ENTRIES],
@@ -631,18 +634,14 @@ pub struct FlowBucket {
 pub struct FlowHot {
     /// Hash of the connection; 0: empty.
     pub tag: u32,
-    /// Packets so far, both ways.
-    pub packets: u32,
     /// The kernel's number of the state that the packets led to.
     pub state: u8,
-    /// `tcp_state`'s flags.
+    /// `tcp_state`'s flags, and one of [`crate::flow`].
     pub flags: u8,
     /// [`crate::flow::Admitted`].
     pub admitted: u8,
     /// The filter's generation in which the kernel was last known to have it.
     pub generation: u8,
-    /// The client's next sequence number.
-    pub next_in: u32,
 }
 
 /// The other half of a connection of a [`FlowBucket`].
@@ -653,6 +652,10 @@ pub struct FlowCold {
     pub began: u32,
     /// When its state began, in milliseconds of that clock, wrapping.
     pub since: u32,
+    /// Packets so far, both ways, less those that its socket has counted, wrapping; see [`crate::flow`].
+    pub packets: u32,
+    /// The client's next sequence number.
+    pub next_in: u32,
     /// The sequence number after the client's FIN.
     pub fin_in: u32,
     /// The sequence number after this host's FIN.
@@ -858,7 +861,7 @@ plain! {
     HalfOpenBucket: 64,
     RecentBucket: 64,
     BudgetLine: 64,
-    FlowBucket: 128,
+    FlowBucket: 256,
     Listed: 52,
     Sources: 3584,
     TraceLine: 64,

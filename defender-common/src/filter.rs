@@ -10,6 +10,9 @@
 //! declares the older generations gone: what is alive has the new number by then. Two connections may share a byte,
 //! which costs a look-up and nothing else. A byte is written whole, so CPUs that write at the same time lose nothing.
 //!
+//! A bit of the byte says whether the packets of its connection are to be *followed* one by one ([`Noted`]): while a
+//! connection opens or closes they are, and once it is established they are not.
+//!
 //! Where the filter's word counts at all: only while the controller keeps it and the table of services true
 //! ([`crate::abi::Config::filter_until`]), and only beyond a budget of real look-ups, [`LOOKUPS`]: so below a heavy
 //! flood the socket table itself is always asked, and connections that moved here from another interface are found.
@@ -19,6 +22,19 @@ use crate::abi::{Config, FILTER_PAGE, FILTER_PAGES};
 /// How many strangers a second (1.024 s) each CPU asks the socket table about before it takes the filter's word.
 /// At 130 ns each this is a quarter of a percent of its time.
 pub const LOOKUPS: u32 = 20_000;
+
+/// The bit that says that packets are followed; the others are the generation.
+const FOLLOWED: u8 = 0x80;
+const GENERATION: u8 = !FOLLOWED;
+
+/// What is noted of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// It is established: of its packets, only those that may change its state say anything.
+    Quiet,
+    /// It opens or closes: each of its packets may change its state.
+    Followed,
+}
 
 /// Where a connection's byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +53,31 @@ pub const fn place(hash: u64) -> Place {
 
 /// What a connection's byte is set to when it is noted.
 #[inline(always)]
-pub const fn noted(config: &Config) -> u8 {
-    config.filter_newest as u8
+pub const fn noted(config: &Config, noted: Noted) -> u8 {
+    let followed = match noted {
+        Noted::Quiet => 0,
+        Noted::Followed => FOLLOWED,
+    };
+    config.filter_newest as u8 & GENERATION | followed
 }
 
 /// Whether a byte says that a connection may be there.
 #[inline(always)]
 pub const fn may_hold(byte: u8, config: &Config) -> bool {
-    let age = (config.filter_newest as u8).wrapping_sub(config.filter_oldest as u8);
-    byte.wrapping_sub(config.filter_oldest as u8) <= age
+    let age = (config.filter_newest as u8).wrapping_sub(config.filter_oldest as u8) & GENERATION;
+    byte.wrapping_sub(config.filter_oldest as u8) & GENERATION <= age
+}
+
+/// What a byte says of a connection; none: it cannot be there.
+#[inline(always)]
+pub const fn read(byte: u8, config: &Config) -> Option<Noted> {
+    if !may_hold(byte, config) {
+        None
+    } else if byte & FOLLOWED != 0 {
+        Some(Noted::Followed)
+    } else {
+        Some(Noted::Quiet)
+    }
 }
 
 /// Whether the filter may stand in for the socket table. `now` is in milliseconds.
@@ -56,7 +88,7 @@ pub const fn counts(config: &Config, now: u32) -> bool {
 
 /// The generation after `generation`: any but 0, which bytes have that were never written.
 pub const fn next(generation: u32) -> u32 {
-    let next = (generation + 1) & 0xff;
+    let next = (generation + 1) & GENERATION as u32;
     if next == 0 { 1 } else { next }
 }
 
@@ -78,16 +110,27 @@ mod tests {
         let mut newest = 1;
         for _ in 0..600 {
             let oldest = newest;
-            let noted_before = noted(&config(newest, oldest));
+            let noted_before = noted(&config(newest, oldest), Noted::Followed);
             assert!(may_hold(noted_before, &config(newest, oldest)));
             newest = next(newest);
             let between = config(newest, oldest);
             assert!(may_hold(noted_before, &between));
-            assert!(may_hold(noted(&between), &between));
+            assert!(may_hold(noted(&between, Noted::Quiet), &between));
             let after = config(newest, newest);
-            assert!(may_hold(noted(&between), &after));
+            assert!(may_hold(noted(&between, Noted::Quiet), &after));
             assert!(!may_hold(noted_before, &after));
             assert!(!may_hold(0, &after));
+        }
+    }
+
+    #[test]
+    fn a_byte_says_whether_packets_are_followed() {
+        for generation in 1..0x80 {
+            let config = config(generation, generation);
+            for what in [Noted::Quiet, Noted::Followed] {
+                assert_eq!(read(noted(&config, what), &config), Some(what));
+            }
+            assert_eq!(read(0, &config), None);
         }
     }
 

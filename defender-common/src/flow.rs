@@ -1,14 +1,21 @@
 //! The flow table: what packets tell of each connection to a service.
 //!
 //! Whether a connection exists, and whose it is, the kernel's socket table says. This one has what only packets tell:
-//! how many there were, since when, how the connection came to be, and its state on the wire. So an entry needs no
-//! addresses: a tag of 32 bits of a keyed hash finds it, and with the bucket's number two connections are taken for one
-//! once in 2⁴⁰ or more. That makes 32 bytes an entry, and four fill a bucket of two cache lines, of which a data packet
-//! of an established connection touches one.
+//! since when, how the connection came to be, and its state on the wire. So an entry needs no addresses: a tag of 31
+//! bits of a keyed hash finds it, and with the bucket's number two connections are taken for one once in 2⁴⁰ or more.
+//! That makes 32 bytes an entry, and eight fill a bucket of four cache lines, of which looking for a connection touches
+//! one.
 //!
-//! A connection has two buckets to be in, and enters the emptier one: the table takes nearly as many connections as it
-//! has entries. It is full for a connection if both buckets are; then that one is not tracked, and the kernel's word is
-//! all there is about it. Nobody is pushed out but those whose timer has run out and whose end nobody hears of.
+//! A connection has two buckets to be in. It enters the first, where most look-ups then find it, unless that is filling
+//! up: then the emptier one. So the table takes nearly as many connections as it has entries. It is full for a connection
+//! if both buckets are; then that one is not tracked, and the kernel's word is all there is about it. Nobody is pushed out
+//! but those whose timer has run out and whose end nobody hears of.
+//!
+//! *Quiet* connections, those that are established and have no FIN under way, are not followed: of their packets only a
+//! SYN, FIN or RST says anything. What the client sends next is therefore not known of them, and a FIN counts when the
+//! server acknowledges it. How many packets there were, the kernel's socket counts; an entry has the rest: those before
+//! there was a socket, less what the socket had counted when the entry was made, and once the socket is gone
+//! ([`NO_SOCKET`]) all of them.
 //!
 //! Entries carry the filter's generation ([`crate::filter`]), which the walk through the socket table renews: an entry
 //! whose generation is gone belongs to a connection that the kernel has no more, and is free.
@@ -19,9 +26,17 @@
 use crate::{
     abi::{Config, FLOW_ENTRIES, FlowBucket, Listed},
     filter,
+    filter::Noted,
     tcp_state::{Seen, State, TRACK_FIN_IN, Track},
     wire::tcp::{FIN, RST, SYN},
 };
+
+/// Of an entry's flags, beside those of [`crate::tcp_state`]: its connection has no socket any more, or none that counts
+/// segments.
+pub const NO_SOCKET: u8 = 1 << 7;
+
+/// So many connections fill a connection's first bucket so far that the second may be better.
+const FILLING: usize = FLOW_ENTRIES - 3;
 
 /// How a connection came to be; the value of [`FlowHot::admitted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +91,12 @@ pub const fn place(hash: u64, bucket_mask: u32) -> Place {
 /// The entry of a connection in a bucket: its number, or [`FLOW_ENTRIES`] if it is not there.
 #[inline(always)]
 pub fn find(bucket: &FlowBucket, place: &Place, config: &Config) -> usize {
-    let mut found = FLOW_ENTRIES;
     for (index, hot) in bucket.hot.iter().enumerate() {
         if hot.tag == place.tag && filter::may_hold(hot.generation, config) {
-            found = index;
+            return index;
         }
     }
-    found
+    FLOW_ENTRIES
 }
 
 /// How many entries of a bucket are taken, and the number of one to put a connection into ([`FLOW_ENTRIES`] if there is
@@ -91,7 +105,10 @@ pub fn find(bucket: &FlowBucket, place: &Place, config: &Config) -> usize {
 #[inline(always)]
 pub fn room(bucket: &FlowBucket, config: &Config, now: u32) -> (usize, usize) {
     let (mut taken, mut free, mut over) = (0, FLOW_ENTRIES, FLOW_ENTRIES);
-    for (index, hot) in bucket.hot.iter().enumerate() {
+    // From the last to the first, which is found fastest: that is taken where several are free.
+    for nth in 1..=FLOW_ENTRIES {
+        let index = FLOW_ENTRIES - nth;
+        let hot = &bucket.hot[index];
         if hot.tag == 0 || !filter::may_hold(hot.generation, config) {
             free = index;
             continue;
@@ -105,6 +122,13 @@ pub fn room(bucket: &FlowBucket, config: &Config, now: u32) -> (usize, usize) {
     (taken, if free < FLOW_ENTRIES { free } else { over })
 }
 
+/// The number of connections in each of a connection's buckets, and the numbers of entries to put it into, as [`room`] has
+/// them: says which of the two it enters.
+#[inline(always)]
+pub const fn enters([(first, free), (second, free_too)]: [(usize, usize); 2]) -> (usize, usize) {
+    if first < FILLING || first <= second { (0, free) } else { (1, free_too) }
+}
+
 /// An entry at large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -114,6 +138,8 @@ pub struct Entry {
     pub admitted: Admitted,
     /// Packets so far, both ways.
     pub packets: u32,
+    /// How many of them its socket has counted, or that it has none.
+    pub counted: Option<u32>,
     /// When it was first seen, in units of 2³⁰ ns.
     pub began: u32,
 }
@@ -123,12 +149,14 @@ pub struct Entry {
 pub fn put(bucket: &mut FlowBucket, index: usize, place: &Place, entry: &Entry, config: &Config) {
     let index = index & (FLOW_ENTRIES - 1);
     // The tag last: until then the entry is nobody's.
+    bucket.hot[index].flags = if entry.counted.is_none() { NO_SOCKET } else { 0 };
     store(bucket, index, &entry.track);
-    bucket.cold[index].began = entry.began;
+    let cold = &mut bucket.cold[index];
+    cold.began = entry.began;
+    cold.packets = entry.packets.wrapping_sub(entry.counted.unwrap_or(0));
     let hot = &mut bucket.hot[index];
-    hot.packets = entry.packets;
     hot.admitted = entry.admitted as u8;
-    hot.generation = filter::noted(config);
+    hot.generation = filter::noted(config, Noted::Quiet);
     hot.tag = place.tag;
 }
 
@@ -151,7 +179,27 @@ pub fn forget(bucket: &mut FlowBucket, place: &Place) {
 /// The kernel has the connection of entry `index`.
 #[inline(always)]
 pub fn renew(bucket: &mut FlowBucket, index: usize, config: &Config) {
-    bucket.hot[index & (FLOW_ENTRIES - 1)].generation = filter::noted(config);
+    bucket.hot[index & (FLOW_ENTRIES - 1)].generation = filter::noted(config, Noted::Quiet);
+}
+
+/// The connection of entry `index` has no socket any more, which had counted so many segments; none if that was missed:
+/// then packets are counted from now on.
+#[inline(always)]
+pub fn lose_socket(bucket: &mut FlowBucket, index: usize, segments: Option<u32>) {
+    let index = index & (FLOW_ENTRIES - 1);
+    if bucket.hot[index].flags & NO_SOCKET != 0 {
+        return;
+    }
+    bucket.hot[index].flags |= NO_SOCKET;
+    let packets = &mut bucket.cold[index].packets;
+    *packets = segments.map_or(0, |segments| packets.wrapping_add(segments));
+}
+
+/// The word in which a packet of entry `index` is to be counted; none: its socket counts it.
+#[inline(always)]
+pub fn counts(bucket: &mut FlowBucket, index: usize) -> Option<&mut u32> {
+    let index = index & (FLOW_ENTRIES - 1);
+    if bucket.hot[index].flags & NO_SOCKET == 0 { None } else { Some(&mut bucket.cold[index].packets) }
 }
 
 /// Whether the kernel may still hold a connection whose socket is gone: in TIME_WAIT, or in FIN_WAIT2 without a process
@@ -162,13 +210,18 @@ pub fn goes_on(wire: State, from: u8) -> bool {
     waits && matches!(State::from_kernel(from), Some(State::FinWait2 | State::Closing))
 }
 
-/// Adds what entry `index` has to a line of a listing.
+/// Adds what entry `index` has to a line of a listing. `segments` are those that its socket has counted, if it has one.
 #[inline(always)]
-pub fn describe(bucket: &FlowBucket, index: usize, line: &mut Listed) {
+pub fn describe(bucket: &FlowBucket, index: usize, segments: Option<u32>, line: &mut Listed) {
     let index = index & (FLOW_ENTRIES - 1);
-    let hot = &bucket.hot[index];
-    (line.wire_state, line.admitted, line.packets) = (hot.state, hot.admitted, hot.packets);
-    line.began = bucket.cold[index].began;
+    let (hot, cold) = (&bucket.hot[index], &bucket.cold[index]);
+    (line.wire_state, line.admitted, line.began) = (hot.state, hot.admitted, cold.began);
+    line.packets = match segments {
+        _ if hot.flags & NO_SOCKET != 0 => cold.packets,
+        Some(segments) => cold.packets.wrapping_add(segments),
+        // How it lost its socket was missed, and with it what that had counted.
+        None => 0,
+    };
 }
 
 /// The states that entry `index` holds.
@@ -178,8 +231,8 @@ pub fn load(bucket: &FlowBucket, index: usize) -> Track {
     let (hot, cold) = (&bucket.hot[index], &bucket.cold[index]);
     Track {
         state: State::from_kernel(hot.state).unwrap_or(State::Close),
-        flags: hot.flags,
-        next_in: hot.next_in,
+        flags: hot.flags & !NO_SOCKET,
+        next_in: cold.next_in,
         fin_in: cold.fin_in,
         fin_out: cold.fin_out,
         since: cold.since,
@@ -191,24 +244,43 @@ pub fn load(bucket: &FlowBucket, index: usize) -> Track {
 pub fn store(bucket: &mut FlowBucket, index: usize, track: &Track) {
     let index = index & (FLOW_ENTRIES - 1);
     let hot = &mut bucket.hot[index];
-    (hot.state, hot.flags, hot.next_in) = (track.state as u8, track.flags, track.next_in);
+    (hot.state, hot.flags) = (track.state as u8, hot.flags & NO_SOCKET | track.flags);
     let cold = &mut bucket.cold[index];
-    (cold.since, cold.fin_in, cold.fin_out) = (track.since, track.fin_in, track.fin_out);
+    (cold.since, cold.next_in) = (track.since, track.next_in);
+    (cold.fin_in, cold.fin_out) = (track.fin_in, track.fin_out);
 }
 
-/// Takes notice of a segment that only moves an established connection on; false if it may do more. Needs but the entry's
-/// hot half.
+/// Whether a segment with these flags is one of those that a quiet connection consists of.
 #[inline(always)]
-pub fn moves_on(bucket: &mut FlowBucket, index: usize, seen: &Seen) -> bool {
-    let hot = &mut bucket.hot[index & (FLOW_ENTRIES - 1)];
-    let quiet = hot.state == State::Established as u8 && hot.flags & TRACK_FIN_IN == 0;
-    if !quiet || seen.flags & (SYN | FIN | RST) != 0 {
-        return false;
+pub const fn is_plain(flags: u8) -> bool {
+    flags & (SYN | FIN | RST) == 0
+}
+
+/// Whether the connection of entry `index` is established and has no FIN under way.
+#[inline(always)]
+pub fn is_quiet(bucket: &FlowBucket, index: usize) -> bool {
+    let hot = &bucket.hot[index & (FLOW_ENTRIES - 1)];
+    hot.state == State::Established as u8 && hot.flags & TRACK_FIN_IN == 0
+}
+
+/// Whether the kernel tells of the end of the connection of entry `index`, see [`State::ends_heard`].
+#[inline(always)]
+pub fn ends_heard(bucket: &FlowBucket, index: usize) -> bool {
+    let state = bucket.hot[index & (FLOW_ENTRIES - 1)].state;
+    State::from_kernel(state).is_some_and(State::ends_heard)
+}
+
+/// Takes notice of a segment of the connection of entry `index`.
+#[inline(always)]
+pub fn step(bucket: &mut FlowBucket, index: usize, seen: &Seen, now: impl FnOnce() -> u32) {
+    // Others of them go by unseen, so what they tell of sequence numbers would soon be out of date.
+    if is_quiet(bucket, index) && is_plain(seen.flags) {
+        return;
     }
-    let mut track = Track { flags: hot.flags, ..Track::established(hot.next_in, 0) };
-    track.step(seen, 0);
-    (hot.flags, hot.next_in) = (track.flags, track.next_in);
-    true
+    let now = now();
+    let mut track = load(bucket, index);
+    track.step(seen, now);
+    store(bucket, index, &track);
 }
 
 #[cfg(test)]
@@ -226,8 +298,8 @@ mod tests {
     }
 
     fn entry(began: u32) -> Entry {
-        let track = Track::established(began.wrapping_mul(3), 0);
-        Entry { track, admitted: Admitted::Cookie, packets: 2, began }
+        let track = Track::known(State::Established, began.wrapping_mul(3));
+        Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(1), began }
     }
 
     /// As the datapath does it.
@@ -236,9 +308,9 @@ mod tests {
         let [first, second] = place.buckets.map(|bucket| bucket as usize);
         let ((taken, free), (taken_too, free_too)) =
             (room(&table[first], config, NOW), room(&table[second], config, NOW));
-        let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
+        let (which, index) = enters([(taken, free), (taken_too, free_too)]);
         if index < FLOW_ENTRIES {
-            put(&mut table[bucket], index, &place, entry, config);
+            put(&mut table[[first, second][which]], index, &place, entry, config);
         }
         index < FLOW_ENTRIES
     }
@@ -271,6 +343,19 @@ mod tests {
             assert_eq!(get(&table, hash(number), &config()), Some((number as u32, expected.track)));
         }
         assert_eq!(get(&table, hash(half), &config()), None);
+    }
+
+    #[test]
+    fn most_connections_are_in_their_first_bucket() {
+        let mut table = vec![FlowBucket::default(); MASK as usize + 1];
+        let half = u64::from(MASK + 1) * FLOW_ENTRIES as u64 / 2;
+        let all: Vec<u64> =
+            (0..half).filter(|number| insert(&mut table, hash(*number), &entry(1), &config())).collect();
+        let first = all.iter().filter(|number| {
+            let place = place(hash(**number), MASK);
+            find(&table[place.buckets[0] as usize], &place, &config()) < FLOW_ENTRIES
+        });
+        assert!(first.count() * 10 > all.len() * 9);
     }
 
     #[test]
@@ -319,6 +404,68 @@ mod tests {
         assert_eq!(find(&bucket, &place, &later), FLOW_ENTRIES);
         forget(&mut bucket, &place);
         assert_eq!(find(&bucket, &place, &config()), FLOW_ENTRIES);
+    }
+
+    /// What a listing says of an entry's packets.
+    fn listed(bucket: &FlowBucket, segments: Option<u32>) -> u32 {
+        let mut line = Listed::default();
+        describe(bucket, 0, segments, &mut line);
+        line.packets
+    }
+
+    #[test]
+    fn packets_are_the_socket_s_and_those_it_does_not_count() {
+        let mut bucket = FlowBucket::default();
+        let place = Place { buckets: [0, 0], tag: 11 };
+        // Three packets so far, of which the socket has counted one.
+        put(&mut bucket, 0, &place, &entry(1), &config());
+        assert_eq!(listed(&bucket, Some(1)), 3);
+        assert_eq!(counts(&mut bucket, 0), None);
+        assert_eq!(listed(&bucket, Some(8)), 10);
+        lose_socket(&mut bucket, 0, Some(9));
+        assert_eq!(listed(&bucket, None), 11);
+        *counts(&mut bucket, 0).expect("no socket counts") += 1;
+        // The end of a socket is told once.
+        lose_socket(&mut bucket, 0, Some(9));
+        store(&mut bucket, 0, &Track::known(State::TimeWait, 0));
+        assert_eq!(listed(&bucket, None), 12);
+
+        // Known for the first time when its socket had counted much already.
+        let learnt = Entry { admitted: Admitted::Learnt, packets: 0, counted: Some(7_000), ..entry(1) };
+        put(&mut bucket, 0, &place, &learnt, &config());
+        assert_eq!(listed(&bucket, Some(7_002)), 2);
+        // How it ended was missed.
+        assert_eq!(listed(&bucket, None), 0);
+        lose_socket(&mut bucket, 0, None);
+        assert_eq!(counts(&mut bucket, 0), Some(&mut 0));
+    }
+
+    #[test]
+    fn a_quiet_connection_learns_nothing_from_plain_segments() {
+        use crate::{tcp_state::Direction, wire::tcp::ACK};
+        let mut bucket = FlowBucket::default();
+        put(&mut bucket, 0, &Place { buckets: [0, 0], tag: 11 }, &entry(1), &config());
+        let before = bucket;
+        let seen = |direction, flags, sequence, acknowledgement, data_len| Seen {
+            direction,
+            flags,
+            sequence,
+            acknowledgement,
+            data_len,
+        };
+        for direction in [Direction::In, Direction::Out] {
+            step(&mut bucket, 0, &seen(direction, ACK, 100, 900, 10), || NOW);
+        }
+        assert_eq!(bucket, before);
+        // A FIN counts when the server acknowledges it, whatever went by in between.
+        let fin = seen(Direction::In, FIN | ACK, 3_000_000_000, 900, 0);
+        step(&mut bucket, 0, &fin, || NOW);
+        assert_eq!(load(&bucket, 0).state, State::Established);
+        assert!(!is_quiet(&bucket, 0));
+        step(&mut bucket, 0, &seen(Direction::Out, ACK, 900, 3_000_000_000, 0), || NOW);
+        assert!(!is_quiet(&bucket, 0));
+        step(&mut bucket, 0, &seen(Direction::Out, ACK, 900, 3_000_000_001, 0), || NOW);
+        assert_eq!(load(&bucket, 0).state, State::CloseWait);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use defender_common::{
     classify::{Class, classify},
+    filter::Noted,
     learn,
     verdict::Reason,
     wire::{
@@ -62,7 +63,7 @@ fn is_own<A: Address>(ctx: &TcContext, address: A) -> bool {
 #[inline(always)]
 fn opens<A: Address>(flow: &Flow<A>) {
     if let Some(config) = config::config() {
-        filter::note(flow.reversed().mix(&config.table_keys), config);
+        filter::note(flow.reversed().mix(&config.table_keys), config, Noted::Followed);
     }
 }
 

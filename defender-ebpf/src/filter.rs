@@ -5,7 +5,7 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use defender_common::{
     abi::{Config, FILTER_PAGE},
     budget,
-    filter::{self, LOOKUPS},
+    filter::{self, LOOKUPS, Noted},
 };
 
 use crate::maps::FILTER;
@@ -14,28 +14,28 @@ use crate::maps::FILTER;
 #[map]
 static LOOKED_UP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
-/// Notes a connection that is or may become a socket.
+/// Notes a connection that is or may become a socket, and whether its packets are to be followed.
 #[inline(always)]
-pub(crate) fn note(hash: u64, config: &Config) {
+pub(crate) fn note(hash: u64, config: &Config, what: Noted) {
     let place = filter::place(hash);
     if let Some(page) = FILTER.get_ptr_mut(place.page) {
         // SAFETY: a map value of which one byte is written; whoever else writes it writes as much.
-        unsafe { (*page)[place.offset & (FILTER_PAGE - 1)] = filter::noted(config) };
+        unsafe { (*page)[place.offset & (FILTER_PAGE - 1)] = filter::noted(config, what) };
     }
 }
 
-/// Whether a connection may be in the socket table or the flow table.
+/// Whether a connection may be in the socket table or the flow table, and what was noted of it then.
 #[inline(always)]
-pub(crate) fn may_hold(hash: u64, config: &Config) -> bool {
+pub(crate) fn noted(hash: u64, config: &Config) -> Option<Noted> {
     let place = filter::place(hash);
-    let Some(page) = FILTER.get(place.page) else { return true };
-    filter::may_hold(page[place.offset & (FILTER_PAGE - 1)], config)
+    let Some(page) = FILTER.get(place.page) else { return Some(Noted::Followed) };
+    filter::read(page[place.offset & (FILTER_PAGE - 1)], config)
 }
 
 /// Whether the socket table need not be asked: it cannot hold the connection.
 #[inline(always)]
 pub(crate) fn rules_out(hash: u64, config: &Config, now: u32) -> bool {
-    filter::counts(config, now) && !may_hold(hash, config) && !may_look_up(now)
+    filter::counts(config, now) && noted(hash, config).is_none() && !may_look_up(now)
 }
 
 /// Charges the budget of look-ups.

@@ -3,7 +3,8 @@
 use defender_common::{
     abi::{Config, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, HalfOpenEntry, Handoff, Listed, Tracked},
     clock::age,
-    flow::{self, Admitted, Entry, Place},
+    filter::Noted,
+    flow::{self, Admitted, Entry},
     half_open::{self, Slot, WOULD_CHALLENGE},
     load::Time,
     recent::{ESTABLISH_MS, What},
@@ -29,6 +30,8 @@ const SETTLED_MS: u32 = 1_000;
 pub(crate) enum Known {
     /// The kernel is sure to have it.
     Surely,
+    /// It is sure to have it if the flow table does ([`holds`]).
+    Likely,
     /// It may have it.
     Perhaps,
     /// It cannot have it: the segment is a stray.
@@ -39,52 +42,112 @@ pub(crate) enum Known {
 #[inline(always)]
 pub(crate) fn inbound<A: Address>(segment: &Segment<A>, hash: u64, config: &Config) -> Known {
     // The filter lies in the caches. In a flood of random tuples the flow table does not.
-    if !filter::may_hold(hash, config) {
-        return Known::No;
+    match filter::noted(hash, config) {
+        None => Known::No,
+        Some(Noted::Quiet) if flow::is_plain(segment.flags) => Known::Likely,
+        Some(_) => match follow(segment, hash, Direction::In, config) {
+            IN_TABLE | IS_QUIET => Known::Surely,
+            _ => Known::Perhaps,
+        },
     }
-    match follow(segment, hash, Direction::In) {
-        IN_TABLE => Known::Surely,
-        _ => Known::Perhaps,
-    }
+}
+
+/// Whether the flow table has a connection, in a state that the kernel does not leave unheard.
+#[inline(always)]
+pub(crate) fn holds(hash: u64) -> bool {
+    let at = flow_locate(hash);
+    at != NOWHERE && State::from_kernel((at >> 8) as u8).is_some_and(State::ends_heard)
 }
 
 /// Follows a segment of `service` to a client.
 #[inline(always)]
 pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &Config) {
     let flow = segment.flow.reversed();
-    let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
     let hash = flow.mix(&config.table_keys);
-    if follow(segment, hash, Direction::Out) == NOT_IN_TABLE
+    if flow::is_plain(segment.flags) && filter::noted(hash, config) != Some(Noted::Followed) {
+        return;
+    }
+    let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
+    if follow(segment, hash, Direction::Out, config) == NOT_IN_TABLE
         && speaks
         && established(&flow, config, service, Told::ByPacket, clock::time())
+        && segment.flags & FIN != 0
     {
         // It may be the end as well.
-        follow(segment, hash, Direction::Out);
+        follow(segment, hash, Direction::Out, config);
     }
 }
 
+/// What [`follow`] found: nothing.
+const NOT_IN_TABLE: u64 = 0;
+/// The connection, in a state whose end nobody hears of.
+const MAY_BE_OVER: u64 = 1;
+/// The connection, in a state that the kernel does not leave unheard.
+const IN_TABLE: u64 = 2;
+/// The same, and it is quiet.
+const IS_QUIET: u64 = 3;
+
+/// One of the four.
 #[inline(always)]
-fn follow<A: Address>(segment: &Segment<A>, hash: u64, direction: Direction) -> u64 {
+fn follow<A: Address>(segment: &Segment<A>, hash: u64, direction: Direction, config: &Config) -> u64 {
+    let at = flow_locate(hash);
+    if at == NOWHERE {
+        if segment.flags & RST != 0 {
+            flow_reset_half_open(hash, segment.sequence as u64);
+        }
+        return NOT_IN_TABLE;
+    }
     let numbers = (segment.sequence as u64) << 32 | segment.acknowledgement as u64;
     let about = segment.flags as u64 | (direction as u64) << 8 | (segment.data_len() as u64 & 0xffff) << 16;
-    flow_follow(hash, numbers, about)
+    let found = flow_step(at, numbers, about);
+    if found != IS_QUIET {
+        filter::note(hash, config, Noted::Followed);
+    }
+    found
 }
 
-// Global functions: the verifier looks at each once, by itself.
+/// Where a connection is in the table: nowhere.
+const NOWHERE: u64 = 0;
 
-/// What [`flow_follow`] found: nothing.
-const NOT_IN_TABLE: u64 = 0;
-/// The connection, in a state that the kernel does not leave unheard.
-const IN_TABLE: u64 = 1;
-/// The connection, in a state whose end nobody hears of.
-const MAY_BE_OVER: u64 = 2;
+// Global functions: the verifier looks at each once, by itself, and each has room of its own on the stack.
 
-/// One of the three.
+/// Where a connection is: the number of its bucket in the upper half, then its state and, from 1 on, its entry.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn flow_follow(hash: u64, numbers: u64, about: u64) -> u64 {
-    let Some(config) = config::config() else { return NOT_IN_TABLE };
+pub(crate) extern "C" fn flow_locate(hash: u64) -> u64 {
+    let Some(config) = config::config() else { return NOWHERE };
     let place = flow::place(hash, config.flow_mask);
+    for number in place.buckets {
+        let Some(bucket) = bucket(number) else { return NOWHERE };
+        let index = flow::find(bucket, &place, config);
+        if index < FLOW_ENTRIES {
+            let state = bucket.hot[index & (FLOW_ENTRIES - 1)].state;
+            return (number as u64) << 32 | (state as u64) << 8 | (index as u64 + 1);
+        }
+    }
+    NOWHERE
+}
+
+/// The bucket and the number of the entry of a connection that is there.
+#[inline(always)]
+fn entry(at: u64) -> Option<(&'static mut FlowBucket, usize)> {
+    if at == NOWHERE {
+        return None;
+    }
+    let index = (at as usize - 1) & (FLOW_ENTRIES - 1);
+    bucket((at >> 32) as u32).map(|bucket| (bucket, index))
+}
+
+/// The same of a connection that may be there.
+#[inline(always)]
+fn locate(hash: u64) -> Option<(&'static mut FlowBucket, usize)> {
+    entry(flow_locate(hash))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_step(at: u64, numbers: u64, about: u64) -> u64 {
+    let Some((bucket, index)) = entry(at) else { return NOT_IN_TABLE };
     let seen = Seen {
         direction: if about & 0x100 == 0 { Direction::In } else { Direction::Out },
         flags: about as u8,
@@ -92,46 +155,24 @@ pub(crate) extern "C" fn flow_follow(hash: u64, numbers: u64, about: u64) -> u64
         acknowledgement: numbers as u32,
         data_len: (about >> 16) as u32 & 0xffff,
     };
-    if let Some((bucket, index)) = locate(&place, config) {
-        return if step(bucket, index, &seen).ends_heard() { IN_TABLE } else { MAY_BE_OVER };
-    }
-    if seen.flags & RST != 0 {
-        reset_half_open(hash, &seen);
-    }
-    NOT_IN_TABLE
-}
-
-/// Returns the state it leads to.
-#[inline(always)]
-fn step(bucket: &mut FlowBucket, index: usize, seen: &Seen) -> State {
     count(bucket, index);
-    if flow::moves_on(bucket, index, seen) {
-        return State::Established;
+    flow::step(bucket, index, &seen, clock::now);
+    if flow::is_quiet(bucket, index) {
+        IS_QUIET
+    } else if flow::ends_heard(bucket, index) {
+        IN_TABLE
+    } else {
+        MAY_BE_OVER
     }
-    let mut track = flow::load(bucket, index);
-    track.step(seen, clock::now());
-    flow::store(bucket, index, &track);
-    track.state
 }
 
-/// Counts a packet; the other direction may do so at the same time.
+/// Counts a packet if no socket does; the other direction may do so at the same time.
 #[inline(always)]
 fn count(bucket: &mut FlowBucket, index: usize) {
-    // SAFETY: an aligned word of a map value; once the entry has a tag, only this writes it.
-    unsafe { atomic::increment(&raw mut bucket.hot[index & (FLOW_ENTRIES - 1)].packets) };
-}
-
-/// The bucket and the number of a connection's entry.
-#[inline(always)]
-fn locate(place: &Place, config: &Config) -> Option<(&'static mut FlowBucket, usize)> {
-    for number in place.buckets {
-        let bucket = bucket(number)?;
-        let index = flow::find(bucket, place, config);
-        if index < FLOW_ENTRIES {
-            return Some((bucket, index));
-        }
+    if let Some(packets) = flow::counts(bucket, index) {
+        // SAFETY: an aligned word of a map value; while a connection has no socket, only this writes it.
+        unsafe { atomic::increment(packets) };
     }
-    None
 }
 
 #[inline(always)]
@@ -185,7 +226,7 @@ const NOBODY: HalfOpenEntry =
 /// another, and sockets in TIME_WAIT have none.
 #[inline(always)]
 pub(crate) fn begins_anew(hash: u64, config: &Config) {
-    if filter::may_hold(hash, config) {
+    if filter::noted(hash, config).is_some() {
         flow_forget(hash);
     }
 }
@@ -194,17 +235,13 @@ pub(crate) fn begins_anew(hash: u64, config: &Config) {
 #[inline(never)]
 pub(crate) extern "C" fn flow_forget(hash: u64) -> u64 {
     let Some(config) = config::config() else { return 0 };
-    forget(&flow::place(hash, config.flow_mask));
-    0
-}
-
-#[inline(always)]
-fn forget(place: &Place) {
+    let place = flow::place(hash, config.flow_mask);
     for number in place.buckets {
         if let Some(bucket) = bucket(number) {
-            flow::forget(bucket, place);
+            flow::forget(bucket, &place);
         }
     }
+    0
 }
 
 /// This host has answered a SYN.
@@ -227,23 +264,37 @@ pub(crate) extern "C" fn flow_answer(hash: u64) -> u64 {
 
 /// A RST of the client's may end a half-open connection, of which the kernel tells nobody. Should the SYN come again it is
 /// another attempt; what the service has to bear is not less, because the kernel may ignore the RST.
-#[inline(always)]
-fn reset_half_open(hash: u64, seen: &Seen) {
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_reset_half_open(hash: u64, sequence: u64) -> u64 {
     let place = half_open::place(hash);
-    let Some(bucket) = half_open(&place) else { return };
+    let Some(bucket) = half_open(&place) else { return 0 };
     let (index, slot) = half_open::slot(bucket, &place, clock::epoch());
-    if slot == Slot::Own && half_open::get(bucket, index).next_in == seen.sequence {
+    if slot == Slot::Own && half_open::get(bucket, index).next_in == sequence as u32 {
         half_open::free(bucket, index);
     }
+    0
 }
 
 /// How it is known that a handshake is complete.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// The tracepoint said so.
-    ByKernel,
+    /// The tracepoint said so; the socket has counted so many segments.
+    ByKernel(Option<u32>),
     /// The kernel speaks on the connection. The tracepoint is not run where it would interrupt itself, so some are missed.
     ByPacket,
+}
+
+impl Told {
+    /// How many segments the socket has counted of those that are known.
+    #[inline(always)]
+    fn counted(self) -> Option<u32> {
+        match self {
+            Self::ByKernel(segments) => segments,
+            // The acknowledgement that completed the handshake, which the others followed.
+            Self::ByPacket => Some(1),
+        }
+    }
 }
 
 /// The kernel has completed a handshake, now or, if a packet tells, perhaps: says whether it was news.
@@ -256,11 +307,11 @@ pub(crate) fn established<A: Address>(
     Time { ms: now, second: began }: Time,
 ) -> bool {
     let hash = flow.mix(&config.table_keys);
-    let place = flow::place(hash, config.flow_mask);
     let handed_over = recent::take(flow, config, What::Assigned, now, ESTABLISH_MS);
     let track = Track::known(State::Established, now);
-    let mut entry = Entry { track, admitted: Admitted::Handshake, packets: 1, began };
-    let (opened, would) = take_half_open(hash, now, &mut entry);
+    let mut entry =
+        Entry { track, admitted: Admitted::Handshake, packets: 1, counted: told.counted(), began };
+    let (opened, would) = take_half_open(hash, &mut entry);
     if told == Told::ByPacket && !handed_over && !opened {
         return false;
     }
@@ -268,19 +319,20 @@ pub(crate) fn established<A: Address>(
         account::handoff(Handoff::Established, 0);
         load::load_proved(service as u64, began as u64);
         // A cookie proves the SYN, its answer and the acknowledgement.
-        entry = Entry { track, admitted: Admitted::Cookie, packets: 3, began };
+        entry = Entry { admitted: Admitted::Cookie, packets: 3, began, ..entry };
     }
     account::established(service, would);
     account::tracked(Tracked::Established);
     known::note(flow.source, config, began);
-    insert(&place, &entry, config, now);
+    insert(hash, &entry, config, now);
+    filter::note(hash, config, Noted::Quiet);
     true
 }
 
 /// Takes a connection out of the table of half-open ones, into `entry`, established. Says whether it was there, and whether
 /// its SYN would have been challenged.
 #[inline(always)]
-fn take_half_open(hash: u64, now: u32, entry: &mut Entry) -> (bool, bool) {
+fn take_half_open(hash: u64, entry: &mut Entry) -> (bool, bool) {
     let place = half_open::place(hash);
     let Some(bucket) = half_open(&place) else { return (false, false) };
     let (index, slot) = half_open::slot(bucket, &place, entry.began);
@@ -290,36 +342,52 @@ fn take_half_open(hash: u64, now: u32, entry: &mut Entry) -> (bool, bool) {
     let opened = half_open::get(bucket, index);
     half_open::free(bucket, index);
     load::load_closed(opened.service as u64, opened.began as u64, entry.began as u64);
-    entry.track = Track::established(opened.next_in, now);
     entry.packets = opened.packets as u32 + 1;
     entry.began = opened.began;
     (true, opened.flags & WOULD_CHALLENGE != 0)
 }
 
 #[inline(always)]
-fn insert(place: &Place, entry: &Entry, config: &Config, now: u32) {
+fn insert(hash: u64, entry: &Entry, config: &Config, now: u32) {
     // The last connection of the same name.
-    forget(place);
+    flow_forget(hash);
+    let place = flow::place(hash, config.flow_mask);
     let [first, second] = place.buckets;
-    let (Some(first), Some(second)) = (bucket(first), bucket(second)) else { return };
-    let ((taken, free), (taken_too, free_too)) =
-        (flow::room(first, config, now), flow::room(second, config, now));
-    let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
-    if index < FLOW_ENTRIES {
-        flow::put(bucket, index, place, entry, config);
-    } else {
+    let (which, index) = flow::enters([room(first, now), room(second, now)]);
+    if index >= FLOW_ENTRIES {
         account::tracked(Tracked::NoRoom);
+    } else if let Some(bucket) = bucket(if which == 0 { first } else { second }) {
+        flow::put(bucket, index, &place, entry, config);
     }
 }
 
-/// A socket that was in state `from` is no more.
+/// See [`flow::room`].
 #[inline(always)]
-pub(crate) fn closed<A: Address>(flow: &Flow<A>, config: &Config, from: u8) {
-    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
-    let Some((bucket, index)) = locate(&place, config) else { return };
+fn room(number: u32, now: u32) -> (usize, usize) {
+    let room = flow_room(number as u64, now as u64);
+    ((room >> 32) as usize, room as u32 as usize)
+}
+
+/// The two numbers, the first in the upper half.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_room(number: u64, now: u64) -> u64 {
+    let (taken, free) = match (bucket(number as u32), config::config()) {
+        (Some(bucket), Some(config)) => flow::room(bucket, config, now as u32),
+        _ => (FLOW_ENTRIES, FLOW_ENTRIES),
+    };
+    (taken as u64) << 32 | free as u64
+}
+
+/// A socket that was in state `from` is no more; it had counted so many segments.
+#[inline(always)]
+pub(crate) fn closed<A: Address>(flow: &Flow<A>, config: &Config, from: u8, segments: Option<u32>) {
+    let hash = flow.mix(&config.table_keys);
+    let Some((bucket, index)) = locate(hash) else { return };
     account::tracked(Tracked::Ended);
+    flow::lose_socket(bucket, index, segments);
     if !flow::goes_on(flow::load(bucket, index).state, from) {
-        forget(&place);
+        flow_forget(hash);
     }
 }
 
@@ -327,30 +395,40 @@ pub(crate) fn closed<A: Address>(flow: &Flow<A>, config: &Config, from: u8) {
 /// handshake, or in its place.
 #[inline(always)]
 pub(crate) fn client_ended<A: Address>(flow: &Flow<A>, config: &Config) {
-    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
-    let Some((bucket, index)) = locate(&place, config) else { return };
+    let hash = flow.mix(&config.table_keys);
+    let Some((bucket, index)) = locate(hash) else { return };
     let track = flow::load(bucket, index);
     if track.state == State::Established {
         let since = clock::time_for_tracing().ms;
         flow::store(bucket, index, &Track { state: State::CloseWait, since, ..track });
+        filter::note(hash, config, Noted::Followed);
     }
 }
 
-/// The kernel holds a connection in this state.
+/// The kernel holds a connection in this state; its socket, if it has one, has counted so many segments.
 #[inline(always)]
-pub(crate) fn confirm<A: Address>(flow: &Flow<A>, config: &Config, service: u32, state: State) {
+pub(crate) fn confirm<A: Address>(
+    flow: &Flow<A>,
+    config: &Config,
+    service: u32,
+    state: State,
+    segments: Option<u32>,
+) {
     if state == State::SynRecv {
         learn_half_open(flow, config, service);
         return;
     }
     let Time { ms: now, second: began } = clock::time_for_tracing();
-    let place = flow::place(flow.mix(&config.table_keys), config.flow_mask);
-    let Some((bucket, index)) = locate(&place, config) else {
-        let track = Track::known(state, now);
-        insert(&place, &Entry { track, admitted: Admitted::Learnt, packets: 0, began }, config, now);
+    let hash = flow.mix(&config.table_keys);
+    let Some((bucket, index)) = locate(hash) else {
+        let (track, admitted) = (Track::known(state, now), Admitted::Learnt);
+        insert(hash, &Entry { track, admitted, packets: 0, counted: segments, began }, config, now);
         return;
     };
     flow::renew(bucket, index, config);
+    if segments.is_none() {
+        flow::lose_socket(bucket, index, None);
+    }
     let track = flow::load(bucket, index);
     if track.state != state && age(track.since, now) > SETTLED_MS {
         flow::store(bucket, index, &Track::known(state, now));
@@ -371,11 +449,15 @@ fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
     }
 }
 
-/// Adds what is known of a connection to its line.
+/// Adds what is known of a connection to its line; its socket, if it has one, has counted so many segments.
 #[inline(always)]
-pub(crate) fn describe<A: Address>(flow: &Flow<A>, config: &Config, line: &mut Listed) {
+pub(crate) fn describe<A: Address>(
+    flow: &Flow<A>,
+    config: &Config,
+    segments: Option<u32>,
+    line: &mut Listed,
+) {
     let hash = flow.mix(&config.table_keys);
-    let place = flow::place(hash, config.flow_mask);
     if line.state == State::SynRecv as u8 {
         let place = half_open::place(hash);
         let Some(bucket) = half_open(&place) else { return };
@@ -383,7 +465,7 @@ pub(crate) fn describe<A: Address>(flow: &Flow<A>, config: &Config, line: &mut L
         if slot == Slot::Own {
             half_open::describe(&half_open::get(bucket, index), line);
         }
-    } else if let Some((bucket, index)) = locate(&place, config) {
-        flow::describe(bucket, index, line);
+    } else if let Some((bucket, index)) = locate(hash) {
+        flow::describe(bucket, index, segments, line);
     }
 }

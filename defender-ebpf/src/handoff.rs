@@ -11,6 +11,7 @@ use defender_common::{
     classify::{Class, classify},
     cookie::Terms,
     decide::Policy,
+    filter::Noted,
     mark::{MAGIC, Mark},
     recent::{ASSIGN_MS, PASS_MS, What},
     verdict::Reason,
@@ -154,7 +155,7 @@ fn hand_over<A: Tupled>(
     };
     if outcome == Handoff::Assigned {
         recent::note(flow, config, What::Assigned, now);
-        filter::note(flow.mix(&config.table_keys), config);
+        filter::note(flow.mix(&config.table_keys), config, Noted::Followed);
     }
     if proven.is_some() || outcome == Handoff::QueueFull {
         account::handoff(outcome, found.id);

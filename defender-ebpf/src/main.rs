@@ -39,6 +39,7 @@ use defender_common::{
     abi::{Config, Interface, MODE_OFF},
     classify::{Class, classify},
     decide::{Policy, decide},
+    filter::Noted,
     reply::Replies,
     verdict::{Reason, Verdict},
     wire::{
@@ -139,7 +140,7 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
     let hash = segment.flow.mix(&config.table_keys);
     let reason = judge::<_, IP>(packet, network_offset, interface, (&segment, hash), class, config);
     if class == Class::Syn && reason.verdict() == Verdict::Pass {
-        filter::note(hash, config);
+        filter::note(hash, config, Noted::Followed);
     }
     reason
 }
@@ -209,7 +210,7 @@ fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) 
     let policy = Policy::of(found.service, around.load, around.config);
     let known =
         if policy.off { Known::Perhaps } else { flow::inbound(around.segment, around.hash, around.config) };
-    around.tracked = known == Known::Surely;
+    around.known = known;
     let reason = match decide(class, policy, around) {
         reason @ (Reason::Cookie | Reason::CookieRecent) => handoff::announce(around, reason),
         reason => reason,

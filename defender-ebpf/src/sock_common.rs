@@ -78,6 +78,21 @@ impl SockCommon {
     }
 }
 
+/// How many segments a socket with a process or a state of its own has counted, both ways; none where that is not known.
+#[inline(always)]
+pub(crate) fn segments(socket: *const SockCommon) -> Option<u32> {
+    let config = config::config()?;
+    if config.segments_in_offset == 0 {
+        return None;
+    }
+    let word = |offset: u16| {
+        let at = socket.cast::<u8>().wrapping_add(offset as usize).cast::<u32>();
+        // SAFETY: the address is within a `struct tcp_sock`, and the helper checks it.
+        unsafe { bpf_probe_read_kernel(at) }.ok()
+    };
+    Some(word(config.segments_in_offset)?.wrapping_add(word(config.segments_out_offset)?))
+}
+
 /// What is done with a socket's connection, of either family.
 pub(crate) trait Visit {
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config);

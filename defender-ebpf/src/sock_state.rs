@@ -11,7 +11,7 @@ use crate::{
     flow::{self, Told},
     maps::EVENTS,
     service,
-    sock_common::{SockCommon, Visit},
+    sock_common::{SockCommon, Visit, segments},
 };
 
 const TCP_ESTABLISHED: i32 = 1;
@@ -24,12 +24,12 @@ const TCP_LISTEN: i32 = 10;
 /// `inet_sock_set_state(sk, oldstate, newstate)`.
 #[inline(always)]
 pub(crate) fn changed(ctx: &BtfTracePointContext) {
-    let socket: *const SockCommon = ctx.arg(0);
+    let address: *const SockCommon = ctx.arg(0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if !matches!(new, TCP_ESTABLISHED | TCP_CLOSE_WAIT | TCP_LISTEN | TCP_CLOSE) {
         return;
     }
-    let common = if new == TCP_CLOSE { SockCommon::read_closed(socket) } else { SockCommon::read(socket) };
+    let common = if new == TCP_CLOSE { SockCommon::read_closed(address) } else { SockCommon::read(address) };
     let Some(socket) = common else { return };
     if !socket.is_ours() {
         return;
@@ -38,11 +38,13 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
         (_, TCP_LISTEN) => tell(EVENT_LISTEN_BEGAN, socket.num),
         // A socket that a listener spawns leaves LISTEN as well, for SYN_RECV: only CLOSE is the listener's own end.
         (TCP_LISTEN, TCP_CLOSE) => tell(EVENT_LISTEN_ENDED, socket.num),
-        (TCP_SYN_RECV, TCP_ESTABLISHED) => socket.visit(&Established),
+        (TCP_SYN_RECV, TCP_ESTABLISHED) => {
+            socket.visit(&Established { segments: segments(address) });
+        }
         (_, TCP_CLOSE_WAIT) => socket.visit(&ClientEnded),
         // What this host opens itself is no service's.
         (TCP_SYN_SENT, _) | (_, TCP_ESTABLISHED) => {}
-        _ => socket.visit(&Closed { from: old }),
+        _ => socket.visit(&Closed { from: old, segments: segments(address) }),
     }
 }
 
@@ -53,14 +55,16 @@ fn tell(kind: u32, port: u16) {
 }
 
 /// A handshake is complete.
-struct Established;
+struct Established {
+    segments: Option<u32>,
+}
 
 impl Visit for Established {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
         let Some(found) = service::find(flow.destination, flow.destination_port) else { return };
         let time = clock::time_for_tracing();
-        flow::established(flow, config, found.id, Told::ByKernel, time);
+        flow::established(flow, config, found.id, Told::ByKernel(self.segments), time);
     }
 }
 
@@ -77,11 +81,12 @@ impl Visit for ClientEnded {
 /// A socket is no more. What goes on in TIME_WAIT, or in FIN_WAIT2 without a process, does so without one.
 struct Closed {
     from: i32,
+    segments: Option<u32>,
 }
 
 impl Visit for Closed {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
-        flow::closed(flow, config, self.from as u8);
+        flow::closed(flow, config, self.from as u8, self.segments);
     }
 }

@@ -8,6 +8,7 @@ use defender_common::{
     budget, checksum, cookie,
     cookie::{Host, Terms},
     decide::{self, Policy, Socket, Surroundings},
+    filter::Noted,
     load,
     recent::{PASS_MS, What},
     wire::{
@@ -20,7 +21,9 @@ use defender_common::{
 };
 
 use crate::{
-    clock, config, filter, known,
+    clock, config, filter,
+    flow::{self, Known},
+    known,
     maps::BUDGET,
     packet::{self, XdpPacket},
     recent,
@@ -40,8 +43,8 @@ pub(crate) struct Around<'a, A> {
     pub(crate) local: bool,
     /// Of the connection, as tables are ordered by.
     pub(crate) hash: u64,
-    /// The flow table has the connection.
-    pub(crate) tracked: bool,
+    /// What the filter and the flow table know of the connection.
+    pub(crate) known: Known,
     /// The filter has said that neither the flow table nor the socket table has it.
     pub(crate) ruled_out: bool,
     /// What a SYN offers and the sum of its options; read by `is_signed`.
@@ -73,7 +76,7 @@ impl<'a, A: Address> Around<'a, A> {
             load,
             local,
             hash,
-            tracked: false,
+            known: Known::Perhaps,
             ruled_out: false,
             offer,
             options_sum,
@@ -173,7 +176,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn socket(&mut self) -> Socket {
-        if self.tracked {
+        if self.known == Known::Surely || self.known == Known::Likely && flow::holds(self.hash) {
             return Socket::Connection;
         }
         let now = self.now();
@@ -183,7 +186,8 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
         }
         let socket = socket::state(self.packet.context, &self.segment.flow, self.offsets());
         if socket == Socket::Connection {
-            filter::note(self.hash, self.config);
+            // In which state is not known.
+            filter::note(self.hash, self.config, Noted::Followed);
         }
         socket
     }

@@ -8,17 +8,20 @@ use aya_ebpf::{
 };
 use defender_common::{
     abi::{Config, Listed},
+    filter::Noted,
     tcp_state::State,
     wire::address::{Address, Flow},
 };
 
 use crate::{
     config, filter, flow, service,
-    sock_common::{SockCommon, Visit},
+    sock_common::{SockCommon, Visit, segments},
 };
 
 /// The kernel's number of TIME_WAIT.
 const TCP_TIME_WAIT: u8 = 6;
+/// That of a handshake that has no socket yet.
+const TCP_NEW_SYN_RECV: u8 = 12;
 
 /// `bpf_iter_meta` (include/linux/bpf.h).
 #[repr(C)]
@@ -37,34 +40,39 @@ pub(crate) struct IterTcp {
 /// Notes a socket in the filter, and confirms its connection in the flow table.
 #[inline(always)]
 pub(crate) fn confirm(ctx: *const IterTcp) {
-    if let Some((socket, state)) = current(ctx) {
-        socket.visit(&Confirm { state });
+    if let Some((socket, state, segments)) = current(ctx) {
+        socket.visit(&Confirm { state, segments });
     }
 }
 
 /// Lists a socket if it is a service's connection.
 #[inline(always)]
 pub(crate) fn list(ctx: *const IterTcp) {
-    if let Some((socket, Some(state))) = current(ctx) {
+    if let Some((socket, Some(state), segments)) = current(ctx) {
         // SAFETY: a field of the program's own context.
         let meta = unsafe { (*ctx).meta };
         // SAFETY: the kernel gave it for this call.
         let seq = unsafe { (*meta).seq };
-        socket.visit(&List { state, seq });
+        socket.visit(&List { state, segments, seq });
     }
 }
 
-/// The socket of this call and its state, if that is one of a connection; none at the end of the walk.
+/// The socket of this call, its state, if that is one of a connection, and how many segments it has counted, if it does;
+/// none at the end of the walk.
 #[inline(always)]
-fn current(ctx: *const IterTcp) -> Option<(SockCommon, Option<State>)> {
+fn current(ctx: *const IterTcp) -> Option<(SockCommon, Option<State>, Option<u32>)> {
     // SAFETY: a field of the program's own context.
     let address = unsafe { (*ctx).socket };
     if address.is_null() {
         return None;
     }
     let socket = SockCommon::read(address)?;
-    let number = if socket.state == TCP_TIME_WAIT { substate(address) } else { socket.state };
-    Some((socket, State::from_kernel(number)))
+    let (number, segments) = match socket.state {
+        TCP_TIME_WAIT => (substate(address), None),
+        TCP_NEW_SYN_RECV => (TCP_NEW_SYN_RECV, None),
+        number => (number, segments(address)),
+    };
+    Some((socket, State::from_kernel(number), segments))
 }
 
 /// The state that a socket without a process stands for: TIME_WAIT or FIN_WAIT2.
@@ -81,22 +89,26 @@ fn substate(address: *const SockCommon) -> u8 {
 
 struct Confirm {
     state: Option<State>,
+    segments: Option<u32>,
 }
 
 impl Visit for Confirm {
     #[inline(always)]
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
-        filter::note(flow.mix(&config.table_keys), config);
+        let quiet = self.state == Some(State::Established);
+        let noted = if quiet { Noted::Quiet } else { Noted::Followed };
+        filter::note(flow.mix(&config.table_keys), config, noted);
         if let Some(state) = self.state
             && let Some(found) = service::find(flow.destination, flow.destination_port)
         {
-            flow::confirm(flow, config, found.id, state);
+            flow::confirm(flow, config, found.id, state, self.segments);
         }
     }
 }
 
 struct List {
     state: State,
+    segments: Option<u32>,
     seq: *mut seq_file,
 }
 
@@ -113,7 +125,7 @@ impl Visit for List {
             state: self.state as u8,
             ..Listed::default()
         };
-        flow::describe(flow, config, &mut line);
+        flow::describe(flow, config, self.segments, &mut line);
         // SAFETY: the line is initialised and of that size. If the buffer is full the kernel calls for this socket again.
         unsafe { bpf_seq_write(self.seq, (&raw const line).cast::<c_void>(), size_of::<Listed>() as u32) };
     }

@@ -9,17 +9,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
-        CONFIG_PREFIXES, Config, FILTER_PAGE, FlowBucket, HalfOpenBucket, KeySlot, Lines, Load, MODE_ALWAYS,
-        MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
+        CONFIG_PREFIXES, Config, FILTER_PAGE, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, KeySlot, Lines, Load,
+        MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
     },
     cookie::{Host, Proposal},
-    filter,
+    filter::{self, Noted},
     flow::{self, Admitted, Entry},
     half_open,
     ladder::{Because, Step},
     load::{Posture, Time},
     profile, recent,
-    tcp_state::Track,
+    tcp_state::{State, Track},
     verdict::Reason,
     wire::{address::V4, options::Offer},
 };
@@ -167,10 +167,10 @@ impl Field {
         let mut pages = vec![[0; FILTER_PAGE]; self.filter.len() as usize];
         let mut buckets = vec![FlowBucket::default(); self.flows.len() as usize];
         for number in 0..count {
-            let (flow, sequence) = flow4(number);
+            let (flow, _) = flow4(number);
             let noted = filter::place(flow.mix(&config.table_keys));
-            pages[noted.page as usize][noted.offset] = filter::noted(&config);
-            insert(&mut buckets, flow.mix(&config.table_keys), sequence, &config);
+            pages[noted.page as usize][noted.offset] = filter::noted(&config, Noted::Quiet);
+            insert(&mut buckets, flow.mix(&config.table_keys), &config);
         }
         for (number, page) in (0..).zip(pages) {
             self.filter.set(number, page)?;
@@ -181,8 +181,8 @@ impl Field {
 
     /// For how many connections the flow table has entries enough.
     pub(super) fn flow_room(&self) -> u32 {
-        // Two entries for each connection, four a bucket.
-        self.flows.len() * 2
+        // Two entries for each connection.
+        self.flows.len() * FLOW_ENTRIES as u32 / 2
     }
 
     /// Forgets established connections.
@@ -248,14 +248,13 @@ fn load(mode: Mode, now: Time) -> Load {
 }
 
 /// As the datapath does it.
-fn insert(buckets: &mut [FlowBucket], hash: u64, sequence: u32, config: &Config) {
+fn insert(buckets: &mut [FlowBucket], hash: u64, config: &Config) {
     let place = flow::place(hash, config.flow_mask);
-    let [first, second] = place.buckets.map(|number| number as usize);
-    let ((taken, free), (taken_too, free_too)) =
-        (flow::room(&buckets[first], config, 0), flow::room(&buckets[second], config, 0));
-    let (bucket, index) = if taken <= taken_too { (first, free) } else { (second, free_too) };
-    let track = Track::established(sequence, 0);
-    let entry = Entry { track, admitted: Admitted::Cookie, packets: 3, began: 0 };
+    let numbers = place.buckets.map(|number| number as usize);
+    let (which, index) = flow::enters(numbers.map(|number| flow::room(&buckets[number], config, 0)));
+    let bucket = numbers[which];
+    let track = Track::known(State::Established, 0);
+    let entry = Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(1), began: 0 };
     if index < buckets[bucket].hot.len() {
         flow::put(&mut buckets[bucket], index, &place, &entry, config);
     }

@@ -263,6 +263,7 @@ impl Session {
             layout::offsets("sock", ["sk_ack_backlog", "sk_max_ack_backlog"])?;
         let [substate_offset] = layout::offsets("inet_timewait_sock", ["tw_substate"])?;
         let [source_port_offset] = layout::offsets("inet_sock", ["inet_sport"])?;
+        let [segments_in_offset, segments_out_offset] = layout::offsets("tcp_sock", ["segs_in", "segs_out"])?;
         let [within_net] = layout::offsets("net", ["ns"])?;
         let [within_ns] = layout::offsets("ns_common", ["inum"])?;
         let flow_mask = Maps::flow_buckets(&self.root)? - 1;
@@ -270,6 +271,8 @@ impl Session {
             ack_backlog_offset,
             max_ack_backlog_offset,
             substate_offset,
+            segments_in_offset,
+            segments_out_offset,
             source_port_offset,
             flow_mask,
             namespace: namespace::number()?,
