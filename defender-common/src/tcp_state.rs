@@ -24,8 +24,13 @@ pub const TRACK_NEXT_IN: u8 = 1;
 pub const TRACK_FIN_IN: u8 = 2;
 /// The server's FIN was seen; `fin_out` is known.
 pub const TRACK_FIN_OUT: u8 = 4;
+/// The server's SYN-ACK was seen; until its FIN, `fin_out` is the number after it.
+pub const TRACK_SYN_OUT: u8 = 8;
+/// A SYN came after the end and waits for its answer; `fin_in` is the number after it.
+pub const TRACK_SYN_IN: u8 = 16;
 
-/// How far from `next_in` the segment may be that completes a handshake: the largest window before scaling.
+/// How far the segment that completes a handshake may be from `next_in`, and what it acknowledges beyond the SYN-ACK: the
+/// largest window before scaling.
 const WINDOW: u32 = 65_535;
 
 /// TCP states by the kernel's numbers (`include/net/tcp_states.h`).
@@ -184,9 +189,9 @@ pub struct Track {
     pub flags: u8,
     /// The sequence number that the server expects next (RCV.NXT), as far as the wire shows it.
     pub next_in: u32,
-    /// The number after the client's FIN that does not count yet.
+    /// The number after the client's FIN that does not count yet, and after the end the number after its new SYN.
     pub fin_in: u32,
-    /// The number after the server's FIN.
+    /// The number after the server's FIN, and before that the number after its SYN-ACK.
     pub fin_out: u32,
     /// When `state` began, in milliseconds of a clock that wraps.
     pub since: u32,
@@ -248,8 +253,10 @@ impl Track {
     #[inline(always)]
     fn step_in(&mut self, seen: &Seen, kind: u8, now: u32) {
         if kind & SYN != 0 {
-            if kind == SYN && self.may_reopen(seen.sequence) {
-                *self = Self::opening(seen, now);
+            // The server may refuse it: as an old duplicate, or because it is not yet where the wire says.
+            if kind == SYN && matches!(self.state, State::TimeWait | State::Close) {
+                self.flags = self.flags & !TRACK_FIN_IN | TRACK_SYN_IN;
+                self.fin_in = seen.sequence.wrapping_add(1);
             }
         } else if kind & RST != 0 {
             // Exactly the next number (RFC 5961, section 3.2). It ends TIME_WAIT too, as Linux does unless
@@ -269,6 +276,9 @@ impl Track {
 
     #[inline(always)]
     fn step_out(&mut self, seen: &Seen, kind: u8, now: u32) {
+        if kind == SYN | ACK && self.may_open(seen.acknowledgement) {
+            return self.open(seen, now);
+        }
         if self.state == State::Close {
             return;
         }
@@ -295,7 +305,11 @@ impl Track {
         if self.state == State::SynRecv {
             let place = seen.sequence.wrapping_sub(self.next_in).wrapping_add(WINDOW);
             let in_window = !self.knows(TRACK_NEXT_IN) || place <= 2 * WINDOW;
-            return if in_window { State::Established } else { State::SynRecv };
+            // The SYN-ACK at least, and no more than may follow it (RFC 9293, section 3.10.7.4). What an old duplicate
+            // acknowledges is from before it.
+            let behind = seen.acknowledgement.wrapping_sub(self.fin_out);
+            let answers = !self.knows(TRACK_SYN_OUT) || behind <= WINDOW;
+            return if in_window && answers { State::Established } else { State::SynRecv };
         }
         if self.knows(TRACK_FIN_OUT) && !is_before(seen.acknowledgement, self.fin_out) {
             return self.state.after_ack_of_fin();
@@ -315,15 +329,19 @@ impl Track {
         }
     }
 
-    /// Whether a SYN begins a new connection in place of this one: in TIME_WAIT, if it is no old duplicate
-    /// (net/ipv4/tcp_minisocks.c, tcp_timewait_state_process; timestamps are not looked at).
+    /// Whether a SYN-ACK that acknowledges this begins a connection, or says again that one began. Otherwise it is late.
     #[inline(always)]
-    fn may_reopen(&self, sequence: u32) -> bool {
-        match self.state {
-            State::Close => true,
-            State::TimeWait => self.knows(TRACK_NEXT_IN) && is_before(self.next_in, sequence),
-            _ => false,
-        }
+    fn may_open(&self, acknowledgement: u32) -> bool {
+        self.state == State::SynRecv || self.knows(TRACK_SYN_IN) && acknowledgement == self.fin_in
+    }
+
+    /// The server takes a SYN.
+    #[inline(always)]
+    fn open(&mut self, answer: &Seen, now: u32) {
+        self.enter(State::SynRecv, now);
+        self.flags = TRACK_NEXT_IN | TRACK_SYN_OUT;
+        self.next_in = answer.acknowledgement;
+        self.fin_out = answer.sequence.wrapping_add(1);
     }
 
     /// Moves `next_in` on by a segment of the client that is in order, and tells whether the client's FIN counts now.
@@ -432,6 +450,20 @@ mod tests {
         Track::opening(&client(SYN, NEXT - 1, 0), THEN)
     }
 
+    /// As [`opened`], and the server has answered.
+    fn answered() -> Track {
+        let mut track = opened();
+        track.step(&seg(Direction::Out, SYN | ACK, OURS - 2, NEXT, 0), NOW);
+        track
+    }
+
+    /// As [`at`], with a SYN after the end.
+    fn again(state: State, sequence: u32) -> Track {
+        let mut track = at(state);
+        track.step(&client(SYN, sequence, 0), NOW);
+        track
+    }
+
     #[test]
     fn every_arrow() {
         use State::*;
@@ -441,6 +473,20 @@ mod tests {
             ("a request instead of a bare ACK", opened(), client(ACK, NEXT, 20), Established),
             ("the handshake's end got lost", opened(), client(ACK, NEXT + 65_535, 9), Established),
             ("repeated data of the SYN", opened(), client(ACK, NEXT.wrapping_sub(65_535), 9), Established),
+            ("ACK of the SYN-ACK", answered(), client(ACK, NEXT, 0), Established),
+            ("ACK of data after it", answered(), client_acks(ACK, NEXT), Established),
+            (
+                "ACK of all it may send",
+                answered(),
+                seg(Direction::In, ACK, NEXT, OURS + 65_534, 0),
+                Established,
+            ),
+            ("ACK of more", answered(), seg(Direction::In, ACK, NEXT, OURS + 65_535, 0), SynRecv),
+            ("ACK of less than the SYN-ACK", answered(), seg(Direction::In, ACK, NEXT, OURS - 2, 0), SynRecv),
+            ("FIN with such an ACK", answered(), seg(Direction::In, FIN | ACK, NEXT, OURS - 2, 0), SynRecv),
+            ("too far ahead of the SYN", answered(), client(ACK, NEXT + 65_536, 0), SynRecv),
+            ("FIN in SYN_RECV, answered", answered(), client(FIN | ACK, NEXT, 0), CloseWait),
+            ("server closes in SYN_RECV, answered", answered(), server(FIN | ACK, NEXT), FinWait1),
             ("too far ahead", opened(), client(ACK, NEXT + 65_536, 0), SynRecv),
             ("too far behind", opened(), client(ACK, NEXT.wrapping_sub(65_536), 0), SynRecv),
             ("a FIN too far ahead", opened(), client(FIN | ACK, NEXT + 65_536, 0), SynRecv),
@@ -512,12 +558,26 @@ mod tests {
             ("SYN-ACK with FIN", at(Established), server(SYN | FIN | ACK, NEXT), Established),
             ("SYN to a connection", at(Established), client(SYN, NEXT, 0), Established),
             ("SYN-ACK from a client", opened(), client(SYN | ACK, NEXT, 0), SynRecv),
-            ("new SYN in TIME_WAIT", at(TimeWait), client(SYN, NEXT + 1, 0), SynRecv),
+            ("SYN-ACK again, unanswered", answered(), server(SYN | ACK, NEXT), SynRecv),
+            // Only the server's answer to it says that a SYN began a new connection.
+            ("new SYN in TIME_WAIT", at(TimeWait), client(SYN, NEXT + 1, 0), TimeWait),
+            ("and its answer", again(TimeWait, NEXT + 1), server(SYN | ACK, NEXT + 2), SynRecv),
+            ("a refusal", again(TimeWait, NEXT + 1), server(ACK, NEXT), TimeWait),
+            ("another's answer", again(TimeWait, NEXT + 1), server(SYN | ACK, NEXT + 1), TimeWait),
+            ("an older SYN's answer, by timestamps", again(TimeWait, 7), server(SYN | ACK, 8), SynRecv),
+            ("RST before the answer", again(TimeWait, NEXT + 1), client(RST, NEXT, 0), Close),
+            ("FIN before the answer", again(TimeWait, NEXT + 1), client(FIN | ACK, NEXT - 1, 0), TimeWait),
+            ("SYN-ACK without a SYN in TIME_WAIT", at(TimeWait), server(SYN | ACK, NEXT + 2), TimeWait),
             ("SYN with the next number in TIME_WAIT", at(TimeWait), client(SYN, NEXT, 0), TimeWait),
             ("old SYN in TIME_WAIT", at(TimeWait), client(SYN, NEXT - 1, 0), TimeWait),
             ("SYN with ACK in TIME_WAIT", at(TimeWait), client(SYN | ACK, NEXT + 1, 0), TimeWait),
             ("SYN, number not known", Track::known(TimeWait, THEN), client(SYN, 1, 0), TimeWait),
-            ("SYN in CLOSE", at(Close), client(SYN, 5, 0), SynRecv),
+            ("SYN in CLOSE", at(Close), client(SYN, 5, 0), Close),
+            ("and its answer in CLOSE", again(Close, 5), server(SYN | ACK, 6), SynRecv),
+            ("a refusal in CLOSE", again(Close, 5), server(ACK, NEXT), Close),
+            ("another's answer in CLOSE", again(Close, 5), server(SYN | ACK, NEXT), Close),
+            ("SYN-ACK without a SYN in CLOSE", at(Close), server(SYN | ACK, NEXT), Close),
+            ("SYN with ACK in CLOSE", again(Close, 5), client(SYN | ACK, 6, 0), Close),
             ("SYN with FIN in CLOSE", at(Close), client(SYN | FIN, 5, 0), Close),
             ("SYN with RST in CLOSE", at(Close), client(SYN | RST, 5, 0), Close),
             ("data in CLOSE", at(Close), client(ACK, NEXT, 5), Close),
@@ -606,10 +666,18 @@ mod tests {
 
     #[test]
     fn a_new_connection_begins_afresh() {
-        let mut track = early(State::TimeWait, 5);
-        track.step(&client(SYN, NEXT + 1, 0), NOW);
-        assert_eq!(track, Track::opening(&client(SYN, NEXT + 1, 0), NOW));
-        assert_eq!((track.next_in, track.flags), (NEXT + 2, TRACK_NEXT_IN));
+        for state in [State::TimeWait, State::Close] {
+            let mut track = early(state, 5);
+            track.step(&client(SYN, NEXT + 1, 0), THEN);
+            track.step(&server(SYN | ACK, NEXT + 2), NOW);
+            assert_eq!((track.state, track.since), (State::SynRecv, NOW));
+            assert_eq!((track.next_in, track.fin_out), (NEXT + 2, OURS));
+            assert_eq!(track.flags, TRACK_NEXT_IN | TRACK_SYN_OUT);
+            track.step(&server(SYN | ACK, NEXT + 2), NOW + 1);
+            assert_eq!((track.state, track.since), (State::SynRecv, NOW));
+            track.step(&client_acks(ACK, NEXT + 2), NOW + 2);
+            assert_eq!((track.state, track.since), (State::Established, NOW + 2));
+        }
     }
 
     #[test]
@@ -1095,7 +1163,7 @@ mod against_a_model {
                 // What the wire cannot show of a slow or forgetful server are a new connection's first segments,
                 // and whether a reset has the right number.
                 Event::Open(gap) if self.track.is_none() || !slow && keeps => {
-                    let packets = self.client.open(if exact { gap + 200_000 } else { gap });
+                    let packets = self.client.open(gap);
                     self.to_server.extend(packets);
                 }
                 Event::ClientAborts if !slow && keeps => {
@@ -1268,6 +1336,31 @@ mod against_a_model {
 
     fn any_run() -> impl Strategy<Value = (u32, u32, bool, Vec<Event>)> {
         (any_zero(), any_zero(), prop::bool::weighted(0.8), prop::collection::vec(any_event(), 1..60))
+    }
+
+    /// The server drops the repeated FIN with the acknowledgement that leads the machine to TIME_WAIT. In CLOSING it refuses
+    /// the SYN, and the old duplicate that comes then completes no handshake.
+    #[test]
+    fn a_refused_syn_opens_nothing() {
+        use Event::*;
+        let terms = Terms { exact: false, slow: false, keeps: true, client_zero: 0, server_zero: 0 };
+        let events = [
+            ClientCloses,
+            DuplicateToServer(0),
+            LoseToServer(0),
+            ServerCloses,
+            ToClient(0),
+            ClientRepeats(1),
+            ToServer(0),
+            ToClient(0),
+            ClientForgets,
+            ToServer(1),
+            DuplicateToClient(0),
+            Open(1),
+            ToServer(1),
+            ClientCloses,
+        ];
+        World::run(terms, true, &events).unwrap();
     }
 
     proptest! {
