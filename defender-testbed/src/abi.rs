@@ -87,6 +87,9 @@ pub const MEASURED_FLOWS: u32 = 1 << 22;
 /// Most acknowledgement numbers that a measurement can use.
 pub const MEASURED_ANSWERS: u32 = 1 << 20;
 
+/// Lines of the table that the floor `one_read` reads: a power of two, 64 MiB, for as many flows as are measured with.
+pub const MEASURED_LINES: u32 = 1 << 20;
+
 /// Programs that a measurement switches between.
 pub const MEASURED_PROGRAMS: u32 = 16;
 

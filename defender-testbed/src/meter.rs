@@ -10,7 +10,7 @@ use aya::{
 };
 
 use crate::{
-    abi::{MEASURED_MAX, Orders},
+    abi::{MEASURED_LINES, MEASURED_MAX, Orders},
     cpu, interface,
     netns::Namespace,
     programs,
@@ -23,6 +23,8 @@ pub enum Subject {
     Method,
     /// Reads what tells a SYN, and drops it.
     ParseDrop,
+    /// Reads one word of a large table, by who sent the packet, and drops it.
+    Read,
     /// Swaps addresses and sends the packet back.
     Swap,
     /// The program that [`Meter::set_program`] has been given.
@@ -30,8 +32,10 @@ pub enum Subject {
 }
 
 impl Subject {
-    const FLOORS: [(Self, &'static str); 3] =
-        [(Self::Method, "bare_drop"), (Self::ParseDrop, "parse_drop"), (Self::Swap, "bare_swap")];
+    /// All but the last.
+    pub const FLOORS: [Self; 4] = [Self::Method, Self::ParseDrop, Self::Read, Self::Swap];
+    /// The programs that these are, in the same order.
+    const PROGRAMS: [&'static str; 4] = ["bare_drop", "parse_drop", "one_read", "bare_swap"];
 }
 
 /// What a run showed.
@@ -68,9 +72,9 @@ impl<'a> Meter<'a> {
         cpu: usize,
         idle: Option<(&Namespace, &str)>,
     ) -> Result<Self> {
-        let mut ebpf = programs::load_object()?;
+        let mut ebpf = programs::load_object_with(&[("LINES", MEASURED_LINES)])?;
         let mut programs = ProgramArray::try_from(ebpf.take_map("PROGRAMS").context("no map PROGRAMS")?)?;
-        for (slot, (_, name)) in (0..).zip(Subject::FLOORS) {
+        for (slot, name) in (0..).zip(Subject::PROGRAMS) {
             programs.set(slot, programs::load_program(&mut ebpf, name)?.fd()?, 0)?;
         }
         let xdp = programs::load_program(&mut ebpf, "measure")?;

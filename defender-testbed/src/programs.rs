@@ -143,7 +143,16 @@ fn read_counter(ebpf: &Ebpf, index: u32) -> Result<u64> {
 
 /// Loads the object with its maps, but no program yet.
 pub(crate) fn load_object() -> Result<Ebpf> {
-    EbpfLoader::new().load(OBJECT).context("cannot load the testbed's eBPF object; are you root?")
+    load_object_with(&[])
+}
+
+/// The same, with other numbers of entries for these maps.
+pub(crate) fn load_object_with(entries: &[(&'static str, u32)]) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for (map, entries) in entries {
+        loader.map_max_entries(map, *entries);
+    }
+    loader.load(OBJECT).context("cannot load the testbed's eBPF object; are you root?")
 }
 
 /// Loads one program of the object into the kernel.

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    abi::{MEASURED_ANSWERS, MEASURED_MAX, MEASURED_PROGRAMS, Orders, SPREAD},
+    abi::{MEASURED_ANSWERS, MEASURED_LINES, MEASURED_MAX, MEASURED_PROGRAMS, Orders, SPREAD},
     ends::swap,
     packet::{at, read, read_u16},
 };
@@ -29,6 +29,10 @@ static ANSWERS: Array<u32> = Array::with_max_entries(MEASURED_ANSWERS, 0);
 #[map]
 static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(MEASURED_PROGRAMS, 0);
 
+/// What [`one_read`] reads: as many lines as the meter says.
+#[map]
+static LINES: Array<[u64; 8]> = Array::with_max_entries(1, 0);
+
 /// A bound for every place in a frame.
 const PLACE: usize = MEASURED_MAX - 1;
 const IP: usize = 14;
@@ -38,6 +42,8 @@ const PROTO_TCP: u8 = 6;
 const SEQUENCE_LOW: u32 = 6;
 const ACKNOWLEDGEMENT: u32 = 8;
 const URGENT: u32 = 18;
+/// Odd, and its bits are as good as random.
+const SCATTER: u64 = 0x9fb2_1c65_1e98_df25;
 
 /// Writes a frame and calls the program that is measured.
 #[xdp(frags)]
@@ -66,6 +72,15 @@ fn parse_drop(ctx: XdpContext) -> u32 {
     match is_syn(&ctx) {
         Some(true) => xdp_action::XDP_DROP,
         _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// Reads one word, by who sent the packet, of a table that has a line for every connection, and drops the packet.
+#[xdp(frags)]
+fn one_read(ctx: XdpContext) -> u32 {
+    match line(&ctx) {
+        Some(0) => xdp_action::XDP_DROP,
+        _ => xdp_action::XDP_ABORTED,
     }
 }
 
@@ -166,6 +181,14 @@ fn write(ctx: &XdpContext, offset: u32, value: u16) -> Option<()> {
     // SAFETY: `at` checked that the word lies inside the frame.
     unsafe { place.write_unaligned(value) };
     Some(())
+}
+
+/// What stands in the line of an IPv4 packet's flow.
+#[inline(always)]
+fn line(ctx: &XdpContext) -> Option<u64> {
+    let (source, ports) = (read::<u32>(ctx, IP + 12)?, read::<u32>(ctx, IP + 20)?);
+    let hash = (u64::from(source) << 32 | u64::from(ports)).wrapping_mul(SCATTER);
+    LINES.get((hash >> (64 - MEASURED_LINES.trailing_zeros())) as u32).map(|line| line[0])
 }
 
 #[inline(always)]

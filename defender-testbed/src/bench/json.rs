@@ -56,6 +56,7 @@ pub(super) fn name(subject: Subject) -> &'static str {
     match subject {
         Subject::Method => "drop",
         Subject::ParseDrop => "parse_drop",
+        Subject::Read => "one_read",
         Subject::Swap => "swap_tx",
         Subject::Program => "program",
     }

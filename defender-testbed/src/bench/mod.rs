@@ -163,7 +163,7 @@ fn measure_packets(plan: &Plan, report: &mut Report) -> Result<()> {
     let runs = plan.runs.unwrap_or(usual);
     let cases = plan.cases()?;
     for many in rounds {
-        for subject in [Subject::Method, Subject::ParseDrop, Subject::Swap] {
+        for subject in Subject::FLOORS {
             report.floors.push((subject, *many, packets::floor(&mut meter, subject, runs, *many)?));
         }
         for (index, case) in cases.iter().enumerate() {

@@ -36,7 +36,7 @@ fn packets(report: &Report) -> String {
         "ratio",
         "limit",
     ])];
-    for subject in [Subject::Method, Subject::ParseDrop, Subject::Swap] {
+    for subject in Subject::FLOORS {
         let of = |many: bool| {
             report
                 .floors
@@ -76,6 +76,7 @@ fn floor(subject: Subject) -> &'static str {
     match subject {
         Subject::Method => "the method itself, with XDP_DROP",
         Subject::ParseDrop => "floor: parse and drop",
+        Subject::Read => "floor: one read of 64 MiB",
         Subject::Swap => "floor: swap and XDP_TX",
         Subject::Program => "the program",
     }
