@@ -149,10 +149,13 @@ pub struct Config {
     /// For how many cohorts the kernel keeps a half-open connection (`net.ipv4.tcp_synack_retries`), see [`crate::load`].
     pub cohorts: u32,
     /// Where `struct tcp_sock` has `segs_in` and `segs_out`, in bytes: how many segments a socket has received and sent.
-    /// 0: not known, and a connection's packets are not counted while it has a socket.
     pub segments_in_offset: u16,
     /// See [`Self::segments_in_offset`].
     pub segments_out_offset: u16,
+    /// Where `struct sock` has `sk_protocol`, in bytes.
+    pub protocol_offset: u16,
+    /// Zero.
+    pub reserved: [u16; 3],
 }
 
 /// Keys of the hashes by which tables are ordered: one for each word of a connection ([`crate::wire::address::Flow::mix`]).
@@ -849,7 +852,7 @@ macro_rules! plain {
 plain! {
     u32: 4,
     KnownPage: 4096,
-    Config: 112,
+    Config: 120,
     KeySlot: 24,
     Interface: 72,
     Port: 24,

@@ -27,7 +27,7 @@ use crate::{
     abi::{Config, FLOW_ENTRIES, FlowBucket, Listed},
     filter,
     filter::Noted,
-    tcp_state::{Seen, State, TRACK_FIN_IN, Track},
+    tcp_state::{Seen, State, TRACK_FIN_IN, TRACK_NEXT_IN, Track},
     wire::tcp::{FIN, RST, SYN},
 };
 
@@ -195,6 +195,12 @@ pub fn lose_socket(bucket: &mut FlowBucket, index: usize, segments: Option<u32>)
     *packets = segments.map_or(0, |segments| packets.wrapping_add(segments));
 }
 
+/// Whether the connection of entry `index` has lost its socket.
+#[inline(always)]
+pub const fn has_no_socket(bucket: &FlowBucket, index: usize) -> bool {
+    bucket.hot[index & (FLOW_ENTRIES - 1)].flags & NO_SOCKET != 0
+}
+
 /// The word in which a packet of entry `index` is to be counted; none: its socket counts it.
 #[inline(always)]
 pub fn counts(bucket: &mut FlowBucket, index: usize) -> Option<&mut u32> {
@@ -202,12 +208,17 @@ pub fn counts(bucket: &mut FlowBucket, index: usize) -> Option<&mut u32> {
     if bucket.hot[index].flags & NO_SOCKET == 0 { None } else { Some(&mut bucket.cold[index].packets) }
 }
 
-/// Whether the kernel may still hold a connection whose socket is gone: in TIME_WAIT, or in FIN_WAIT2 without a process
-/// (`tcp_time_wait`, net/ipv4/tcp_minisocks.c). `wire` is the state that the packets led to, `from` the kernel's last.
+/// The state in which the kernel may still hold a connection whose socket is gone: TIME_WAIT, or FIN_WAIT2 without a
+/// process (`tcp_time_wait`, net/ipv4/tcp_minisocks.c). `wire` is the state that the packets led to, `from` the kernel's
+/// last.
 #[inline(always)]
-pub fn goes_on(wire: State, from: u8) -> bool {
-    let waits = matches!(wire, State::TimeWait | State::FinWait2 | State::Closing);
-    waits && matches!(State::from_kernel(from), Some(State::FinWait2 | State::Closing))
+pub fn goes_on(wire: State, from: u8) -> Option<State> {
+    match (State::from_kernel(from)?, wire) {
+        (State::FinWait2 | State::Closing, State::TimeWait | State::FinWait2 | State::Closing) => Some(wire),
+        // The client's acknowledgement went by unseen.
+        (State::FinWait2 | State::Closing, State::FinWait1) => Some(State::FinWait2),
+        _ => None,
+    }
 }
 
 /// Adds what entry `index` has to a line of a listing. `segments` are those that its socket has counted, if it has one.
@@ -281,6 +292,10 @@ pub fn step(bucket: &mut FlowBucket, index: usize, seen: &Seen, now: impl FnOnce
     let mut track = load(bucket, index);
     track.step(seen, now);
     store(bucket, index, &track);
+    if is_quiet(bucket, index) {
+        // What is known of sequence numbers will be out of date as well.
+        bucket.hot[index & (FLOW_ENTRIES - 1)].flags &= !TRACK_NEXT_IN;
+    }
 }
 
 #[cfg(test)]
@@ -299,7 +314,7 @@ mod tests {
 
     fn entry(began: u32) -> Entry {
         let track = Track::known(State::Established, began.wrapping_mul(3));
-        Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(1), began }
+        Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(2), began }
     }
 
     /// As the datapath does it.
@@ -417,16 +432,16 @@ mod tests {
     fn packets_are_the_socket_s_and_those_it_does_not_count() {
         let mut bucket = FlowBucket::default();
         let place = Place { buckets: [0, 0], tag: 11 };
-        // Three packets so far, of which the socket has counted one.
+        // Three packets so far, of which the socket has counted two.
         put(&mut bucket, 0, &place, &entry(1), &config());
-        assert_eq!(listed(&bucket, Some(1)), 3);
+        assert_eq!(listed(&bucket, Some(2)), 3);
         assert_eq!(counts(&mut bucket, 0), None);
-        assert_eq!(listed(&bucket, Some(8)), 10);
-        lose_socket(&mut bucket, 0, Some(9));
+        assert_eq!(listed(&bucket, Some(9)), 10);
+        lose_socket(&mut bucket, 0, Some(10));
         assert_eq!(listed(&bucket, None), 11);
         *counts(&mut bucket, 0).expect("no socket counts") += 1;
         // The end of a socket is told once.
-        lose_socket(&mut bucket, 0, Some(9));
+        lose_socket(&mut bucket, 0, Some(10));
         store(&mut bucket, 0, &Track::known(State::TimeWait, 0));
         assert_eq!(listed(&bucket, None), 12);
 
@@ -458,6 +473,11 @@ mod tests {
         }
         assert_eq!(bucket, before);
         // A FIN counts when the server acknowledges it, whatever went by in between.
+        let forged = seen(Direction::In, FIN | ACK, 2_999_999_000, 900, 0);
+        step(&mut bucket, 0, &forged, || NOW);
+        step(&mut bucket, 0, &seen(Direction::Out, ACK, 900, 3_000_000_000, 0), || NOW);
+        assert_eq!(load(&bucket, 0).state, State::Established);
+        assert!(is_quiet(&bucket, 0));
         let fin = seen(Direction::In, FIN | ACK, 3_000_000_000, 900, 0);
         step(&mut bucket, 0, &fin, || NOW);
         assert_eq!(load(&bucket, 0).state, State::Established);
@@ -466,6 +486,17 @@ mod tests {
         assert!(!is_quiet(&bucket, 0));
         step(&mut bucket, 0, &seen(Direction::Out, ACK, 900, 3_000_000_001, 0), || NOW);
         assert_eq!(load(&bucket, 0).state, State::CloseWait);
+    }
+
+    #[test]
+    fn what_has_no_socket_goes_on_in_a_state_whose_end_is_not_heard() {
+        for (wire, from) in State::ALL.into_iter().flat_map(|wire| State::ALL.map(|from| (wire, from))) {
+            assert!(goes_on(wire, from as u8).is_none_or(|state| !state.ends_heard()), "{wire:?} {from:?}");
+        }
+        assert_eq!(goes_on(State::TimeWait, State::FinWait2 as u8), Some(State::TimeWait));
+        assert_eq!(goes_on(State::FinWait1, State::FinWait2 as u8), Some(State::FinWait2));
+        assert_eq!(goes_on(State::Established, State::FinWait2 as u8), None);
+        assert_eq!(goes_on(State::TimeWait, State::LastAck as u8), None);
     }
 
     #[test]

@@ -6,7 +6,10 @@
 //! and that it forgot the connection. So nothing here ends a connection: timers nominate it ([`Track::is_due`]), and the
 //! kernel is asked.
 
-use crate::wire::tcp::{ACK, FIN, RST, SYN};
+use crate::{
+    clock::age,
+    wire::tcp::{ACK, FIN, RST, SYN},
+};
 
 /// How long a SYN-ACK is repeated, in milliseconds: 1 + 2 + 4 + 8 + 16 + 32 s (`tcp_synack_retries` 5).
 pub const SYN_RECV_MS: u32 = 63_000;
@@ -247,7 +250,7 @@ impl Track {
             State::FinWait2 => FIN_WAIT2_MS,
             State::FinWait1 | State::LastAck | State::Closing => FIN_UNACKNOWLEDGED_MS,
         };
-        now.wrapping_sub(self.since) >= patience
+        age(self.since, now) >= patience
     }
 
     #[inline(always)]
@@ -289,7 +292,10 @@ impl Track {
             self.acknowledge(seen.acknowledgement);
             if self.knows(TRACK_FIN_IN) && !is_before(self.next_in, self.fin_in) {
                 self.flags &= !TRACK_FIN_IN;
-                self.enter(self.state.after_fin_in(), now);
+                // Nothing comes after a FIN. One that lies behind what the server has received is none of this connection.
+                if self.next_in == self.fin_in {
+                    self.enter(self.state.after_fin_in(), now);
+                }
             }
         }
         if kind & (FIN | SYN) == FIN {

@@ -68,7 +68,8 @@ pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &
         return;
     }
     let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
-    if follow(segment, hash, Direction::Out, config) == NOT_IN_TABLE
+    // In a state whose end nobody hears of, the entry may be that of the last connection of the same name.
+    if matches!(follow(segment, hash, Direction::Out, config), NOT_IN_TABLE | MAY_BE_OVER)
         && speaks
         && established(&flow, config, service, Told::ByPacket, clock::time())
         && segment.flags & FIN != 0
@@ -291,8 +292,8 @@ impl Told {
     fn counted(self) -> Option<u32> {
         match self {
             Self::ByKernel(segments) => segments,
-            // The acknowledgement that completed the handshake, which the others followed.
-            Self::ByPacket => Some(1),
+            // The SYN and the acknowledgement (`tcp_create_openreq_child`, net/ipv4/tcp_minisocks.c); others followed.
+            Self::ByPacket => Some(2),
         }
     }
 }
@@ -386,9 +387,13 @@ pub(crate) fn closed<A: Address>(flow: &Flow<A>, config: &Config, from: u8, segm
     let Some((bucket, index)) = locate(hash) else { return };
     account::tracked(Tracked::Ended);
     flow::lose_socket(bucket, index, segments);
-    if !flow::goes_on(flow::load(bucket, index).state, from) {
+    let track = flow::load(bucket, index);
+    let Some(state) = flow::goes_on(track.state, from) else {
         flow_forget(hash);
-    }
+        return;
+    };
+    flow::store(bucket, index, &Track { state, ..track });
+    filter::note(hash, config, Noted::Followed);
 }
 
 /// The kernel has taken the client's FIN. It may have passed before its connection was known: with the ACK of the
@@ -420,7 +425,10 @@ pub(crate) fn confirm<A: Address>(
     }
     let Time { ms: now, second: began } = clock::time_for_tracing();
     let hash = flow.mix(&config.table_keys);
-    let Some((bucket, index)) = locate(hash) else {
+    // An entry without a socket, where there is one, is that of the last connection of the same name.
+    let entry =
+        locate(hash).filter(|(bucket, index)| segments.is_none() || !flow::has_no_socket(bucket, *index));
+    let Some((bucket, index)) = entry else {
         let (track, admitted) = (Track::known(state, now), Admitted::Learnt);
         insert(hash, &Entry { track, admitted, packets: 0, counted: segments, began }, config, now);
         return;

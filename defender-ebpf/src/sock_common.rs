@@ -3,7 +3,10 @@
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use defender_common::{
     abi::Config,
-    wire::address::{Address, Flow, V4, V6},
+    wire::{
+        PROTOCOL_TCP,
+        address::{Address, Flow, V4, V6},
+    },
 };
 
 use crate::config;
@@ -61,6 +64,16 @@ impl SockCommon {
         config.namespace == 0 || number == Ok(config.namespace)
     }
 
+    /// Whether `socket` is TCP's: the tracepoint hears of other protocols, and of Multipath TCP's sockets above it.
+    #[inline(always)]
+    pub(crate) fn is_tcp(socket: *const Self) -> bool {
+        let Some(config) = config::config() else { return false };
+        let at = socket.cast::<u8>().wrapping_add(config.protocol_offset as usize).cast::<u16>();
+        // SAFETY: the address is within a `struct sock`, and the helper checks it.
+        let protocol = unsafe { bpf_probe_read_kernel(at) };
+        protocol == Ok(PROTOCOL_TCP as u16)
+    }
+
     /// Tells `visit` of the socket's connection, as the other side names it.
     #[inline(always)]
     pub(crate) fn visit(&self, visit: &impl Visit) {
@@ -78,13 +91,10 @@ impl SockCommon {
     }
 }
 
-/// How many segments a socket with a process or a state of its own has counted, both ways; none where that is not known.
+/// How many segments a TCP socket that is no mere request and not in TIME_WAIT has counted, both ways.
 #[inline(always)]
 pub(crate) fn segments(socket: *const SockCommon) -> Option<u32> {
     let config = config::config()?;
-    if config.segments_in_offset == 0 {
-        return None;
-    }
     let word = |offset: u16| {
         let at = socket.cast::<u8>().wrapping_add(offset as usize).cast::<u32>();
         // SAFETY: the address is within a `struct tcp_sock`, and the helper checks it.

@@ -31,7 +31,7 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
     }
     let common = if new == TCP_CLOSE { SockCommon::read_closed(address) } else { SockCommon::read(address) };
     let Some(socket) = common else { return };
-    if !socket.is_ours() {
+    if !socket.is_ours() || !SockCommon::is_tcp(address) {
         return;
     }
     match (old, new) {
@@ -42,8 +42,9 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
             socket.visit(&Established { segments: segments(address) });
         }
         (_, TCP_CLOSE_WAIT) => socket.visit(&ClientEnded),
-        // What this host opens itself is no service's.
-        (TCP_SYN_SENT, _) | (_, TCP_ESTABLISHED) => {}
+        // What this host opens itself is no service's. What closes in SYN_RECV was never listed, but may be the double of
+        // a connection that was: two cookies of one client on two CPUs.
+        (TCP_SYN_SENT | TCP_SYN_RECV, _) | (_, TCP_ESTABLISHED) => {}
         _ => socket.visit(&Closed { from: old, segments: segments(address) }),
     }
 }

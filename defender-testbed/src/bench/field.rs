@@ -254,7 +254,7 @@ fn insert(buckets: &mut [FlowBucket], hash: u64, config: &Config) {
     let (which, index) = flow::enters(numbers.map(|number| flow::room(&buckets[number], config, 0)));
     let bucket = numbers[which];
     let track = Track::known(State::Established, 0);
-    let entry = Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(1), began: 0 };
+    let entry = Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(2), began: 0 };
     if index < buckets[bucket].hot.len() {
         flow::put(&mut buckets[bucket], index, &place, &entry, config);
     }

@@ -259,8 +259,8 @@ impl Session {
         } else {
             self.adopt()?;
         }
-        let [ack_backlog_offset, max_ack_backlog_offset] =
-            layout::offsets("sock", ["sk_ack_backlog", "sk_max_ack_backlog"])?;
+        let [ack_backlog_offset, max_ack_backlog_offset, protocol_offset] =
+            layout::offsets("sock", ["sk_ack_backlog", "sk_max_ack_backlog", "sk_protocol"])?;
         let [substate_offset] = layout::offsets("inet_timewait_sock", ["tw_substate"])?;
         let [source_port_offset] = layout::offsets("inet_sock", ["inet_sport"])?;
         let [segments_in_offset, segments_out_offset] = layout::offsets("tcp_sock", ["segs_in", "segs_out"])?;
@@ -273,6 +273,7 @@ impl Session {
             substate_offset,
             segments_in_offset,
             segments_out_offset,
+            protocol_offset,
             source_port_offset,
             flow_mask,
             namespace: namespace::number()?,
