@@ -13,6 +13,9 @@ use defender_common::abi::{
 
 /// How many prefixes of local addresses there may be.
 const LOCAL_PREFIXES: u32 = 4096;
+/// Has an array begin at a page's beginning, so that what is made to fill a cache line lies in one (`array_map_alloc`,
+/// kernel/bpf/arraymap.c). `BPF_F_MMAPABLE` is what asks for that; nobody maps them.
+const PAGE_ALIGNED: u32 = 1 << 10;
 /// Bytes of pending events: they are rare.
 const EVENT_BYTES: u32 = 64 * 1024;
 
@@ -38,23 +41,23 @@ pub(crate) static SERVICE_COUNTERS: PerCpuArray<ServiceCounters> =
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_BUCKETS, 0);
+pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_BUCKETS, PAGE_ALIGNED);
 #[map]
-pub(crate) static BUDGET: Array<BudgetLine> = Array::with_max_entries(BUDGET_LINES, 0);
+pub(crate) static BUDGET: Array<BudgetLine> = Array::with_max_entries(BUDGET_LINES, PAGE_ALIGNED);
 #[map]
-pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FILTER_PAGES, 0);
+pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FILTER_PAGES, PAGE_ALIGNED);
 #[map]
-pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, 0);
+pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, PAGE_ALIGNED);
 #[map]
-pub(crate) static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, 0);
+pub(crate) static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, PAGE_ALIGNED);
 #[map]
 pub(crate) static SOURCES: Array<Sources> = Array::with_max_entries(SERVICE_SLOTS, 0);
 #[map]
-pub(crate) static TRACE: Array<TraceLine> = Array::with_max_entries(TRACE_LINES, 0);
+pub(crate) static TRACE: Array<TraceLine> = Array::with_max_entries(TRACE_LINES, PAGE_ALIGNED);
 #[map]
-pub(crate) static LOADS: Array<Load> = Array::with_max_entries(SERVICE_SLOTS, 0);
+pub(crate) static LOADS: Array<Load> = Array::with_max_entries(SERVICE_SLOTS, PAGE_ALIGNED);
 #[map]
-pub(crate) static KNOWN: Array<[u8; KNOWN_PAGE]> = Array::with_max_entries(KNOWN_PAGES, 0);
+pub(crate) static KNOWN: Array<[u8; KNOWN_PAGE]> = Array::with_max_entries(KNOWN_PAGES, PAGE_ALIGNED);
 #[map]
 pub(crate) static PREFIXES: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
 #[map]
