@@ -7,11 +7,10 @@ use crate::wire::address::{Address, Flow};
 /// Folds a sum of words to 16 bits.
 #[inline(always)]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+    // Both halves are added in both halves; into the upper one goes the carry of the lower one.
+    let sum = sum.wrapping_add(sum.rotate_left(32)) >> 32;
+    let sum = (sum << 16) + sum + (sum >> 16);
+    (sum >> 16) as u16
 }
 
 /// The sum of TCP's pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1). `len` is that of header and data.

@@ -79,22 +79,23 @@ impl Policy {
     /// The policy of a service.
     #[inline(always)]
     pub fn of(service: &Service, load: &Load, config: &Config) -> Self {
-        let auto = service.mode == MODE_AUTO;
-        let step = load::posture(load).step;
+        let challenges = service.mode == MODE_AUTO || service.mode == MODE_ALWAYS;
+        let step = match load::posture(load).step {
+            Step::Pass if service.mode == MODE_ALWAYS => Step::Challenge,
+            step => step,
+        };
         let syn = if service.flags & SERVICE_UNPROTECTABLE != 0 {
             Err(Reason::SynUnprotectable)
-        } else if !auto && service.mode != MODE_ALWAYS {
+        } else if !challenges {
             Err(Reason::SynMonitored)
-        } else if auto && matches!(step, Step::Pass) {
+        } else if matches!(step, Step::Pass) {
             Err(Reason::SynCalm)
         } else if config.flags & CONFIG_SUSPENDED != 0 {
             Err(Reason::SynSuspended)
-        } else if matches!(step, Step::Pass) {
-            Ok(Step::Challenge)
         } else {
             Ok(step)
         };
-        Self { off: Self::is_off(service), lists: auto || service.mode == MODE_ALWAYS, syn }
+        Self { off: Self::is_off(service), lists: challenges, syn }
     }
 
     /// Whether cookies are looked for. The time, in milliseconds, is only asked for where something depends on it.

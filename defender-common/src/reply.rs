@@ -78,11 +78,11 @@ impl Replies<5> for V4 {
     fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; 5] {
         let first = (4 << 28 | 5 << 24 | (20 + tcp_len as u32)).to_be();
         let second = DONT_FRAGMENT.to_be();
-        let third = (own.ttl as u32) << 24 | (PROTOCOL_TCP as u32) << 16;
+        let third = |[high, low]: [u8; 2]| u32::from_ne_bytes([own.ttl, PROTOCOL_TCP, high, low]);
         let (source, destination) = (flow.destination.0, flow.source.0);
-        let sum = first as u64 + second as u64 + third.to_be() as u64 + source as u64 + destination as u64;
-        let third = third | u16::from_be(!checksum::fold(sum)) as u32;
-        [first, second, third.to_be(), source, destination]
+        let sum = first as u64 + second as u64 + third([0; 2]) as u64 + source as u64 + destination as u64;
+        let checksum = !checksum::fold(sum);
+        [first, second, third(checksum.to_ne_bytes()), source, destination]
     }
 }
 

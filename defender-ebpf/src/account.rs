@@ -5,7 +5,10 @@ use defender_common::{
     verdict::Reason,
 };
 
-use crate::maps::{COUNTERS, SERVICE_COUNTERS};
+use crate::{
+    maps::{COUNTERS, SERVICE_COUNTERS},
+    packet::hidden,
+};
 
 /// Counts a packet.
 #[inline(always)]
@@ -21,7 +24,7 @@ pub(crate) fn verdict(reason: Reason) {
 /// The compiler knows that an enumeration's values are in bounds and would leave out the check; the verifier does not.
 #[inline(always)]
 fn checked(index: usize) -> usize {
-    core::hint::black_box(index)
+    hidden(index)
 }
 
 /// Counts the outcome of a hand-off.

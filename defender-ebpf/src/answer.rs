@@ -2,7 +2,8 @@
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail};
 use defender_common::{
-    cookie::{self, Host, Proposal},
+    abi::KeySlot,
+    cookie::{self, Cookie, Host, Proposal},
     profile,
     reply::{self, Own, Replies, SynAck},
     verdict::Reason,
@@ -11,7 +12,7 @@ use defender_common::{
 
 use crate::{
     config,
-    packet::XdpPacket,
+    packet::{XdpPacket, hidden},
     socket::Tupled,
     surroundings::{self, Around},
 };
@@ -22,20 +23,39 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
     let slot = around.config.key_current & 1;
     // The controller fills the keys before it attaches anything.
     let Some(key) = config::key(slot) else { return Reason::SynSuspended };
-    let segment = around.segment;
     let offer = around.offer();
+    // Once for either kind of cookie: the compiler leaves out what only the other kind needs.
+    let answered = if offer.timestamps {
+        answer::<_, IP>(around, &Offer { timestamps: true, ..offer }, slot, key)
+    } else {
+        answer::<_, IP>(around, &Offer { timestamps: false, ..offer }, slot, key)
+    };
+    if answered.is_some() { Reason::SynChallenged } else { Reason::SynRewriteFailed }
+}
+
+/// Writes the SYN-ACK over the frame.
+#[inline(always)]
+fn answer<A: Replies<IP> + Tupled, const IP: usize>(
+    around: &Around<'_, A>,
+    offer: &Offer,
+    slot: u32,
+    key: &KeySlot,
+) -> Option<()> {
+    let segment = around.segment;
     let host = surroundings::host::<A>(around.interface, around.service, slot);
     let ecn = offer.timestamps && around.ecn();
-    let index = profile_index(A::FAMILY, &offer, &host);
-    let proposal = Proposal::new::<A>(&offer, index, ecn, host);
+    let index = profile_index(A::FAMILY, offer, &host);
+    let proposal = Proposal::new::<A>(offer, index, ecn, host);
     let context = around.packet.context;
     let delta =
         (around.network_offset + reply::bytes::<IP>(&proposal.terms)) as i32 - around.packet.len() as i32;
     // A frame that is too short for the reply grows first; what is too long is cut off at the end.
-    if delta > 0 && adjust(context, delta).is_none() {
-        return Reason::SynRewriteFailed;
+    if delta > 0 {
+        adjust(context, delta)?;
     }
     let cookie = proposal.cookie(&segment.flow, segment.sequence, slot, key);
+    // Computed here and not while the reply is written: that takes fewer of the stack's bytes.
+    let cookie = Cookie { isn: hidden(cookie.isn as usize) as u32, ..cookie };
     let offset = cookie::timestamp_offset(&segment.flow, around.hash, around.config.secret);
     let learnt_mss = around.service.mss[A::FAMILY & 1];
     let own = Own {
@@ -46,12 +66,11 @@ pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Aroun
         flow_label: (offset >> 32) as u32,
     };
     let reply = reply::syn_ack::<A, IP>(&segment.flow, segment.sequence, offer.timestamp, &cookie, &own);
-    if put(&XdpPacket::of_xdp(context), around.network_offset, &reply).is_none()
-        || delta < 0 && adjust(context, delta).is_none()
-    {
-        return Reason::SynRewriteFailed;
+    put(&XdpPacket::of_xdp(context), around.network_offset, &reply)?;
+    if delta < 0 {
+        adjust(context, delta)?;
     }
-    Reason::SynChallenged
+    Some(())
 }
 
 #[inline(always)]

@@ -51,7 +51,12 @@ use defender_common::{
 };
 
 use crate::{
-    flow::Known, handoff::Passage, load::Arrival, packet::XdpPacket, service::Found, socket::Tupled,
+    flow::Known,
+    handoff::Passage,
+    load::Arrival,
+    packet::{XdpPacket, hidden},
+    service::Found,
+    socket::Tupled,
     surroundings::Around,
 };
 
@@ -227,7 +232,7 @@ fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) 
 fn own_interface(packet: &XdpPacket) -> Option<&'static Interface> {
     let interface = config::interface(packet.ingress())?;
     // Read anew, or the compiler would leave out a check of bounds that the verifier wants to see.
-    let packet = XdpPacket::of_xdp(core::hint::black_box(packet.context));
+    let packet = XdpPacket::of_xdp(hidden(packet.context as usize) as *mut xdp_md);
     (packet.halves(0) == Some(interface.mac)).then_some(interface)
 }
 

@@ -1,5 +1,7 @@
 //! Packet bytes, as `defender_common::wire` reads them.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::{
@@ -11,6 +13,22 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use defender_common::wire::{Packet, ipv4, ipv6, options, tcp};
+
+/// The number, of which the compiler knows nothing any more. Unlike with `core::hint::black_box` it stays in registers.
+#[inline(always)]
+pub(crate) fn hidden(number: usize) -> usize {
+    let hidden;
+    // SAFETY: it moves a number from one register to another.
+    unsafe {
+        asm!(
+            "{hidden} = {number}",
+            hidden = lateout(reg) hidden,
+            number = in(reg) number,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    hidden
+}
 
 /// The linear part of a packet; headers are always in it.
 pub(crate) struct Linear<C> {
@@ -184,6 +202,12 @@ impl<C: Context> Packet for Linear<C> {
     }
 
     #[inline(always)]
+    fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let pairs = load!(self, offset, [u64; N])?;
+        Some(if cfg!(target_endian = "big") { pairs.map(|pair| pair.rotate_left(32)) } else { pairs })
+    }
+
+    #[inline(always)]
     fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
         load!(self, offset, [u16; N])
     }
@@ -192,7 +216,7 @@ impl<C: Context> Packet for Linear<C> {
     fn byte(&self, offset: usize) -> Option<u8> {
         let at = self.start + offset;
         // Hidden from the compiler, which would compare `at` itself with the end: that tells the verifier nothing.
-        if core::hint::black_box(at + 1) > self.end {
+        if hidden(at + 1) > self.end {
             return None;
         }
         // SAFETY: the byte is within the packet, which the verifier checks again.
@@ -235,6 +259,10 @@ impl<C: Context> Packet for InPlace<C> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         self.0.words(offset)
+    }
+    #[inline(always)]
+    fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        self.0.pairs(offset)
     }
     #[inline(always)]
     fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
@@ -281,7 +309,7 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
     let mut rest = len;
     for chunk in 0..=MAX_CHUNKS {
         // Hidden from the compiler: so the verifier finds every round like the one before and need not follow each.
-        rest = core::hint::black_box(rest) & 0xffff;
+        rest = hidden(rest) & 0xffff;
         if rest == 0 {
             return Some(sum);
         }
@@ -319,8 +347,8 @@ macro_rules! kernel_cookie {
         extern "C" fn $name(context: *mut xdp_md, offsets: u64) -> u64 {
             let packet = XdpPacket::of_xdp(context);
             // Hidden from the compiler, which would check one sum and pass on another: the verifier sees no relation.
-            let network = core::hint::black_box(packet.start + (offsets as usize & 31));
-            let tcp = core::hint::black_box(packet.start + ((offsets >> 16) as usize & MAX_HEADER));
+            let network = hidden(packet.start + (offsets as usize & 31));
+            let tcp = hidden(packet.start + ((offsets >> 16) as usize & MAX_HEADER));
             if network + $header_len > packet.end || tcp + tcp::HEADER_LEN > packet.end {
                 return 0;
             }

@@ -171,7 +171,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn is_nested(&mut self) -> bool {
-        ethernet::tags_before(self.network_offset) > self.interface.max_vlan_tags as usize
+        self.network_offset > ethernet::behind_tags(self.interface.max_vlan_tags)
     }
 
     #[inline(always)]
@@ -269,9 +269,8 @@ pub(crate) fn proven<A: Address>(
 /// This host's part in the terms of a connection.
 #[inline(always)]
 pub(crate) fn host<A: Address>(interface: &Interface, service: &Service, slot: u32) -> Host {
-    let [first, second] = service.window_scale;
     Host {
         mss: if A::FAMILY == 0 { interface.mss4 } else { interface.mss6 },
-        window_scale: if slot & 1 == 0 { first } else { second },
+        window_scale: service.window_scale[(slot & 1) as usize],
     }
 }

@@ -10,6 +10,10 @@ impl Packet for Frame<'_> {
         self.0.words(offset)
     }
 
+    fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        self.0.pairs(offset)
+    }
+
     fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
         self.0.halves(offset)
     }

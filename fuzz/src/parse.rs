@@ -24,7 +24,8 @@ pub(crate) fn run(data: &[u8]) {
     match ethernet::parse(&frame) {
         Ok(found) => {
             assert!([14, 18, 22].contains(&found.network_offset) && found.network_offset <= bytes.len());
-            assert_eq!(ethernet::tags_before(found.network_offset), (found.network_offset - 14) / 4);
+            let tags = (found.network_offset - 14) / 4;
+            assert_eq!(ethernet::behind_tags(tags as u8), found.network_offset);
             match found.network {
                 Network::V4 => v4(&bytes, found.network_offset),
                 Network::V6 => v6(&bytes, found.network_offset),

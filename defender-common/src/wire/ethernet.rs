@@ -37,10 +37,10 @@ pub struct Frame {
     pub network: Network,
 }
 
-/// How many VLAN tags there are before a network header.
+/// Where the network header begins behind so many VLAN tags.
 #[inline(always)]
-pub const fn tags_before(network_offset: usize) -> usize {
-    network_offset.saturating_sub(HEADER_LEN) / TAG_LEN
+pub const fn behind_tags(tags: u8) -> usize {
+    HEADER_LEN + tags as usize * TAG_LEN
 }
 
 /// Reads the Ethernet header.

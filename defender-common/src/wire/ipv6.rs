@@ -18,9 +18,8 @@ const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 /// Reads the header of an IPv6 packet that may carry TCP.
 #[inline(always)]
 pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V6>, Reason> {
-    let words: [u32; 10] = packet.words(offset).ok_or(Reason::MalformedIp)?;
-    let [first, second, s0, s1, s2, s3, d0, d1, d2, d3] = words;
-    let (first, second) = (u32::from_be(first), u32::from_be(second));
+    let [head, s0, s1, d0, d1] = packet.pairs(offset).ok_or(Reason::MalformedIp)?;
+    let (first, second) = (u32::from_be(head as u32), u32::from_be((head >> 32) as u32));
     if first >> 28 != 6 {
         return Err(Reason::MalformedIp);
     }
@@ -39,8 +38,8 @@ pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V6>, R
         return Err(Reason::MalformedIp);
     }
     Ok(Ip {
-        source: V6([s0, s1, s2, s3]),
-        destination: V6([d0, d1, d2, d3]),
+        source: V6::from_halves(s0, s1),
+        destination: V6::from_halves(d0, d1),
         transport: offset + HEADER_LEN + used,
         transport_len: payload_len - used,
         first_fragment: chain & CHAIN_FIRST_FRAGMENT != 0,
@@ -102,6 +101,6 @@ fn is_extension(kind: u8) -> bool {
 /// Source and destination in the fixed header.
 #[inline(always)]
 pub fn addresses(packet: &(impl Packet + ?Sized), offset: usize) -> Option<(V6, V6)> {
-    let [s0, s1, s2, s3, d0, d1, d2, d3] = packet.words(offset + 8)?;
-    Some((V6([s0, s1, s2, s3]), V6([d0, d1, d2, d3])))
+    let [s0, s1, d0, d1] = packet.pairs(offset + 8)?;
+    Some((V6::from_halves(s0, s1), V6::from_halves(d0, d1)))
 }

@@ -17,6 +17,10 @@ pub trait Packet {
     /// `N` 32-bit words in memory order, or nothing where the packet ends before the last.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
+    /// `N` pairs of 32-bit words in memory order, the first of each in the lower half, or nothing where the packet ends
+    /// before the last.
+    fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]>;
+
     /// `N` 16-bit words in memory order, or nothing where the packet ends before the last.
     fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]>;
 
@@ -76,6 +80,15 @@ impl Packet for [u8] {
             *word = u32::from_ne_bytes(*chunk);
         }
         Some(words)
+    }
+
+    fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let mut pairs = [0; N];
+        for (index, pair) in pairs.iter_mut().enumerate() {
+            let [first, second] = self.words(offset.checked_add(index * 8)?)?.map(u64::from);
+            *pair = first | second << 32;
+        }
+        Some(pairs)
     }
 
     fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
