@@ -16,7 +16,7 @@ pub const ABI_VERSION: u32 = 6;
 pub mod map {
     /// Array of one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
-    /// Array of two [`super::KeySlot`].
+    /// Array of one [`super::Keys`].
     pub const KEYS: &str = "KEYS";
     /// Array of [`super::INTERFACE_SLOTS`] [`super::Interface`], see [`super::interface_slot`].
     pub const INTERFACES: &str = "INTERFACES";
@@ -106,6 +106,19 @@ pub mod kfunc {
     pub const ASSIGN_REQSK: &str = "bpf_sk_assign_tcp_reqsk";
     /// The immediate that stands for it in the object file; no helper has that number.
     pub const ASSIGN_REQSK_SENTINEL: i32 = 0x7dfd_0001;
+}
+
+/// Maps of one value that programs read in place: the address of the value is part of their code, so that there is no
+/// look-up. Each has a number that stands for the address until the loader has put that in (see
+/// `defender-ebpf/src/config.rs`).
+pub mod in_place {
+    /// Stands for the address of the value of [`super::map::CONFIG`].
+    pub const CONFIG: u64 = 0x7dfd_0011_7dfd_0012;
+    /// Stands for the address of the value of [`super::map::KEYS`].
+    pub const KEYS: u64 = 0x7dfd_0021_7dfd_0022;
+
+    /// Each map and its number.
+    pub const ALL: [(&str, u64); 2] = [(super::map::CONFIG, CONFIG), (super::map::KEYS, KEYS)];
 }
 
 /// Settings of the whole datapath.
@@ -200,6 +213,9 @@ pub struct KeySlot {
     /// 0 before the slot is filled: then no cookie is made or accepted with it.
     pub filled: u32,
 }
+
+/// Both cookie keys.
+pub type Keys = [KeySlot; 2];
 
 /// Slots of `INTERFACES`.
 pub const INTERFACE_SLOTS: u32 = 64;
@@ -469,11 +485,21 @@ pub struct Counters {
     pub handoff: [u64; Handoff::COUNT],
     /// Counts of the flow table, by [`Tracked`].
     pub tracked: [u64; Tracked::COUNT],
+    /// Look-ups of strangers in the socket table in this second, a cell as [`crate::budget::charge`] has it.
+    pub looked_up: u32,
+    /// Verdicts on unproven peers noted in this second, likewise.
+    pub noted: u32,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { verdicts: [0; Reason::COUNT], handoff: [0; Handoff::COUNT], tracked: [0; Tracked::COUNT] }
+        Self {
+            verdicts: [0; Reason::COUNT],
+            handoff: [0; Handoff::COUNT],
+            tracked: [0; Tracked::COUNT],
+            looked_up: 0,
+            noted: 0,
+        }
     }
 }
 
@@ -853,7 +879,7 @@ plain! {
     u32: 4,
     KnownPage: 4096,
     Config: 120,
-    KeySlot: 24,
+    Keys: 48,
     Interface: 72,
     Port: 24,
     ServiceKey: 20,
@@ -870,5 +896,5 @@ plain! {
     TraceLine: 64,
     Event: 16,
 }
-// SAFETY: arrays of u64 only.
+// SAFETY: arrays of u64, and two u32 that make one.
 unsafe impl Plain for Counters {}

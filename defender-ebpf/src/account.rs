@@ -1,7 +1,7 @@
 //! Counting: every packet under one reason, proven connections by what became of them.
 
 use defender_common::{
-    abi::{Handoff, ServiceCounters, Tracked},
+    abi::{Counters, Handoff, ServiceCounters, Tracked},
     verdict::Reason,
 };
 
@@ -10,12 +10,16 @@ use crate::{
     packet::hidden,
 };
 
+/// This CPU's counters: there always are.
+#[inline(always)]
+pub(crate) fn counters() -> Option<&'static mut Counters> {
+    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
+    COUNTERS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
+}
+
 /// Counts a packet.
 #[inline(always)]
-pub(crate) fn verdict(reason: Reason) {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
-    let counters = unsafe { &mut *counters };
+pub(crate) fn verdict(counters: &mut Counters, reason: Reason) {
     if let Some(count) = counters.verdicts.get_mut(checked(reason as usize)) {
         *count += 1;
     }
@@ -30,12 +34,10 @@ fn checked(index: usize) -> usize {
 /// Counts the outcome of a hand-off.
 #[inline(always)]
 pub(crate) fn handoff(outcome: Handoff, service: u32) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: as above.
-        let counters = unsafe { &mut *counters };
-        if let Some(count) = counters.handoff.get_mut(checked(outcome as usize)) {
-            *count += 1;
-        }
+    if let Some(counters) = counters()
+        && let Some(count) = counters.handoff.get_mut(checked(outcome as usize))
+    {
+        *count += 1;
     }
     with_service(service, |counters| match outcome {
         Handoff::Assigned => counters.handoff_assigned += 1,
@@ -47,10 +49,9 @@ pub(crate) fn handoff(outcome: Handoff, service: u32) {
 /// Counts what happened in the flow table.
 #[inline(always)]
 pub(crate) fn tracked(what: Tracked) {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
-    // SAFETY: as above.
-    let counters = unsafe { &mut *counters };
-    if let Some(count) = counters.tracked.get_mut(checked(what as usize)) {
+    if let Some(counters) = counters()
+        && let Some(count) = counters.tracked.get_mut(checked(what as usize))
+    {
         *count += 1;
     }
 }

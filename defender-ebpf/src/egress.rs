@@ -44,10 +44,8 @@ fn outbound<A: Address>(ctx: &TcContext, packet: &SkbPacket, ip: Result<Ip<A>, R
 /// This host goes on with a connection to a service. What is forwarded is none the flow table has.
 #[inline(always)]
 fn goes_on<A: Address>(segment: &Segment<A>) {
-    if let Some(found) = service::find(segment.flow.source, segment.flow.source_port)
-        && let Some(config) = config::config()
-    {
-        flow::outbound(segment, found.id, config);
+    if let Some(found) = service::find(segment.flow.source, segment.flow.source_port) {
+        flow::outbound(segment, found.id, config::config());
     }
 }
 
@@ -62,18 +60,15 @@ fn is_own<A: Address>(ctx: &TcContext, address: A) -> bool {
 /// This host opens a connection: it will be in the socket table.
 #[inline(always)]
 fn opens<A: Address>(flow: &Flow<A>) {
-    if let Some(config) = config::config() {
-        filter::note(flow.reversed().mix(&config.table_keys), config, Noted::Followed);
-    }
+    let config = config::config();
+    filter::note(flow.reversed().mix(&config.table_keys), config, Noted::Followed);
 }
 
 /// This host's kernel answers a SYN.
 #[inline(always)]
 fn answers<A: Address>(packet: &SkbPacket, segment: &Segment<A>) {
     let Some(found) = service::find(segment.flow.source, segment.flow.source_port) else { return };
-    if let Some(config) = config::config() {
-        flow::answers(segment, config);
-    }
+    flow::answers(segment, config::config());
     let Some(syn) = segment.options().syn(packet) else { return };
     if let Some(learnt) = LEARNT.get_ptr_mut(found.id) {
         // SAFETY: a map value; CPUs that write at the same time write what the same kernel sends.

@@ -1,7 +1,6 @@
 //! The filter that stands in for the socket table in a flood, see `defender_common::filter`. Connections go by their hash
 //! (`Flow::mix`).
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
 use defender_common::{
     abi::{Config, FILTER_PAGE},
     budget,
@@ -9,10 +8,6 @@ use defender_common::{
 };
 
 use crate::maps::FILTER;
-
-/// Look-ups of strangers in this second, a cell as [`budget::charge`] has it.
-#[map]
-static LOOKED_UP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// Notes a connection that is or may become a socket, and whether its packets are to be followed.
 #[inline(always)]
@@ -32,18 +27,15 @@ pub(crate) fn noted(hash: u64, config: &Config) -> Option<Noted> {
     filter::read(page[place.offset & (FILTER_PAGE - 1)], config)
 }
 
-/// Whether the socket table need not be asked: it cannot hold the connection.
+/// Whether the socket table need not be asked: it cannot hold the connection. `looked_up` is this CPU's cell.
 #[inline(always)]
-pub(crate) fn rules_out(hash: u64, config: &Config, now: u32) -> bool {
-    filter::counts(config, now) && noted(hash, config).is_none() && !may_look_up(now)
+pub(crate) fn rules_out(hash: u64, config: &Config, looked_up: &mut u32, now: u32) -> bool {
+    filter::counts(config, now) && noted(hash, config).is_none() && !may_look_up(looked_up, now)
 }
 
 /// Charges the budget of look-ups.
 #[inline(always)]
-fn may_look_up(now: u32) -> bool {
-    let Some(cell) = LOOKED_UP.get_ptr_mut(0) else { return true };
-    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
-    let cell = unsafe { &mut *cell };
-    *cell = budget::charge(*cell, now);
-    budget::count(*cell) <= LOOKUPS
+fn may_look_up(looked_up: &mut u32, now: u32) -> bool {
+    *looked_up = budget::charge(*looked_up, now);
+    budget::count(*looked_up) <= LOOKUPS
 }

@@ -116,7 +116,7 @@ const NOWHERE: u64 = 0;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_locate(hash: u64) -> u64 {
-    let Some(config) = config::config() else { return NOWHERE };
+    let config = config::config();
     let place = flow::place(hash, config.flow_mask);
     for number in place.buckets {
         let Some(bucket) = bucket(number) else { return NOWHERE };
@@ -235,8 +235,7 @@ pub(crate) fn begins_anew(hash: u64, config: &Config) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_forget(hash: u64) -> u64 {
-    let Some(config) = config::config() else { return 0 };
-    let place = flow::place(hash, config.flow_mask);
+    let place = flow::place(hash, config::config().flow_mask);
     for number in place.buckets {
         if let Some(bucket) = bucket(number) {
             flow::forget(bucket, &place);
@@ -373,9 +372,9 @@ fn room(number: u32, now: u32) -> (usize, usize) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_room(number: u64, now: u64) -> u64 {
-    let (taken, free) = match (bucket(number as u32), config::config()) {
-        (Some(bucket), Some(config)) => flow::room(bucket, config, now as u32),
-        _ => (FLOW_ENTRIES, FLOW_ENTRIES),
+    let (taken, free) = match bucket(number as u32) {
+        Some(bucket) => flow::room(bucket, config::config(), now as u32),
+        None => (FLOW_ENTRIES, FLOW_ENTRIES),
     };
     (taken as u64) << 32 | free as u64
 }

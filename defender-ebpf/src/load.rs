@@ -91,8 +91,8 @@ const fn unpack(time: u64) -> Time {
 #[inline(never)]
 extern "C" fn load_advance(id: u64, time: u64) -> u64 {
     let (id, time) = (id as u32, unpack(time));
-    if let (Some(load), Some(service), Some(config)) = (of(id), SERVICES.get(id), config::config()) {
-        tell(id, load::advance::<Shared>(load, &service.lines, config.cohorts, time), time);
+    if let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) {
+        tell(id, load::advance::<Shared>(load, &service.lines, config::config().cohorts, time), time);
     }
     0
 }
@@ -131,10 +131,8 @@ pub(crate) extern "C" fn load_opened(id: u64, second: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_closed(id: u64, began: u64, second: u64) -> u64 {
-    if let Some(load) = of(id as u32)
-        && let Some(config) = config::config()
-    {
-        load::closed::<Shared>(load, began as u32, config.cohorts, second as u32);
+    if let Some(load) = of(id as u32) {
+        load::closed::<Shared>(load, began as u32, config::config().cohorts, second as u32);
     }
     0
 }

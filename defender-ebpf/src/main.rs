@@ -36,7 +36,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, TcContext, XdpContext},
 };
 use defender_common::{
-    abi::{Config, Interface, MODE_OFF},
+    abi::{Config, Counters, Interface, MODE_OFF},
     classify::{Class, classify},
     decide::{Policy, decide},
     filter::Noted,
@@ -70,8 +70,8 @@ fn defender_xdp(ctx: XdpContext) -> u32 {
         Ok(Frame { network: Network::V6, network_offset, .. }) => {
             ipv6_packet(ctx.ctx, network_offset as u64) as u32
         }
-        Ok(Frame { network: Network::Other, .. }) => conclude(Reason::NotIp) as u32,
-        Err(reason) => conclude(reason) as u32,
+        Ok(Frame { network: Network::Other, .. }) => unread(Reason::NotIp) as u32,
+        Err(reason) => unread(reason) as u32,
     }
 }
 
@@ -82,8 +82,10 @@ fn defender_xdp(ctx: XdpContext) -> u32 {
 extern "C" fn ipv4_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
     let packet = XdpPacket::of_xdp(ctx);
     let network_offset = network_offset as usize & MAX_NETWORK_OFFSET;
+    let Some(counters) = account::counters() else { return xdp_action::XDP_PASS as u64 };
     let ip = ipv4::parse(&packet, network_offset);
-    conclude(inbound::<_, 5>(&packet, network_offset, ip))
+    let reason = inbound::<_, 5>(&packet, network_offset, ip, counters);
+    conclude(counters, reason)
 }
 
 #[unsafe(no_mangle)]
@@ -91,11 +93,12 @@ extern "C" fn ipv4_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
 extern "C" fn ipv6_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
     let packet = XdpPacket::of_xdp(ctx);
     let network_offset = network_offset as usize & MAX_NETWORK_OFFSET;
+    let Some(counters) = account::counters() else { return xdp_action::XDP_PASS as u64 };
     let reason = match ipv6::parse(&packet, network_offset) {
         Err(Reason::ExtensionChain) => too_long(&packet, network_offset),
-        ip => inbound::<_, 10>(&packet, network_offset, ip),
+        ip => inbound::<_, 10>(&packet, network_offset, ip, counters),
     };
-    conclude(reason)
+    conclude(counters, reason)
 }
 
 /// No network header begins further behind: the verifier wants to see a bound.
@@ -111,10 +114,16 @@ fn too_long(packet: &XdpPacket, network_offset: usize) -> Reason {
     }
 }
 
+/// The end of a frame that holds no IP packet.
+#[inline(always)]
+fn unread(reason: Reason) -> u64 {
+    account::counters().map_or(xdp_action::XDP_PASS as u64, |counters| conclude(counters, reason))
+}
+
 /// Counts a packet and says what XDP is to do with it.
 #[inline(always)]
-fn conclude(reason: Reason) -> u64 {
-    account::verdict(reason);
+fn conclude(counters: &mut Counters, reason: Reason) -> u64 {
+    account::verdict(counters, reason);
     let action = match reason.verdict() {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
@@ -129,6 +138,7 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
     packet: &XdpPacket,
     network_offset: usize,
     ip: Result<Ip<A>, Reason>,
+    counters: &mut Counters,
 ) -> Reason {
     let ip = match ip {
         Ok(ip) => ip,
@@ -140,10 +150,10 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
         Ok(segment) => segment,
         Err(reason) => return config::if_local(interface, ip.destination, reason),
     };
-    let Some(config) = config::config() else { return Reason::Unprotected };
+    let config = config::config();
     let class = classify(segment.flags);
     let hash = segment.flow.mix(&config.table_keys);
-    let reason = judge::<_, IP>(packet, network_offset, interface, (&segment, hash), class, config);
+    let reason = judge::<_, IP>(packet, network_offset, interface, (&segment, hash), class, config, counters);
     if class == Class::Syn && reason.verdict() == Verdict::Pass {
         filter::note(hash, config, Noted::Followed);
     }
@@ -159,6 +169,7 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     (segment, hash): (&Segment<A>, u64),
     class: Class,
     config: &Config,
+    counters: &mut Counters,
 ) -> Reason {
     let Some(found) = service::find(segment.flow.destination, segment.flow.destination_port) else {
         return Reason::Unprotected;
@@ -166,15 +177,23 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     let Some(load) = load::of(found.id) else { return Reason::Unprotected };
     let service = found.service;
     let local = !Policy::is_off(service) && config::is_local(interface, segment.flow.destination);
-    let mut around =
-        Around::new(packet, network_offset, segment, interface, config, (service, load, local), hash);
+    let mut around = Around::new(
+        packet,
+        network_offset,
+        (segment, hash),
+        interface,
+        config,
+        counters,
+        (service, load, local),
+    );
     let reason = match class {
         Class::Syn => opening::<_, IP>(&mut around, &found),
         class => going_on(&mut around, &found, class),
     };
     if trace::is_worth_it(reason) {
         // The filter speaks only where more strangers have come than are noted.
-        trace::note(&segment.flow, reason, config, around.now(), around.ruled_out);
+        let now = around.now();
+        trace::note(&segment.flow, reason, config, &mut around.counters.noted, now, around.ruled_out);
     }
     reason
 }

@@ -6,9 +6,9 @@ use aya_ebpf::{
 };
 use defender_common::abi::{
     BUDGET_LINES, BudgetLine, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS,
-    HalfOpenBucket, INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, KeySlot, Learnt, Load,
-    MOST_PREFIXES, Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey,
-    Sources, TRACE_LINES, TraceLine,
+    HalfOpenBucket, INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, Keys, Learnt, Load, MOST_PREFIXES,
+    Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey, Sources,
+    TRACE_LINES, TraceLine,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -19,10 +19,11 @@ const PAGE_ALIGNED: u32 = 1 << 10;
 /// Bytes of pending events: they are rare.
 const EVENT_BYTES: u32 = 64 * 1024;
 
+// Programs read `CONFIG` and `KEYS` in place, see config.rs; here it is said that there are such maps.
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
-pub(crate) static KEYS: Array<KeySlot> = Array::with_max_entries(2, 0);
+pub(crate) static KEYS: Array<Keys> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, 0);
 #[map]

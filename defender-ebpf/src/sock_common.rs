@@ -47,7 +47,7 @@ impl SockCommon {
     #[inline(always)]
     pub(crate) fn read_closed(socket: *const Self) -> Option<Self> {
         let common = Self::read(socket)?;
-        let offset = config::config()?.source_port_offset as usize;
+        let offset = config::config().source_port_offset as usize;
         let at = socket.cast::<u8>().wrapping_add(offset).cast::<u16>();
         // SAFETY: as above.
         let port = unsafe { bpf_probe_read_kernel(at) }.ok()?;
@@ -57,7 +57,7 @@ impl SockCommon {
     /// Whether it is a socket of the network namespace that is defended: tracepoints hear of every one.
     #[inline(always)]
     pub(crate) fn is_ours(&self) -> bool {
-        let Some(config) = config::config() else { return false };
+        let config = config::config();
         let at = (self.net as *const u8).wrapping_add(config.namespace_offset as usize).cast::<u32>();
         // SAFETY: the address is within the socket's namespace, and the helper checks it.
         let number = unsafe { bpf_probe_read_kernel(at) };
@@ -67,7 +67,7 @@ impl SockCommon {
     /// Whether `socket` is TCP's: the tracepoint hears of other protocols, and of Multipath TCP's sockets above it.
     #[inline(always)]
     pub(crate) fn is_tcp(socket: *const Self) -> bool {
-        let Some(config) = config::config() else { return false };
+        let config = config::config();
         let at = socket.cast::<u8>().wrapping_add(config.protocol_offset as usize).cast::<u16>();
         // SAFETY: the address is within a `struct sock`, and the helper checks it.
         let protocol = unsafe { bpf_probe_read_kernel(at) };
@@ -77,7 +77,7 @@ impl SockCommon {
     /// Tells `visit` of the socket's connection, as the other side names it.
     #[inline(always)]
     pub(crate) fn visit(&self, visit: &impl Visit) {
-        let Some(config) = config::config() else { return };
+        let config = config::config();
         let (source_port, destination_port) = (u16::from_be(self.dport), self.num);
         let [first, second, third, _] = self.v6_daddr;
         // A dual-stack socket's IPv4 connection has both; the wire had IPv4.
@@ -94,7 +94,7 @@ impl SockCommon {
 /// How many segments a TCP socket that is no mere request and not in TIME_WAIT has counted, both ways.
 #[inline(always)]
 pub(crate) fn segments(socket: *const SockCommon) -> Option<u32> {
-    let config = config::config()?;
+    let config = config::config();
     let word = |offset: u16| {
         let at = socket.cast::<u8>().wrapping_add(offset as usize).cast::<u32>();
         // SAFETY: the address is within a `struct tcp_sock`, and the helper checks it.

@@ -35,9 +35,9 @@ extern "C" fn sources_note6(when: u64, first: u64, second: u64) -> u64 {
 
 #[inline(always)]
 fn note_at<A: Address>(when: u64, source: A) -> u64 {
-    if let (Some(config), Some(value)) = (config::config(), SOURCES.get_ptr_mut(when as u32)) {
+    if let Some(value) = SOURCES.get_ptr_mut(when as u32) {
         // SAFETY: a map value of integers; CPUs that write at the same time cost a sample or a register's last step.
-        sources::note(unsafe { &mut *value }, source, &config.table_keys, (when >> 32) as u32);
+        sources::note(unsafe { &mut *value }, source, &config::config().table_keys, (when >> 32) as u32);
     }
     0
 }

@@ -2,7 +2,7 @@
 
 use defender_common::{
     abi::{
-        CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
+        CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config, Counters,
         INTERFACE_PARTIAL_CHECKSUMS, Interface, Load, Service,
     },
     budget, checksum, cookie,
@@ -37,6 +37,7 @@ pub(crate) struct Around<'a, A> {
     pub(crate) segment: &'a Segment<A>,
     pub(crate) interface: &'a Interface,
     pub(crate) config: &'a Config,
+    pub(crate) counters: &'a mut Counters,
     pub(crate) service: &'a Service,
     pub(crate) load: &'a Load,
     /// The segment is to an address of this host.
@@ -59,11 +60,11 @@ impl<'a, A: Address> Around<'a, A> {
     pub(crate) fn new(
         packet: &'a XdpPacket,
         network_offset: usize,
-        segment: &'a Segment<A>,
+        (segment, hash): (&'a Segment<A>, u64),
         interface: &'a Interface,
         config: &'a Config,
+        counters: &'a mut Counters,
         (service, load, local): (&'a Service, &'a Load, bool),
-        hash: u64,
     ) -> Self {
         let (offer, options_sum) = (Offer::NONE, 0);
         Self {
@@ -72,6 +73,7 @@ impl<'a, A: Address> Around<'a, A> {
             segment,
             interface,
             config,
+            counters,
             service,
             load,
             local,
@@ -180,7 +182,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
             return Socket::Connection;
         }
         let now = self.now();
-        self.ruled_out = filter::rules_out(self.hash, self.config, now);
+        self.ruled_out = filter::rules_out(self.hash, self.config, &mut self.counters.looked_up, now);
         if self.ruled_out {
             return Socket::Listener;
         }

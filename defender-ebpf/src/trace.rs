@@ -1,6 +1,5 @@
 //! The last verdicts on each peer, see `defender_common::trace`.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
 pub(crate) use defender_common::trace::is_worth_it;
 use defender_common::{
     abi::Config,
@@ -12,15 +11,18 @@ use defender_common::{
 
 use crate::maps::TRACE;
 
-/// Verdicts on unproven peers that this CPU has noted in this second, a cell as [`budget::charge`] has it.
-#[map]
-static NOTED: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
-
 /// Notes a verdict on a packet to a service. `crowded` says that there are more strangers in this second than can
-/// be noted, whether those before were or not.
+/// be noted, whether those before were or not; `noted` is this CPU's cell.
 #[inline(always)]
-pub(crate) fn note<A: Address>(flow: &Flow<A>, reason: Reason, config: &Config, now: u32, crowded: bool) {
-    if !reason.is_proven() && (crowded || !may_note(now)) {
+pub(crate) fn note<A: Address>(
+    flow: &Flow<A>,
+    reason: Reason,
+    config: &Config,
+    noted: &mut u32,
+    now: u32,
+    crowded: bool,
+) {
+    if !reason.is_proven() && (crowded || !may_note(noted, now)) {
         return;
     }
     let place = trace::place(flow.source, &config.table_keys);
@@ -42,10 +44,7 @@ extern "C" fn trace_note(place: u64, about: u64, is_proven: u64) -> u64 {
 }
 
 #[inline(always)]
-fn may_note(now: u32) -> bool {
-    let Some(cell) = NOTED.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
-    let cell = unsafe { &mut *cell };
-    *cell = budget::charge(*cell, now);
-    budget::count(*cell) <= UNPROVEN_PER_SECOND
+fn may_note(noted: &mut u32, now: u32) -> bool {
+    *noted = budget::charge(*noted, now);
+    budget::count(*noted) <= UNPROVEN_PER_SECOND
 }

@@ -78,7 +78,7 @@ fn current(ctx: *const IterTcp) -> Option<(SockCommon, Option<State>, Option<u32
 /// The state that a socket without a process stands for: TIME_WAIT or FIN_WAIT2.
 #[inline(always)]
 fn substate(address: *const SockCommon) -> u8 {
-    let offset = config::config().map_or(0, |config| config.substate_offset);
+    let offset = config::config().substate_offset;
     if offset == 0 {
         return TCP_TIME_WAIT;
     }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
-        CONFIG_PREFIXES, Config, FILTER_PAGE, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, KeySlot, Lines, Load,
+        CONFIG_PREFIXES, Config, FILTER_PAGE, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, Keys, Lines, Load,
         MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
     },
     cookie::{Host, Proposal},
@@ -78,7 +78,7 @@ pub(super) fn meter(bed: &Topology, cpu: Option<usize>, first: bool) -> Result<M
 pub(super) struct Field {
     pub(super) defended: Defended,
     config: Slots<Config>,
-    keys: Slots<KeySlot>,
+    keys: Slots<Keys>,
     services: Slots<Service>,
     loads: Slots<Load>,
     ports: Slots<Port>,
@@ -193,7 +193,7 @@ impl Field {
     /// The acknowledgement numbers by which the first so many flows prove a cookie, and the echo that goes with them.
     pub(super) fn answers(&self, count: u32, interface_mss: u16) -> Result<(u32, Vec<u32>)> {
         let slot = self.config.get(0)?.key_current & 1;
-        let key = self.keys.get(slot)?;
+        let key = self.keys.get(0)?[slot as usize];
         let scale = self.services.get(SERVICE)?.window_scale[slot as usize];
         let host = Host { mss: interface_mss, window_scale: scale };
         let offer = Offer { mss: 1460, window_scale: SCALE, timestamps: true, sack: true, ..Offer::NONE };

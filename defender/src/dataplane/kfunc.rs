@@ -12,11 +12,11 @@ use object::{Object as _, ObjectSection as _, SectionKind};
 use crate::problem::Problem;
 
 /// Bytes of one eBPF instruction.
-const INSTRUCTION: usize = 8;
+pub(super) const INSTRUCTION: usize = 8;
 /// Opcode of a call.
 const CALL: u8 = 0x85;
 /// Opcode of the one instruction that takes two slots: load of a 64-bit immediate.
-const LOAD_IMMEDIATE_64: u8 = 0x18;
+pub(super) const LOAD_IMMEDIATE_64: u8 = 0x18;
 /// `src_reg` of a call that names a kernel function.
 const PSEUDO_KFUNC_CALL: u8 = 2;
 
@@ -44,7 +44,7 @@ pub fn patch(object: &mut [u8], btf_id: u32) -> Result<usize> {
 }
 
 /// Offset and size of every section with instructions.
-fn program_sections(bytes: &[u8]) -> Result<Vec<(usize, usize)>> {
+pub(super) fn program_sections(bytes: &[u8]) -> Result<Vec<(usize, usize)>> {
     let file = object::File::parse(bytes).context("the eBPF object inside this binary cannot be read")?;
     let mut sections = Vec::new();
     for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {

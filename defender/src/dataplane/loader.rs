@@ -11,7 +11,7 @@ use crate::{
     dataplane::{
         OBJECT,
         features::Kernel,
-        kfunc,
+        in_place, kfunc,
         logs::{self, Logs},
         maps::Maps,
         pins::{PinRoot, Rollback, remove_file},
@@ -39,6 +39,7 @@ impl Programs {
         root.create(rollback)?;
         let mut object = OBJECT.to_vec();
         kfunc::patch(&mut object, kernel.assign_reqsk)?;
+        let _in_place = in_place::patch(&mut object, root, rollback)?;
         let mut ebpf = load_object(&object, root, &kernel, flow_buckets, rollback)?;
         load_programs(&mut ebpf, &kernel)?;
         Ok(Self(ebpf))

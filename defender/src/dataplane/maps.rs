@@ -247,7 +247,7 @@ pub struct Maps {
     /// [`map::CONFIG`].
     pub config: Slots<abi::Config>,
     /// [`map::KEYS`].
-    pub keys: Slots<abi::KeySlot>,
+    pub keys: Slots<abi::Keys>,
     /// [`map::INTERFACES`].
     pub interfaces: Slots<abi::Interface>,
     /// [`map::LOCAL`].

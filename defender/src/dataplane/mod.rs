@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod features;
 pub mod flows;
+pub mod in_place;
 pub mod kfunc;
 pub mod layout;
 pub mod link;

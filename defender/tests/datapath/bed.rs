@@ -99,9 +99,7 @@ impl Bed {
         self.leave()?;
         let maps = &mut self.maps;
         maps.config.set(0, world.config)?;
-        for (slot, key) in (0..).zip(world.keys) {
-            maps.keys.set(slot, key)?;
-        }
+        maps.keys.set(0, world.keys)?;
         let mut interface = world.interface;
         if interface.ifindex == 0 {
             interface.ifindex = self.ifindex;

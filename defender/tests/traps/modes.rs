@@ -204,10 +204,12 @@ fn a_cookie_lives_through_one_new_key_and_not_through_two() -> Result<()> {
 fn rotate_keys(defender: &Controller<'_>) -> Result<()> {
     let mut maps = Maps::open(&PinRoot::new(defender.pin_root())?)?;
     let mut config = maps.config.get(0)?;
-    let present = maps.keys.get(config.key_current)?;
+    let mut keys = maps.keys.get(0)?;
+    let present = keys[config.key_current as usize];
     let next = 1 - config.key_current;
     let key = present.key.map(|half| half.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
-    maps.keys.set(next, KeySlot { key, epoch: present.epoch.wrapping_add(1), filled: 1 })?;
+    keys[next as usize] = KeySlot { key, epoch: present.epoch.wrapping_add(1), filled: 1 };
+    maps.keys.set(0, keys)?;
     config.key_current = next;
     maps.config.set(0, config)
 }

@@ -255,7 +255,7 @@ impl Session {
                 table_keys: keys::random()?,
                 ..config
             };
-            self.maps.keys.set(config.key_current, keys::next(u32::MAX, keys::random()?))?;
+            self.set_key(config.key_current, keys::next(u32::MAX, keys::random()?))?;
         } else {
             self.adopt()?;
         }
@@ -464,14 +464,21 @@ impl Session {
         Ok(Attached::Yes)
     }
 
+    /// Fills a slot of the cookie keys. The other one is written as it is.
+    fn set_key(&mut self, slot: u32, key: abi::KeySlot) -> Result<()> {
+        let mut keys = self.maps.keys.get(0)?;
+        keys[(slot & 1) as usize] = key;
+        self.maps.keys.set(0, keys)
+    }
+
     /// Draws a new key and makes cookies with it from now on.
     pub fn rotate_keys(&mut self) -> Result<Attached> {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
         let mut config = self.maps.config.get(0)?;
         let next = 1 - (config.key_current & 1);
-        let epoch = self.maps.keys.get(config.key_current & 1)?.epoch;
+        let epoch = self.maps.keys.get(0)?[(config.key_current & 1) as usize].epoch;
         // The window scale belongs to the key: while it changes, neither the old key nor the new one is there.
-        self.maps.keys.set(next, abi::KeySlot::default())?;
+        self.set_key(next, abi::KeySlot::default())?;
         for (id, service) in &self.table.services {
             let mut slot = self.maps.services.get(*id)?;
             let scale = policy::window_scale(service, &self.maps.learnt.get(*id)?, &self.defaults);
@@ -480,7 +487,7 @@ impl Session {
                 self.maps.services.set(*id, slot)?;
             }
         }
-        self.maps.keys.set(next, keys::next(epoch, keys::random()?))?;
+        self.set_key(next, keys::next(epoch, keys::random()?))?;
         config.key_current = next;
         self.maps.config.set(0, config)?;
         Ok(Attached::Yes)
