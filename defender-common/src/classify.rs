@@ -20,12 +20,18 @@ pub enum Class {
 /// Classifies by flags.
 #[inline(always)]
 pub const fn classify(flags: u8) -> Class {
-    match (flags & (SYN | RST | FIN), flags & ACK != 0) {
-        (SYN, false) => Class::Syn,
-        (SYN, true) => Class::SynAck,
-        (0 | FIN, true) => Class::Ack,
-        (RST, _) => Class::Rst,
-        _ => Class::Odd,
+    let kind = flags & (SYN | RST | FIN | ACK);
+    // One after the other, the most frequent first.
+    if kind == ACK || kind == FIN | ACK {
+        Class::Ack
+    } else if kind == SYN {
+        Class::Syn
+    } else if kind == SYN | ACK {
+        Class::SynAck
+    } else if kind & !ACK == RST {
+        Class::Rst
+    } else {
+        Class::Odd
     }
 }
 

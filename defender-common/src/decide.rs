@@ -28,6 +28,10 @@ pub enum Socket {
 
 /// What a decision may ask about the segment at hand. Each answer may cost.
 pub trait Surroundings {
+    /// The service is not even watched, see [`Policy::is_off`].
+    fn is_off(&mut self) -> bool;
+    /// What becomes of the service's SYNs, see [`Policy::of`].
+    fn policy(&mut self) -> Policy;
     /// The destination is an address of this host.
     fn is_to_local(&mut self) -> bool;
     /// The source is an address that may be answered: unicast and not this host's.
@@ -53,7 +57,7 @@ pub trait Surroundings {
     /// One more reply to its source prefix is within the budget; it is charged.
     fn charge_budget(&mut self) -> bool;
     /// Cookies are looked for, see [`Policy::accepts_cookies`].
-    fn accepts_cookies(&mut self, policy: &Policy) -> bool;
+    fn accepts_cookies(&mut self) -> bool;
     /// It acknowledges a valid cookie.
     fn proves_cookie(&mut self) -> bool;
     /// Cookies of the kernel's own are looked for as well, see [`kernel_cookies`].
@@ -64,14 +68,12 @@ pub trait Surroundings {
     fn proved_recently(&mut self) -> bool;
 }
 
-/// What a service's mode, step and state and the global settings come to.
+/// What a service's mode, step and state and the global settings come to for its SYNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Not even watched.
-    pub off: bool,
     /// The lists of prefixes count.
     pub lists: bool,
-    /// SYNs: on this step, or passed for this reason.
+    /// On this step, or passed for this reason.
     pub syn: Result<Step, Reason>,
 }
 
@@ -95,13 +97,27 @@ impl Policy {
         } else {
             Ok(step)
         };
-        Self { off: Self::is_off(service), lists: challenges, syn }
+        Self { lists: challenges, syn }
+    }
+
+    /// Whether SYNs are challenged: [`Self::of`] has a step for them.
+    #[inline(always)]
+    pub fn challenges(service: &Service, load: &Load, config: &Config) -> bool {
+        // What is most often so first: every packet of a connection comes by here.
+        let always = service.mode == MODE_ALWAYS;
+        let auto = service.mode == MODE_AUTO && !matches!(load::posture(load).step, Step::Pass);
+        (always || auto) && service.flags & SERVICE_UNPROTECTABLE == 0 && config.flags & CONFIG_SUSPENDED == 0
     }
 
     /// Whether cookies are looked for. The time, in milliseconds, is only asked for where something depends on it.
     #[inline(always)]
-    pub fn accepts_cookies(&self, service: &Service, load: &Load, now: impl FnOnce() -> u32) -> bool {
-        self.syn.is_ok()
+    pub fn accepts_cookies(
+        service: &Service,
+        load: &Load,
+        config: &Config,
+        now: impl FnOnce() -> u32,
+    ) -> bool {
+        Self::challenges(service, load, config)
             || service.flags & SERVICE_ACCEPTS_COOKIES != 0
             || service.mode == MODE_AUTO && load.accepts_until != 0 && load::accepts_cookies(load, now())
     }
@@ -136,21 +152,22 @@ pub fn kernel_cookies(service: &Service, load: &Load, now: u32) -> bool {
 
 /// Decides about a segment to a known service.
 #[inline(always)]
-pub fn decide(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason {
-    if policy.off {
+pub fn decide(class: Class, around: &mut impl Surroundings) -> Reason {
+    if around.is_off() {
         return Reason::ServiceOff;
     }
     if !around.is_to_local() {
         return Reason::NotLocal;
     }
     match class {
-        Class::Syn => syn(policy, around),
-        _ => other(class, policy, around),
+        Class::Syn => syn(around),
+        _ => other(class, around),
     }
 }
 
 #[inline(always)]
-fn syn(policy: Policy, around: &mut impl Surroundings) -> Reason {
+fn syn(around: &mut impl Surroundings) -> Reason {
+    let policy = around.policy();
     let listed = if policy.lists { around.listed() } else { 0 };
     if listed & PREFIX_ALLOW != 0 {
         return Reason::SynAllowed;
@@ -205,8 +222,8 @@ fn beyond_limit(policy: Policy, around: &mut impl Surroundings) -> Option<Reason
 }
 
 #[inline(always)]
-fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason {
-    if !around.accepts_cookies(&policy) {
+fn other(class: Class, around: &mut impl Surroundings) -> Reason {
+    if !around.accepts_cookies() {
         return Reason::Monitored;
     }
     match around.socket() {
@@ -224,7 +241,7 @@ fn other(class: Class, policy: Policy, around: &mut impl Surroundings) -> Reason
         return Reason::KernelCookie;
     }
     // Without challenges nothing is dropped: what is unknown here, the kernel answers as it always does.
-    if policy.syn.is_err() {
+    if around.policy().syn.is_err() {
         return Reason::Monitored;
     }
     match class {
@@ -243,6 +260,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     struct World {
+        off: bool,
+        policy: Policy,
         local: bool,
         listed: u32,
         known: bool,
@@ -264,6 +283,12 @@ mod tests {
     }
 
     impl Surroundings for World {
+        fn is_off(&mut self) -> bool {
+            self.off
+        }
+        fn policy(&mut self) -> Policy {
+            self.policy
+        }
         fn is_to_local(&mut self) -> bool {
             self.local
         }
@@ -302,8 +327,8 @@ mod tests {
             self.charged = true;
             self.budget
         }
-        fn accepts_cookies(&mut self, policy: &Policy) -> bool {
-            policy.syn.is_ok() || self.accepts
+        fn accepts_cookies(&mut self) -> bool {
+            self.policy.syn.is_ok() || self.accepts
         }
         fn proves_cookie(&mut self) -> bool {
             self.cookie
@@ -321,8 +346,9 @@ mod tests {
 
     fn worlds() -> impl Strategy<Value = World> {
         let sockets = prop::sample::select(vec![Socket::Nothing, Socket::Listener, Socket::Connection]);
-        (any::<[bool; 14]>(), 0u32..4, sockets).prop_map(|(bits, listed, socket)| {
+        (any::<[bool; 15]>(), 0u32..4, sockets, policies()).prop_map(|(bits, listed, socket, policy)| {
             let [
+                off,
                 local,
                 answerable,
                 fragment,
@@ -339,6 +365,8 @@ mod tests {
                 within,
             ] = bits;
             World {
+                off,
+                policy,
                 local,
                 listed,
                 known,
@@ -380,76 +408,91 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_the_kernel_holds_is_never_touched(class in classes(), policy in policies(), world in worlds()) {
+        fn what_the_kernel_holds_is_never_touched(class in classes(), world in worlds()) {
             let mut world = World { socket: Socket::Connection, ..world };
-            prop_assert_eq!(decide(class, policy, &mut world).verdict(), Verdict::Pass);
+            prop_assert_eq!(decide(class, &mut world).verdict(), Verdict::Pass);
         }
 
         #[test]
         fn the_socket_table_is_asked_before_anything_is_dropped_or_sent(
-            class in classes(), policy in policies(), mut world in worlds(),
+            class in classes(), mut world in worlds(),
         ) {
-            if decide(class, policy, &mut world).verdict() != Verdict::Pass {
+            if decide(class, &mut world).verdict() != Verdict::Pass {
                 prop_assert!(world.asked_socket && world.socket == Socket::Listener && world.local);
             }
         }
 
         #[test]
         fn without_a_challenge_only_who_is_denied_is_dropped(
-            class in classes(), policy in policies(), mut world in worlds(),
+            class in classes(), mut world in worlds(),
         ) {
-            if policy.syn.is_err() {
-                let reason = decide(class, policy, &mut world);
+            if world.policy.syn.is_err() {
+                let reason = decide(class, &mut world);
                 prop_assert!(reason.verdict() == Verdict::Pass || reason == Reason::SynDenied);
             }
         }
 
         #[test]
         fn who_is_allowed_is_never_challenged_and_who_is_denied_never_answered(
-            policy in policies(), world in worlds(),
+            world in worlds(),
         ) {
-            if policy.lists {
+            if world.policy.lists {
                 let allowed = &mut World { listed: PREFIX_ALLOW, ..world.clone() };
-                prop_assert_eq!(decide(Class::Syn, policy, allowed).verdict(), Verdict::Pass);
+                prop_assert_eq!(decide(Class::Syn, allowed).verdict(), Verdict::Pass);
                 let denied = &mut World { listed: PREFIX_DENY, ..world };
-                prop_assert!(decide(Class::Syn, policy, denied) != Reason::SynChallenged);
+                prop_assert!(decide(Class::Syn, denied) != Reason::SynChallenged);
             }
         }
 
         #[test]
-        fn known_sources_are_answered_on_every_step(policy in policies(), world in worlds()) {
+        fn known_sources_are_answered_on_every_step(world in worlds()) {
             let mut world = World { known: true, ..world };
-            let reason = decide(Class::Syn, policy, &mut world);
+            let reason = decide(Class::Syn, &mut world);
             prop_assert!(!matches!(reason, Reason::SynOverLimit | Reason::SynUnknownSource));
         }
 
         #[test]
-        fn proven_connections_pass(policy in policies(), world in worlds()) {
+        fn proven_connections_pass(world in worlds()) {
             let mut world = World { cookie: true, ..world };
-            prop_assert_eq!(decide(Class::Ack, policy, &mut world).verdict(), Verdict::Pass);
+            prop_assert_eq!(decide(Class::Ack, &mut world).verdict(), Verdict::Pass);
         }
 
         #[test]
         fn the_kernels_own_cookies_count_only_where_they_are_looked_for(
-            policy in policies(), world in worlds(),
+            world in worlds(),
         ) {
             let mut world = World { accepts_kernel: false, ..world };
-            prop_assert!(decide(Class::Ack, policy, &mut world) != Reason::KernelCookie);
+            prop_assert!(decide(Class::Ack, &mut world) != Reason::KernelCookie);
         }
 
         #[test]
         fn only_what_is_answered_or_over_budget_is_charged(
-            class in classes(), policy in policies(), mut world in worlds(),
+            class in classes(), mut world in worlds(),
         ) {
-            let reason = decide(class, policy, &mut world);
+            let reason = decide(class, &mut world);
             let charged = matches!(reason, Reason::SynChallenged | Reason::SynOverBudget);
             prop_assert_eq!(world.charged, charged);
         }
 
         #[test]
-        fn syn_reasons_are_for_syns(class in classes(), policy in policies(), mut world in worlds()) {
-            let reason = decide(class, policy, &mut world);
+        fn syn_reasons_are_for_syns(class in classes(), mut world in worlds()) {
+            let reason = decide(class, &mut world);
             prop_assert!(!reason.is_syn() || class == Class::Syn);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_challenged_has_a_step(
+            mode in 0u32..4, flags in 0u32..16, suspended in 0u32..2,
+            step in prop::sample::select(Step::ALL.to_vec()),
+        ) {
+            let (service, config) = (
+                Service { mode, flags, ..Service::default() },
+                Config { flags: suspended, ..Config::default() },
+            );
+            let challenges = Policy::challenges(&service, &stands(step), &config);
+            prop_assert_eq!(challenges, Policy::of(&service, &stands(step), &config).syn.is_ok());
         }
     }
 
@@ -465,27 +508,28 @@ mod tests {
         assert_eq!(of(MODE_MONITOR, 0, Step::Limit).syn, Err(Reason::SynMonitored));
         assert!(!of(MODE_MONITOR, 0, Step::Limit).lists && !of(MODE_OFF, 0, Step::Limit).lists);
         let accepts = |mode, flags, step| {
-            let (policy, service) = (of(mode, flags, step), service(mode, flags));
-            policy.accepts_cookies(&service, &stands(step), || unreachable!("nothing depends on it"))
+            let load = stands(step);
+            let now = || unreachable!("nothing depends on it");
+            Policy::accepts_cookies(&service(mode, flags), &load, &config, now)
         };
         assert!(accepts(MODE_ALWAYS, 0, Step::Pass) && accepts(MODE_AUTO, 0, Step::Limit));
         assert!(!accepts(MODE_MONITOR, 0, Step::Pass) && !accepts(MODE_AUTO, 0, Step::Pass));
         assert!(accepts(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Step::Pass));
-        assert!(of(MODE_OFF, 0, Step::Limit).off);
-        assert!(!of(MODE_OFF, SERVICE_ACCEPTS_COOKIES, Step::Pass).off);
+        assert!(Policy::is_off(&service(MODE_OFF, 0)));
+        assert!(!Policy::is_off(&service(MODE_OFF, SERVICE_ACCEPTS_COOKIES)));
         let unprotectable = of(MODE_ALWAYS, SERVICE_UNPROTECTABLE, Step::Challenge);
         assert_eq!(unprotectable.syn, Err(Reason::SynUnprotectable));
         let suspended = Config { flags: CONFIG_SUSPENDED, ..config };
         let policy = Policy::of(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended);
         assert_eq!(policy.syn, Err(Reason::SynSuspended));
+        assert!(!Policy::challenges(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended));
     }
 
     #[test]
     fn cookies_are_accepted_for_a_while_after_the_last_was_sent() {
         let service = Service { mode: MODE_AUTO, ..Service::default() };
         let load = Load { accepts_until: 1000, ..stands(Step::Pass) };
-        let policy = Policy::of(&service, &load, &Config::default());
-        let at = |now| policy.accepts_cookies(&service, &load, || now);
+        let at = |now| Policy::accepts_cookies(&service, &load, &Config::default(), || now);
         assert!(at(999) && !at(1000));
     }
 

@@ -131,8 +131,9 @@ fn hand_over<A: Tupled>(
         return Some(Passage::Open);
     };
     let Some(load) = load::of(found.id) else { return Some(Passage::Open) };
-    let policy = Policy::of(found.service, load, config);
-    if classify(segment.flags) != Class::Ack || !policy.accepts_cookies(found.service, load, clock::now) {
+    if classify(segment.flags) != Class::Ack
+        || !Policy::accepts_cookies(found.service, load, config, clock::now)
+    {
         return Some(Passage::Open);
     }
     let now = clock::now();

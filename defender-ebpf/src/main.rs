@@ -206,8 +206,7 @@ fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>,
     let watched = around.local && found.service.mode != MODE_OFF;
     let arrival = if watched { load::arrives(found, around.load, counters) } else { Arrival::NONE };
     around.now = arrival.ms;
-    let policy = Policy::of(found.service, around.load, config);
-    let reason = match decide(Class::Syn, policy, around) {
+    let reason = match decide(Class::Syn, around) {
         Reason::SynChallenged => answer::challenge::<_, IP>(around),
         reason => reason,
     };
@@ -231,11 +230,10 @@ fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>,
 /// A segment that is no SYN.
 #[inline(always)]
 fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) -> Reason {
-    let policy = Policy::of(found.service, around.load, around.config);
     let known =
-        if policy.off { Known::Perhaps } else { flow::inbound(around.segment, around.hash, around.config) };
+        if around.local { flow::inbound(around.segment, around.hash, around.config) } else { Known::Perhaps };
     around.known = known;
-    let reason = match decide(class, policy, around) {
+    let reason = match decide(class, around) {
         reason @ (Reason::Cookie | Reason::CookieRecent) => handoff::announce(around, reason),
         reason => reason,
     };

@@ -40,7 +40,7 @@ pub(crate) struct Around<'a, A> {
     pub(crate) counters: &'a mut Counters,
     pub(crate) service: &'a Service,
     pub(crate) load: &'a Load,
-    /// The segment is to an address of this host.
+    /// The service is watched, and the segment is to an address of this host.
     pub(crate) local: bool,
     /// Of the connection, as tables are ordered by.
     pub(crate) hash: u64,
@@ -135,6 +135,17 @@ impl<'a, A: Address> Around<'a, A> {
 
 impl<A: Tupled> Surroundings for Around<'_, A> {
     #[inline(always)]
+    fn is_off(&mut self) -> bool {
+        // What is watched has been asked for its address.
+        !self.local && Policy::is_off(self.service)
+    }
+
+    #[inline(always)]
+    fn policy(&mut self) -> Policy {
+        Policy::of(self.service, self.load, self.config)
+    }
+
+    #[inline(always)]
     fn is_to_local(&mut self) -> bool {
         self.local
     }
@@ -225,9 +236,9 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     }
 
     #[inline(always)]
-    fn accepts_cookies(&mut self, policy: &Policy) -> bool {
-        let (service, load) = (self.service, self.load);
-        policy.accepts_cookies(service, load, || self.now())
+    fn accepts_cookies(&mut self) -> bool {
+        let (service, load, config) = (self.service, self.load, self.config);
+        Policy::accepts_cookies(service, load, config, || self.now())
     }
 
     #[inline(always)]

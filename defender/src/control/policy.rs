@@ -96,7 +96,7 @@ pub fn with_flag(slot: &abi::Service, flag: u32, set: bool) -> abi::Service {
 
 /// Whether SYNs of the service are challenged at this moment.
 pub fn is_challenged(slot: &abi::Service, load: &abi::Load, config: &abi::Config) -> bool {
-    Policy::of(slot, load, config).syn.is_ok()
+    Policy::challenges(slot, load, config)
 }
 
 #[cfg(test)]

@@ -84,8 +84,7 @@ pub struct NextSyn {
 impl NextSyn {
     /// Asks the datapath's rules.
     pub fn of(sender: &Sender, target: &Target, config: &abi::Config) -> Self {
-        let policy = Policy::of(target.slot, target.load, config);
-        let reason = decide(Class::Syn, policy, &mut Around { sender, target, config });
+        let reason = decide(Class::Syn, &mut Around { sender, target, config });
         let endpoint = Endpoint::from_abi(target.slot);
         Self {
             port: endpoint.port,
@@ -111,6 +110,14 @@ struct Around<'a> {
 }
 
 impl Surroundings for Around<'_> {
+    fn is_off(&mut self) -> bool {
+        Policy::is_off(self.target.slot)
+    }
+
+    fn policy(&mut self) -> Policy {
+        Policy::of(self.target.slot, self.target.load, self.config)
+    }
+
     fn is_to_local(&mut self) -> bool {
         true
     }
@@ -163,7 +170,7 @@ impl Surroundings for Around<'_> {
         self.config.reply_budget == 0 || self.sender.replies <= self.config.reply_budget
     }
 
-    fn accepts_cookies(&mut self, _: &Policy) -> bool {
+    fn accepts_cookies(&mut self) -> bool {
         false
     }
 
