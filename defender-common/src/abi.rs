@@ -18,7 +18,7 @@ pub mod map {
     pub const CONFIG: &str = "CONFIG";
     /// Array of one [`super::Keys`].
     pub const KEYS: &str = "KEYS";
-    /// Array of [`super::INTERFACE_SLOTS`] [`super::Interface`], see [`super::interface_slot`].
+    /// Array of one [`super::Interfaces`].
     pub const INTERFACES: &str = "INTERFACES";
     /// LPM trie, prefix of a 16-byte address → `u32` 1: the addresses that are this host's (the local table).
     pub const LOCAL: &str = "LOCAL";
@@ -38,7 +38,7 @@ pub mod map {
     pub const RECENT: &str = "RECENT";
     /// Array of [`super::BudgetLine`], see [`crate::budget`].
     pub const BUDGET: &str = "BUDGET";
-    /// Array of [`super::FILTER_PAGES`] pages of [`super::FILTER_PAGE`] bytes, see [`crate::filter`].
+    /// Array of one [`super::FilterBytes`].
     pub const FILTER: &str = "FILTER";
     /// Array of [`super::FlowBucket`], a power of two of them: established connections, see [`crate::flow`].
     pub const FLOWS: &str = "FLOWS";
@@ -116,9 +116,18 @@ pub mod in_place {
     pub const CONFIG: u64 = 0x7dfd_0011_7dfd_0012;
     /// Stands for the address of the value of [`super::map::KEYS`].
     pub const KEYS: u64 = 0x7dfd_0021_7dfd_0022;
+    /// Stands for the address of the value of [`super::map::INTERFACES`].
+    pub const INTERFACES: u64 = 0x7dfd_0031_7dfd_0032;
+    /// Stands for the address of the value of [`super::map::FILTER`].
+    pub const FILTER: u64 = 0x7dfd_0041_7dfd_0042;
 
     /// Each map and its number.
-    pub const ALL: [(&str, u64); 2] = [(super::map::CONFIG, CONFIG), (super::map::KEYS, KEYS)];
+    pub const ALL: [(&str, u64); 4] = [
+        (super::map::CONFIG, CONFIG),
+        (super::map::KEYS, KEYS),
+        (super::map::INTERFACES, INTERFACES),
+        (super::map::FILTER, FILTER),
+    ];
 }
 
 /// Settings of the whole datapath.
@@ -255,6 +264,9 @@ pub struct Interface {
     /// Likewise two IPv6 addresses.
     pub local6: [V6; 2],
 }
+
+/// All defended interfaces, see [`interface_slot`].
+pub type Interfaces = [Interface; INTERFACE_SLOTS as usize];
 
 /// `Interface::flags`: the driver delivers frames whose TCP checksum holds the pseudo-header sum alone (veth and kin).
 pub const INTERFACE_PARTIAL_CHECKSUMS: u32 = 1 << 0;
@@ -750,10 +762,10 @@ pub const BUDGET_CELLS: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BudgetLine(pub [u32; BUDGET_CELLS]);
 
-/// Pages of `FILTER`: a power of two.
-pub const FILTER_PAGES: u32 = 64;
-/// Bytes of a page of `FILTER`: a power of two.
-pub const FILTER_PAGE: usize = 4096;
+/// Bytes of the filter: a power of two.
+pub const FILTER_LEN: usize = 1 << 18;
+/// The bytes of the filter, see [`crate::filter`].
+pub type FilterBytes = [u8; FILTER_LEN];
 
 /// Registers of one bank of [`Sources`]: a power of two.
 pub const SOURCE_REGISTERS: usize = 512;
@@ -881,6 +893,8 @@ plain! {
     Config: 120,
     Keys: 48,
     Interface: 72,
+    Interfaces: 4608,
+    FilterBytes: 262144,
     Port: 24,
     ServiceKey: 20,
     Service: 80,

@@ -17,7 +17,7 @@
 //! ([`crate::abi::Config::filter_until`]), and only beyond a budget of real look-ups, [`LOOKUPS`]: so below a heavy
 //! flood the socket table itself is always asked, and connections that moved here from another interface are found.
 
-use crate::abi::{Config, FILTER_PAGE, FILTER_PAGES};
+use crate::abi::{Config, FILTER_LEN};
 
 /// How many strangers a second (1.024 s) each CPU asks the socket table about before it takes the filter's word.
 /// At 130 ns each this is a quarter of a percent of its time.
@@ -36,19 +36,10 @@ pub enum Noted {
     Followed,
 }
 
-/// Where a connection's byte is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The page.
-    pub page: u32,
-    /// The byte in it.
-    pub offset: usize,
-}
-
-/// Finds the byte of the connection with this hash ([`crate::wire::address::Flow::mix`]), as the client names it.
+/// Where the byte is of the connection with this hash ([`crate::wire::address::Flow::mix`]), as the client names it.
 #[inline(always)]
-pub const fn place(hash: u64) -> Place {
-    Place { page: (hash >> 52) as u32 % FILTER_PAGES, offset: (hash >> 16) as usize % FILTER_PAGE }
+pub const fn place(hash: u64) -> usize {
+    (hash >> (u64::BITS - FILTER_LEN.trailing_zeros())) as usize
 }
 
 /// What a connection's byte is set to when it is noted.
@@ -149,7 +140,7 @@ mod tests {
         fn places_are_within_and_need_no_certain_keys(source: u32, port: u16, keys: TableKeys) {
             let flow = Flow { source: V4(source), destination: V4(1), source_port: port, destination_port: 443 };
             let place = place(flow.mix(&keys));
-            prop_assert!(place.page < FILTER_PAGES && place.offset < FILTER_PAGE);
+            prop_assert!(place < FILTER_LEN);
         }
     }
 
@@ -164,7 +155,7 @@ mod tests {
                 destination_port: 443,
             };
             let place = place(flow.mix(&KEYS));
-            taken.insert((place.page, place.offset));
+            taken.insert(place);
         }
         // Random places: 20,000 into 262,144 collide about 740 times.
         assert!(taken.len() > 19_000, "{}", taken.len());

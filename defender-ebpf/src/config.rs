@@ -1,7 +1,5 @@
 //! What the controller has set.
 
-use core::arch::asm;
-
 use aya_ebpf::maps::lpm_trie::Key;
 use defender_common::{
     abi::{
@@ -12,24 +10,7 @@ use defender_common::{
     wire::address::Address,
 };
 
-use crate::maps::{INTERFACES, LOCAL, PREFIXES};
-
-/// The one value of a map, where it is.
-macro_rules! in_place {
-    ($number:path) => {{
-        let value;
-        // SAFETY: it loads a constant.
-        unsafe {
-            asm!(
-                "{value} = {number} ll",
-                value = out(reg) value,
-                number = const $number,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        value
-    }};
-}
+use crate::maps::{LOCAL, PREFIXES, in_place};
 
 /// The global settings.
 #[inline(always)]
@@ -58,7 +39,8 @@ pub(crate) fn key(slot: u32) -> Option<&'static KeySlot> {
 #[inline(always)]
 pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
     for probe in 0..INTERFACE_PROBES {
-        let interface = INTERFACES.get(interface_slot(ifindex, probe))?;
+        // SAFETY: a map's value; the controller rewrites it seldom.
+        let interface = unsafe { &*interface_at(ifindex, probe) };
         if interface.ifindex == ifindex {
             return Some(interface);
         }
@@ -66,13 +48,18 @@ pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
     None
 }
 
+#[inline(always)]
+fn interface_at(ifindex: u32, probe: u32) -> *mut Interface {
+    let interfaces: *mut Interface = in_place!(in_place::INTERFACES);
+    interfaces.wrapping_add(interface_slot(ifindex, probe) as usize)
+}
+
 /// Notes that an interface's driver cannot carry metadata.
 #[inline(always)]
 pub(crate) fn set_no_metadata(ifindex: u32) {
     for probe in 0..INTERFACE_PROBES {
-        let Some(interface) = INTERFACES.get_ptr_mut(interface_slot(ifindex, probe)) else { return };
-        // SAFETY: a map value; the controller rewrites the entry seldom, and a lost bit is set by the next packet.
-        let interface = unsafe { &mut *interface };
+        // SAFETY: a map's value; the controller rewrites it seldom, and a lost bit is set by the next packet.
+        let interface = unsafe { &mut *interface_at(ifindex, probe) };
         if interface.ifindex == ifindex {
             interface.flags |= INTERFACE_NO_METADATA;
             return;

@@ -2,29 +2,33 @@
 //! (`Flow::mix`).
 
 use defender_common::{
-    abi::{Config, FILTER_PAGE},
+    abi::{Config, FILTER_LEN, in_place},
     budget,
     filter::{self, LOOKUPS, Noted},
 };
 
-use crate::maps::FILTER;
+use crate::{maps::in_place, packet::hidden};
 
 /// Notes a connection that is or may become a socket, and whether its packets are to be followed.
 #[inline(always)]
 pub(crate) fn note(hash: u64, config: &Config, what: Noted) {
-    let place = filter::place(hash);
-    if let Some(page) = FILTER.get_ptr_mut(place.page) {
-        // SAFETY: a map value of which one byte is written; whoever else writes it writes as much.
-        unsafe { (*page)[place.offset & (FILTER_PAGE - 1)] = filter::noted(config, what) };
-    }
+    // SAFETY: a byte of a map's value; whoever else writes it writes as much.
+    unsafe { *byte(hash) = filter::noted(config, what) };
 }
 
 /// Whether a connection may be in the socket table or the flow table, and what was noted of it then.
 #[inline(always)]
 pub(crate) fn noted(hash: u64, config: &Config) -> Option<Noted> {
-    let place = filter::place(hash);
-    let Some(page) = FILTER.get(place.page) else { return Some(Noted::Followed) };
-    filter::read(page[place.offset & (FILTER_PAGE - 1)], config)
+    // SAFETY: as above.
+    filter::read(unsafe { *byte(hash) }, config)
+}
+
+/// The byte of a connection.
+#[inline(always)]
+fn byte(hash: u64) -> *mut u8 {
+    let bytes: *mut u8 = in_place!(in_place::FILTER);
+    // The mask, which says nothing new, is for the verifier.
+    bytes.wrapping_add(hidden(filter::place(hash)) & (FILTER_LEN - 1))
 }
 
 /// Whether the socket table need not be asked: it cannot hold the connection. `looked_up` is this CPU's cell.

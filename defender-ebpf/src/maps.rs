@@ -5,10 +5,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use defender_common::abi::{
-    BUDGET_LINES, BudgetLine, Config, Counters, FILTER_PAGE, FILTER_PAGES, FlowBucket, HALF_OPEN_BUCKETS,
-    HalfOpenBucket, INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, Keys, Learnt, Load, MOST_PREFIXES,
-    Port, RECENT_BUCKETS, RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey, Sources,
-    TRACE_LINES, TraceLine,
+    BUDGET_LINES, BudgetLine, Config, Counters, FilterBytes, FlowBucket, HALF_OPEN_BUCKETS, HalfOpenBucket,
+    Interfaces, KNOWN_PAGE, KNOWN_PAGES, Keys, Learnt, Load, MOST_PREFIXES, Port, RECENT_BUCKETS,
+    RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey, Sources, TRACE_LINES, TraceLine,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -19,13 +18,16 @@ const PAGE_ALIGNED: u32 = 1 << 10;
 /// Bytes of pending events: they are rare.
 const EVENT_BYTES: u32 = 64 * 1024;
 
-// Programs read `CONFIG` and `KEYS` in place, see config.rs; here it is said that there are such maps.
+// These have one value each, which programs read in place (`in_place!`); here it is said that there are such maps.
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static KEYS: Array<Keys> = Array::with_max_entries(1, 0);
 #[map]
-pub(crate) static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, 0);
+pub(crate) static INTERFACES: Array<Interfaces> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILTER: Array<FilterBytes> = Array::with_max_entries(1, PAGE_ALIGNED);
+
 #[map]
 pub(crate) static LOCAL: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(LOCAL_PREFIXES, 0);
 #[map]
@@ -46,8 +48,6 @@ pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_B
 #[map]
 pub(crate) static BUDGET: Array<BudgetLine> = Array::with_max_entries(BUDGET_LINES, PAGE_ALIGNED);
 #[map]
-pub(crate) static FILTER: Array<[u8; FILTER_PAGE]> = Array::with_max_entries(FILTER_PAGES, PAGE_ALIGNED);
-#[map]
 pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, PAGE_ALIGNED);
 #[map]
 pub(crate) static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, PAGE_ALIGNED);
@@ -63,3 +63,22 @@ pub(crate) static KNOWN: Array<[u8; KNOWN_PAGE]> = Array::with_max_entries(KNOWN
 pub(crate) static PREFIXES: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+
+/// The address of a map's one value. The argument is the number that stands for it until the loader puts the address in
+/// (`defender_common::abi::in_place`).
+macro_rules! in_place {
+    ($number:path) => {{
+        let value;
+        // SAFETY: it loads a constant.
+        unsafe {
+            core::arch::asm!(
+                "{value} = {number} ll",
+                value = out(reg) value,
+                number = const $number,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        value
+    }};
+}
+pub(crate) use in_place;

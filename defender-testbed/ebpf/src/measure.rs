@@ -113,12 +113,15 @@ fn renew(ctx: &XdpContext, orders: &mut Orders) -> Option<()> {
     Some(())
 }
 
-/// Undoes what the program did to length and metadata.
+/// Undoes what the program did to length and metadata. Where programs leave metadata, it is done in any case: it costs as much
+/// as the program's own part, and the method's is to be the same whatever it calls.
 #[inline(always)]
 fn renew_length(ctx: &XdpContext, orders: &Orders) -> Option<()> {
     let metadata = ctx.data() as i32 - ctx.metadata() as i32;
     // SAFETY: the context is the one the kernel gave us; no pointer into the frame is used after this.
-    if metadata > 0 && unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), metadata) } != 0 {
+    if (metadata > 0 || orders.answers != 0)
+        && unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), metadata) } != 0
+    {
         return None;
     }
     let missing = orders.len as i32 - (ctx.data_end() as i32 - ctx.data() as i32);

@@ -30,6 +30,8 @@ pub(super) enum Frame {
     Fixed(Kind),
     /// An acknowledgement of a valid cookie.
     Cookie,
+    /// The same of clients that come for the first time.
+    NewCookie,
     /// Data of a connection that is in the tables.
     Established,
     /// A SYN that passes and is taken into the tables.
@@ -37,7 +39,7 @@ pub(super) enum Frame {
 }
 
 /// All that is measured, in the order of the table.
-pub(super) const CASES: [Case; 14] = [
+pub(super) const CASES: [Case; 15] = [
     Case::new("syn", "SYN → SYN-ACK", Frame::Fixed(Kind::Syn), Mode::Always, Reason::SynChallenged)
         .at_most(4.6)
         .aims(80.0, 121.0)
@@ -83,6 +85,8 @@ pub(super) const CASES: [Case; 14] = [
         .at_most(4.5)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
+    Case::new("cookie_new", "valid cookie, new client", Frame::NewCookie, Mode::Always, Reason::Cookie)
+        .at_most(4.5),
     Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
         .at_most(3.4)
         .aims(60.0, 91.0)

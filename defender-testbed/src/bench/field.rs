@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
-        CONFIG_PREFIXES, Config, FILTER_PAGE, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, Keys, Lines, Load,
-        MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
+        CONFIG_PREFIXES, Config, FILTER_LEN, FLOW_ENTRIES, FilterBytes, FlowBucket, HalfOpenBucket, Keys,
+        Lines, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
     },
     cookie::{Host, Proposal},
     filter::{self, Noted},
@@ -82,7 +82,7 @@ pub(super) struct Field {
     services: Slots<Service>,
     loads: Slots<Load>,
     ports: Slots<Port>,
-    filter: Slots<[u8; FILTER_PAGE]>,
+    filter: Slots<FilterBytes>,
     flows: Slots<FlowBucket>,
     half_open: Slots<HalfOpenBucket>,
     recent: Slots<RecentBucket>,
@@ -145,7 +145,7 @@ impl Field {
 
     /// Forgets every connection that packets of a measurement have left.
     pub(super) fn forget_connections(&mut self) -> Result<()> {
-        self.filter.fill([0; FILTER_PAGE])?;
+        self.filter.set(0, [0; FILTER_LEN])?;
         self.recent.fill(RecentBucket::default())?;
         self.half_open.fill(HalfOpenBucket::default())
     }
@@ -153,7 +153,7 @@ impl Field {
     /// The same for the first so many flows alone, which then are in this processor's caches.
     pub(super) fn forget_first(&mut self, flows: u32) -> Result<()> {
         let keys = self.begun.table_keys;
-        self.filter.fill([0; FILTER_PAGE])?;
+        self.filter.set(0, [0; FILTER_LEN])?;
         for (flow, _) in (0..flows).map(flow4) {
             self.recent.set(recent::place(&flow, &keys).bucket, RecentBucket::default())?;
             self.half_open.set(half_open::place(flow.mix(&keys)).bucket, HalfOpenBucket::default())?;
@@ -164,17 +164,14 @@ impl Field {
     /// Puts the first so many flows into filter and flow table, as established connections.
     pub(super) fn establish(&mut self, count: u32) -> Result<()> {
         let config = self.config.get(0)?;
-        let mut pages = vec![[0; FILTER_PAGE]; self.filter.len() as usize];
+        let mut bytes = [0; FILTER_LEN];
         let mut buckets = vec![FlowBucket::default(); self.flows.len() as usize];
         for number in 0..count {
             let (flow, _) = flow4(number);
-            let noted = filter::place(flow.mix(&config.table_keys));
-            pages[noted.page as usize][noted.offset] = filter::noted(&config, Noted::Quiet);
+            bytes[filter::place(flow.mix(&config.table_keys))] = filter::noted(&config, Noted::Quiet);
             insert(&mut buckets, flow.mix(&config.table_keys), &config);
         }
-        for (number, page) in (0..).zip(pages) {
-            self.filter.set(number, page)?;
-        }
+        self.filter.set(0, bytes)?;
         let taken = (0..).zip(buckets).filter(|(_, bucket)| bucket.hot.iter().any(|hot| hot.tag != 0));
         taken.into_iter().try_for_each(|(number, bucket)| self.flows.set(number, bucket))
     }

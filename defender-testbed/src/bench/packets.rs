@@ -16,7 +16,7 @@ use crate::rounds::Figure;
 
 /// Packets of one test run where flows may come again.
 const PACKETS: u32 = 20_000;
-/// Flows, and packets of a run, where a packet counts as new only once.
+/// Flows, and packets of a run, where a packet is to be the first of its flow.
 const FRESH: u32 = 2048;
 /// Few flows: all that is known of them stays in the nearest caches.
 const FEW: u32 = 8;
@@ -32,7 +32,7 @@ const MSS: u16 = 1460;
 impl Case {
     /// Whether what was learnt of a flow must be forgotten before it comes again.
     fn needs_fresh_flows(&self) -> bool {
-        matches!(self.frame, Frame::Cookie | Frame::Opening)
+        matches!(self.frame, Frame::NewCookie | Frame::Opening)
     }
 
     /// Measures it with few flows, or with `many`.
@@ -81,7 +81,7 @@ impl Case {
                 field.establish(flows)?;
                 Kind::Data
             }
-            Frame::Cookie => {
+            Frame::Cookie | Frame::NewCookie => {
                 let (echo, answers) = field.answers(flows, MSS)?;
                 meter.set_answers(answers.into_iter())?;
                 Kind::Answer(echo)

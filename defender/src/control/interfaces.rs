@@ -106,35 +106,32 @@ pub fn prefixes(local: &[LocalPrefix]) -> Vec<Prefix> {
 }
 
 /// Puts `entry` into `INTERFACES`, if it is not there already.
-pub fn write(slots: &mut Slots<abi::Interface>, mut entry: abi::Interface) -> Result<()> {
-    let mut free = None;
-    for probe in 0..abi::INTERFACE_PROBES {
-        let index = abi::interface_slot(entry.ifindex, probe);
-        let present = slots.get(index)?;
-        if present.ifindex == entry.ifindex {
-            // What the datapath has found out stays.
-            entry.flags |= present.flags & abi::INTERFACE_NO_METADATA;
-            return if present == entry { Ok(()) } else { slots.set(index, entry) };
-        }
-        if present.ifindex == 0 {
-            free = free.or(Some(index));
-        }
+pub fn write(map: &mut Slots<abi::Interfaces>, mut entry: abi::Interface) -> Result<()> {
+    let mut all = map.get(0)?;
+    let mut slots =
+        (0..abi::INTERFACE_PROBES).map(|probe| abi::interface_slot(entry.ifindex, probe) as usize);
+    let Some(slot) = slots
+        .clone()
+        .find(|slot| all[*slot].ifindex == entry.ifindex)
+        .or_else(|| slots.find(|slot| all[*slot].ifindex == 0))
+    else {
+        bail!("too many interfaces: no room for the one with index {}", entry.ifindex)
+    };
+    // What the datapath has found out stays.
+    entry.flags |= all[slot].flags & abi::INTERFACE_NO_METADATA;
+    if all[slot] == entry {
+        return Ok(());
     }
-    match free {
-        Some(index) => slots.set(index, entry),
-        None => bail!("too many interfaces: no room for the one with index {}", entry.ifindex),
-    }
+    all[slot] = entry;
+    map.set(0, all)
 }
 
 /// Removes the entries of all interfaces but `kept`.
-pub fn retain(slots: &mut Slots<abi::Interface>, kept: &[u32]) -> Result<()> {
-    for index in 0..abi::INTERFACE_SLOTS {
-        let present = slots.get(index)?;
-        if present.ifindex != 0 && !kept.contains(&present.ifindex) {
-            slots.set(index, abi::Interface::default())?;
-        }
-    }
-    Ok(())
+pub fn retain(map: &mut Slots<abi::Interfaces>, kept: &[u32]) -> Result<()> {
+    let present = map.get(0)?;
+    let left =
+        present.map(|entry| if kept.contains(&entry.ifindex) { entry } else { abi::Interface::default() });
+    if left == present { Ok(()) } else { map.set(0, left) }
 }
 
 #[cfg(test)]

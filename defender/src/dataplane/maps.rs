@@ -249,7 +249,7 @@ pub struct Maps {
     /// [`map::KEYS`].
     pub keys: Slots<abi::Keys>,
     /// [`map::INTERFACES`].
-    pub interfaces: Slots<abi::Interface>,
+    pub interfaces: Slots<abi::Interfaces>,
     /// [`map::LOCAL`].
     pub local: Local,
     /// [`map::PORTS`].

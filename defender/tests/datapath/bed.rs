@@ -17,7 +17,8 @@ use defender::dataplane::{
 };
 use defender_common::{
     abi::{
-        Counters, Interface, KNOWN_PAGE, KNOWN_PAGES, Load, Port, Service, ServiceCounters, interface_slot,
+        Counters, INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, Load, Port, Service, ServiceCounters,
+        interface_slot,
     },
     known,
     verdict::Reason,
@@ -104,7 +105,9 @@ impl Bed {
         if interface.ifindex == 0 {
             interface.ifindex = self.ifindex;
         }
-        maps.interfaces.set(interface_slot(self.ifindex, world.probe), interface)?;
+        let mut interfaces = [Interface::default(); INTERFACE_SLOTS as usize];
+        interfaces[interface_slot(self.ifindex, world.probe) as usize] = interface;
+        maps.interfaces.set(0, interfaces)?;
         for prefix in &world.local {
             maps.local.insert(*prefix)?;
         }
@@ -136,7 +139,7 @@ impl Bed {
     fn leave(&mut self) -> Result<()> {
         let Some(world) = self.world.take() else { return Ok(()) };
         let maps = &mut self.maps;
-        maps.interfaces.set(interface_slot(self.ifindex, world.probe), Interface::default())?;
+        maps.interfaces.set(0, [Interface::default(); INTERFACE_SLOTS as usize])?;
         for prefix in world.local {
             maps.local.remove(prefix)?;
         }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 const PACKETS: &str = "Nanoseconds a packet, net of what the method itself takes (its own line). Few flows: 8, or 2,048 \
-    where a flow counts as new only once; many: 1,048,576, so that caches are cold. Aims are for the minimum with few and \
+    where a packet is the first of its flow; many: 1,048,576, so that caches are cold. Aims are for the minimum with few and \
     the median with many flows, on a CPU like the one README.md names; peers as measured there. Ratio: to a bare swap and \
     send, the method included in both.";
 
