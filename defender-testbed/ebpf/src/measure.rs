@@ -118,11 +118,12 @@ fn renew(ctx: &XdpContext, orders: &mut Orders) -> Option<()> {
 #[inline(always)]
 fn renew_length(ctx: &XdpContext, orders: &Orders) -> Option<()> {
     let metadata = ctx.data() as i32 - ctx.metadata() as i32;
-    // SAFETY: the context is the one the kernel gave us; no pointer into the frame is used after this.
-    if (metadata > 0 || orders.answers != 0)
-        && unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), metadata) } != 0
-    {
-        return None;
+    if metadata > 0 || orders.answers != 0 {
+        // SAFETY: the context is the one the kernel gave us; no pointer into the frame is used after this.
+        let result = unsafe { bpf_xdp_adjust_meta(ctx.as_ptr().cast(), metadata) };
+        if result != 0 {
+            return None;
+        }
     }
     let missing = orders.len as i32 - (ctx.data_end() as i32 - ctx.data() as i32);
     // SAFETY: as above.
