@@ -110,7 +110,7 @@ pub mod kfunc {
 
 /// Maps of one value that programs read in place: the address of the value is part of their code, so that there is no
 /// look-up. Each has a number that stands for the address until the loader has put that in (see
-/// `defender-ebpf/src/config.rs`).
+/// `defender-ebpf/src/maps.rs`).
 pub mod in_place {
     /// Stands for the address of the value of [`super::map::CONFIG`].
     pub const CONFIG: u64 = 0x7dfd_0011_7dfd_0012;
@@ -146,7 +146,7 @@ pub struct Config {
     pub secret: [u64; 2],
     /// Keys of the hashes by which tables are ordered, and of which timestamp offsets are made; drawn once, never rotated.
     pub table_keys: TableKeys,
-    /// The filter's newest generation, which is written; the lowest eight bits count.
+    /// The filter's newest generation, which is written; the lowest seven bits count.
     pub filter_newest: u32,
     /// The oldest generation that counts as present.
     pub filter_oldest: u32,

@@ -1,7 +1,7 @@
 //! What becomes of a TCP segment to a service of this host.
 //!
-//! The decision is a pure function of the segment's class, the service's policy and what the surroundings answer when
-//! asked. They are asked as late as possible, the cheapest question first, and nothing that may belong to a connection
+//! The decision is a pure function of the segment's class and of what the surroundings answer when asked, the service's
+//! policy among it. They are asked as late as possible, the cheapest question first, and nothing that may belong to a connection
 //! is dropped, and no SYN challenged, before the kernel's socket table was asked.
 
 use crate::{

@@ -77,7 +77,8 @@ pub const fn counts(config: &Config, now: u32) -> bool {
     config.filter_until != 0 && config.filter_until.wrapping_sub(now) as i32 > 0
 }
 
-/// The generation after `generation`: any but 0, which bytes have that were never written.
+/// The generation after `generation`: any but 0, which bytes have that were never written. While the numbers begin anew those
+/// count as present for the length of a walk, which costs look-ups and nothing else.
 pub const fn next(generation: u32) -> u32 {
     let next = (generation + 1) & GENERATION as u32;
     if next == 0 { 1 } else { next }

@@ -176,6 +176,13 @@ pub fn forget(bucket: &mut FlowBucket, place: &Place) {
     }
 }
 
+/// The kernel has the connection of entry `index`, and no FIN of the client's: one that is waited for was forged.
+#[inline(always)]
+pub fn is_established(bucket: &mut FlowBucket, index: usize) {
+    let index = index & (FLOW_ENTRIES - 1);
+    bucket.hot[index].flags &= !(TRACK_FIN_IN | TRACK_NEXT_IN);
+}
+
 /// The kernel has the connection of entry `index`.
 #[inline(always)]
 pub fn renew(bucket: &mut FlowBucket, index: usize, config: &Config) {
@@ -476,6 +483,12 @@ mod tests {
         let forged = seen(Direction::In, FIN | ACK, 2_999_999_000, 900, 0);
         step(&mut bucket, 0, &forged, || NOW);
         step(&mut bucket, 0, &seen(Direction::Out, ACK, 900, 3_000_000_000, 0), || NOW);
+        assert_eq!(load(&bucket, 0).state, State::Established);
+        assert_eq!(bucket.hot, before.hot);
+        // The same, overtaken by what the client goes on to send.
+        step(&mut bucket, 0, &seen(Direction::In, FIN | ACK, 2_999_999_999, 900, 0), || NOW);
+        step(&mut bucket, 0, &seen(Direction::Out, ACK, 900, 2_999_999_000, 0), || NOW);
+        step(&mut bucket, 0, &seen(Direction::In, ACK, 2_999_999_000, 900, 1_448), || NOW);
         assert_eq!(load(&bucket, 0).state, State::Established);
         assert!(is_quiet(&bucket, 0));
         let fin = seen(Direction::In, FIN | ACK, 3_000_000_000, 900, 0);

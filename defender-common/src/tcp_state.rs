@@ -358,12 +358,13 @@ impl Track {
         // It begins at or before the next number and ends behind it.
         if known && self.next_in.wrapping_sub(seen.sequence) < seen.len() {
             self.next_in = seen.end();
-            // The gap before a FIN that came early may be closed.
-            let early = self.knows(TRACK_FIN_IN) && is_before(self.fin_in, self.next_in.wrapping_add(2));
+            let overtaken = self.knows(TRACK_FIN_IN) && is_before(self.fin_in, self.next_in.wrapping_add(2));
+            // The gap before a FIN that came early may be closed. One that lies further back is none of this connection.
+            let early = overtaken && self.fin_in.wrapping_sub(self.next_in) <= 1;
             if early && !fin {
                 self.next_in = self.fin_in;
             }
-            if early || fin {
+            if overtaken || fin {
                 self.flags &= !TRACK_FIN_IN;
             }
             return early || fin;

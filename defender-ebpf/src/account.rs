@@ -13,7 +13,7 @@ use crate::{
 /// This CPU's counters: there always are.
 #[inline(always)]
 pub(crate) fn counters() -> Option<&'static mut Counters> {
-    // SAFETY: this CPU's own value; nothing else writes it while the program runs.
+    // SAFETY: this CPU's own value. Global functions that are called meanwhile write `tracked`, which who called them does not.
     COUNTERS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
 }
 

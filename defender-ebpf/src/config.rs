@@ -58,10 +58,11 @@ fn interface_at(ifindex: u32, probe: u32) -> *mut Interface {
 #[inline(always)]
 pub(crate) fn set_no_metadata(ifindex: u32) {
     for probe in 0..INTERFACE_PROBES {
-        // SAFETY: a map's value; the controller rewrites it seldom, and a lost bit is set by the next packet.
-        let interface = unsafe { &mut *interface_at(ifindex, probe) };
-        if interface.ifindex == ifindex {
-            interface.flags |= INTERFACE_NO_METADATA;
+        let interface = interface_at(ifindex, probe);
+        // SAFETY: a map's value.
+        if unsafe { (*interface).ifindex } == ifindex {
+            // SAFETY: as above; the controller rewrites it seldom, and a lost bit is set by the next packet.
+            unsafe { (*interface).flags |= INTERFACE_NO_METADATA };
             return;
         }
     }

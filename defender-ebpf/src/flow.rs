@@ -68,11 +68,13 @@ pub(crate) fn outbound<A: Address>(segment: &Segment<A>, service: u32, config: &
         return;
     }
     let speaks = segment.data_len() > 0 || segment.flags & FIN != 0;
-    // In a state whose end nobody hears of, the entry may be that of the last connection of the same name.
-    if matches!(follow(segment, hash, Direction::Out, config), NOT_IN_TABLE | MAY_BE_OVER)
-        && speaks
-        && established(&flow, config, service, Told::ByPacket, clock::time())
-        && segment.flags & FIN != 0
+    let news = match follow(segment, hash, Direction::Out, config) {
+        NOT_IN_TABLE => speaks,
+        // The entry may be that of the last connection of the same name; a FIN may be that one's, repeated.
+        MAY_BE_OVER => speaks && segment.flags & FIN == 0,
+        _ => false,
+    };
+    if news && established(&flow, config, service, Told::ByPacket, clock::time()) && segment.flags & FIN != 0
     {
         // It may be the end as well.
         follow(segment, hash, Direction::Out, config);
@@ -439,6 +441,8 @@ pub(crate) fn confirm<A: Address>(
     let track = flow::load(bucket, index);
     if track.state != state && age(track.since, now) > SETTLED_MS {
         flow::store(bucket, index, &Track::known(state, now));
+    } else if track.state == State::Established && state == State::Established {
+        flow::is_established(bucket, index);
     }
 }
 

@@ -81,12 +81,14 @@ pub(super) const CASES: [Case; 15] = [
     .at_most(6.0)
     .aims(110.0, 167.0)
     .asks_table(),
-    Case::new("cookie", "valid cookie", Frame::Cookie, Mode::Always, Reason::Cookie)
+    Case::new("cookie", "valid cookie, again", Frame::Cookie, Mode::Always, Reason::Cookie)
         .at_most(4.5)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("cookie_new", "valid cookie, new client", Frame::NewCookie, Mode::Always, Reason::Cookie)
-        .at_most(4.5),
+        .at_most(4.5)
+        .aims(70.0, 106.0)
+        .peers(110.0, 93.0),
     Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
         .at_most(3.4)
         .aims(60.0, 91.0)
