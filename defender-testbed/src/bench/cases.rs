@@ -82,11 +82,11 @@ pub(super) const CASES: [Case; 15] = [
     .aims(110.0, 167.0)
     .asks_table(),
     Case::new("cookie", "valid cookie, again", Frame::Cookie, Mode::Always, Reason::Cookie)
-        .at_most(4.5)
+        .at_most(4.2)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("cookie_new", "valid cookie, new client", Frame::NewCookie, Mode::Always, Reason::Cookie)
-        .at_most(4.5)
+        .at_most(5.5)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
@@ -104,13 +104,13 @@ pub(super) const CASES: [Case; 15] = [
     .aims(90.0, 137.0)
     .asks_table(),
     Case::new("data_calm", "data, auto in calm", Frame::Established, Mode::Calm, Reason::Monitored)
-        .at_most(2.6)
+        .at_most(2.4)
         .aims(15.0, 23.0),
     Case::new("data_attacked", "data, auto under attack", Frame::Established, Mode::Attacked, Reason::Known)
-        .at_most(2.6)
+        .at_most(2.4)
         .aims(40.0, 61.0),
     Case::new("data_always", "data, mode always", Frame::Established, Mode::Always, Reason::Known)
-        .at_most(2.6)
+        .at_most(2.4)
         .aims(40.0, 61.0),
     Case::new("syn_calm", "SYN passes, auto in calm", Frame::Opening, Mode::Calm, Reason::SynCalm)
         .at_most(4.1),

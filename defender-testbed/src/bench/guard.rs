@@ -19,19 +19,22 @@ pub(super) fn ratio(report: &Report, cost: &Cost) -> Option<f64> {
     (floor > 0.0).then(|| gross(cost) / floor)
 }
 
+/// The places in the report of what is beyond its limit, with the ratio.
+pub(super) fn beyond(report: &Report) -> Vec<(usize, f64)> {
+    let ratios = report.packets.iter().map(|priced| ratio(report, &priced.few).unwrap_or_default());
+    ratios.enumerate().filter(|(index, ratio)| *ratio > report.packets[*index].case.most).collect()
+}
+
 fn too_slow(report: &Report) -> Vec<String> {
-    let complain = |priced: &super::Priced| {
-        let ratio = ratio(report, &priced.few)?;
-        let most = priced.case.most;
-        (ratio > most).then(|| {
-            format!(
-                "{}: {ratio:.1} times a bare swap-and-send ({:.0} ns net), and {most:.1} times is the limit \
-                 (`CASES` in defender-testbed/src/bench/cases.rs)",
-                priced.case.title, priced.few.net.least
-            )
-        })
+    let complain = |(index, ratio): (usize, f64)| {
+        let super::Priced { case, few, .. } = &report.packets[index];
+        format!(
+            "{}: {ratio:.1} times a bare swap-and-send ({:.0} ns net), and {:.1} times is the limit (`CASES` in \
+             defender-testbed/src/bench/cases.rs)",
+            case.title, few.net.least, case.most
+        )
     };
-    report.packets.iter().filter_map(complain).collect()
+    beyond(report).into_iter().map(complain).collect()
 }
 
 fn too_large(report: &Report) -> Vec<String> {

