@@ -176,11 +176,11 @@ pub fn forget(bucket: &mut FlowBucket, place: &Place) {
     }
 }
 
-/// The kernel has the connection of entry `index`, and no FIN of the client's: one that is waited for was forged.
+/// The connection of entry `index` is quiet: what is known of the client's numbers will be out of date, and a FIN that is
+/// waited for was forged.
 #[inline(always)]
-pub fn is_established(bucket: &mut FlowBucket, index: usize) {
-    let index = index & (FLOW_ENTRIES - 1);
-    bucket.hot[index].flags &= !(TRACK_FIN_IN | TRACK_NEXT_IN);
+pub fn quieten(bucket: &mut FlowBucket, index: usize) {
+    bucket.hot[index & (FLOW_ENTRIES - 1)].flags &= !(TRACK_FIN_IN | TRACK_NEXT_IN);
 }
 
 /// The kernel has the connection of entry `index`.
@@ -300,8 +300,7 @@ pub fn step(bucket: &mut FlowBucket, index: usize, seen: &Seen, now: impl FnOnce
     track.step(seen, now);
     store(bucket, index, &track);
     if is_quiet(bucket, index) {
-        // What is known of sequence numbers will be out of date as well.
-        bucket.hot[index & (FLOW_ENTRIES - 1)].flags &= !TRACK_NEXT_IN;
+        quieten(bucket, index);
     }
 }
 

@@ -442,7 +442,7 @@ pub(crate) fn confirm<A: Address>(
     if track.state != state && age(track.since, now) > SETTLED_MS {
         flow::store(bucket, index, &Track::known(state, now));
     } else if track.state == State::Established && state == State::Established {
-        flow::is_established(bucket, index);
+        flow::quieten(bucket, index);
     }
 }
 
