@@ -37,7 +37,7 @@ const EVENTS: usize = 256;
 pub struct Options {
     /// Length of the accept queue; `net.core.somaxconn` and `net.ipv4.tcp_max_syn_backlog` are set to it.
     pub backlog: u32,
-    /// Send [`GREETING`] on each connection.
+    /// Send [`GREETING`] on each connection, after it was remembered as accepted.
     pub greet: bool,
     /// Accept connections. Without, the accept queue fills up.
     pub accept: bool,
@@ -235,12 +235,13 @@ impl Serving {
 
     fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<()> {
         let at = Instant::now();
+        let info = TcpInfo::of(&stream)?;
+        let local = stream.local_addr()?;
+        // Remembered before it is greeted: who has read the greeting finds it in `accepted`.
+        self.shared.accepted().push(Accepted { peer, local, info, at });
         if self.options.greet {
             (&stream).write_all(&[GREETING])?;
         }
-        let info = TcpInfo::of(&stream)?;
-        let local = stream.local_addr()?;
-        self.shared.accepted().push(Accepted { peer, local, info, at });
         stream.set_nonblocking(true)?;
         self.epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, self.next))?;
         self.connections.insert(self.next, stream);
