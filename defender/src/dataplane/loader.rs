@@ -6,6 +6,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, ProgramError, SchedClassifier, Xdp},
 };
 use defender_common::abi::{self, program};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::{
     dataplane::{
@@ -41,7 +42,7 @@ impl Programs {
         kfunc::patch(&mut object, kernel.assign_reqsk)?;
         let _in_place = in_place::patch(&mut object, root, rollback)?;
         let mut ebpf = load_object(&object, root, &kernel, flow_buckets, rollback)?;
-        load_programs(&mut ebpf, &kernel)?;
+        without_signals(|| load_programs(&mut ebpf, &kernel))?;
         Ok(Self(ebpf))
     }
 
@@ -139,6 +140,15 @@ fn load_object(
         loader.map_pin_path(name, pin);
     }
     loader.load(object).context("cannot load the eBPF object")
+}
+
+/// Lets signals wait until `job` is done. The verifier gives up when one comes (`do_check`, `EAGAIN`), and aya then has it
+/// begin again and write a log: that takes many times as long, and fails at the end.
+fn without_signals<T>(job: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).context("cannot let signals wait")?;
+    let result = job();
+    before.thread_set_mask().context("cannot let signals come again")?;
+    result
 }
 
 fn load_programs(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<()> {

@@ -1,11 +1,20 @@
 //! What the verifier has to walk. Its limit is a million instructions a program, and older kernels see more states; ours
 //! is defender-testbed/budget.txt.
 
-use std::io::Write as _;
+use std::{
+    io::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Result;
 use defender_common::abi::program;
 use defender_testbed::budget;
+use nix::sys::{
+    pthread::{pthread_kill, pthread_self},
+    signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+};
 
 use super::bed::Bed;
 
@@ -39,3 +48,29 @@ fn instructions_stay_within_budget() -> Result<()> {
     }
     Ok(())
 }
+
+/// How often a signal comes: the verifier takes longer for one program.
+const OFTEN: Duration = Duration::from_millis(3);
+
+/// Who starts the defender and thinks better of it sends a signal while the kernel looks at the programs.
+#[test]
+fn signals_do_not_disturb_the_verifier() -> Result<()> {
+    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, and nothing else here uses this signal.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+    let loading = pthread_self();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                pthread_kill(loading, Signal::SIGUSR1).expect("the thread is there");
+                thread::sleep(OFTEN);
+            }
+        });
+        let bed = Bed::new();
+        done.store(true, Ordering::Relaxed);
+        bed.map(drop)
+    })
+}
+
+extern "C" fn do_nothing(_signal: libc::c_int) {}
