@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -20,6 +20,13 @@ use crate::{
 
 /// How long a client waits before it gives up. The first retransmission of a SYN comes after a second.
 pub const DEADLINE: Duration = Duration::from_secs(1);
+
+/// When a client that is connected and not greeted speaks first: the ACK that ends its handshake may be lost, as in a
+/// flood, and nobody sends that again.
+pub const SPEAKS_AFTER: Duration = Duration::from_secs(1);
+
+/// What it says. The server echoes it.
+const WORD: u8 = b'?';
 
 const EVENTS: usize = 256;
 
@@ -120,6 +127,8 @@ pub struct LoadReport {
     pub refused: u32,
     /// Clients that gave up.
     pub timed_out: u32,
+    /// Clients that were connected, and not greeted before they spoke.
+    pub spoke: u32,
     /// For each client that succeeded, how long the handshake took.
     pub connect_times: Vec<Duration>,
     /// For each client that succeeded, how long it took until the first byte came.
@@ -144,6 +153,7 @@ impl LoadReport {
         self.attempts += other.attempts;
         self.refused += other.refused;
         self.timed_out += other.timed_out;
+        self.spoke += other.spoke;
         self.connect_times.extend(other.connect_times);
         self.first_byte_times.extend(other.first_byte_times);
         self.infos.extend(other.infos);
@@ -154,6 +164,9 @@ struct Client {
     stream: TcpStream,
     begun: Instant,
     connected: Option<(Duration, TcpInfo)>,
+    spoke: bool,
+    /// Bytes that have come.
+    got: usize,
 }
 
 /// All clients of a load and their one thread.
@@ -164,6 +177,8 @@ struct Clients {
     waiting: HashMap<u32, Client>,
     /// When each client gives up, in that order; those that are done are skipped.
     deadlines: VecDeque<(Instant, u32)>,
+    /// When each client speaks unless it was greeted, likewise.
+    words: VecDeque<(Instant, u32)>,
     report: LoadReport,
 }
 
@@ -175,6 +190,7 @@ impl Clients {
             started: Instant::now(),
             waiting: HashMap::new(),
             deadlines: VecDeque::new(),
+            words: VecDeque::new(),
             report: LoadReport::default(),
         })
     }
@@ -192,6 +208,7 @@ impl Clients {
                 self.advance(event.data() as u32);
             }
             self.give_up();
+            self.speak();
         }
         Ok(self.report)
     }
@@ -219,15 +236,17 @@ impl Clients {
         let stream = TcpStream::from(socket::begin_connect(Some(from), self.load.target)?);
         let interest = EpollFlags::EPOLLOUT | EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         self.epoll.add(&stream, EpollEvent::new(interest, u64::from(number)))?;
-        self.waiting.insert(number, Client { stream, begun, connected: None });
+        self.waiting.insert(number, Client { stream, begun, connected: None, spoke: false, got: 0 });
+        self.words.push_back((begun + SPEAKS_AFTER, number));
         self.deadlines.push_back((begun + self.load.deadline, number));
         Ok(())
     }
 
     /// Until the next thing is to be done, rounded up to the clock of epoll.
     fn timeout(&self) -> EpollTimeout {
+        let front = |queue: &VecDeque<(Instant, u32)>| queue.front().map(|(at, _)| *at);
         let until =
-            [self.next_begin(), self.deadlines.front().map(|(at, _)| *at)].into_iter().flatten().min();
+            [self.next_begin(), front(&self.deadlines), front(&self.words)].into_iter().flatten().min();
         let left = until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         EpollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
@@ -260,6 +279,22 @@ impl Clients {
             }
         }
     }
+
+    /// Has those speak who wait for too long. Who is not connected yet does so later: its kernel repeats the SYN.
+    fn speak(&mut self) {
+        let now = Instant::now();
+        while let Some((_, number)) =
+            self.words.pop_front_if(|(at, number)| *at <= now || !self.waiting.contains_key(number))
+        {
+            let Some(client) = self.waiting.get_mut(&number) else { continue };
+            if client.connected.is_none() {
+                self.words.push_back((now + SPEAKS_AFTER, number));
+            } else if client.stream.write(&[WORD]).is_ok() {
+                client.spoke = true;
+                self.report.spoke += 1;
+            }
+        }
+    }
 }
 
 impl Client {
@@ -278,12 +313,17 @@ impl Client {
                 *self.connected.insert((elapsed, TcpInfo::of(&self.stream)?))
             }
         };
-        let mut byte = [0];
-        match self.stream.read(&mut byte) {
-            Ok(1) if byte[0] == GREETING => Ok(Some((connect, elapsed, info))),
-            Ok(_) => anyhow::bail!("the server did not greet"),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error.into()),
+        // Who spoke waits for the echo as well, so that nothing comes when it has gone.
+        let expected = [GREETING, WORD];
+        let expected = if self.spoke { &expected[..] } else { &expected[..1] };
+        let mut bytes = [0; 2];
+        match self.stream.read(&mut bytes[..expected.len() - self.got]) {
+            Ok(0) => anyhow::bail!("the server did not greet"),
+            Ok(length) if expected[self.got..].starts_with(&bytes[..length]) => self.got += length,
+            Ok(_) => anyhow::bail!("the server said something else"),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok((self.got == expected.len()).then_some((connect, elapsed, info)))
     }
 }

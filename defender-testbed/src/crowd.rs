@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use crate::{
-    capture::Capture,
+    capture::{Capture, Captured},
     frame::{Seen, TcpFrame, flag, timestamp_options},
     server::GREETING,
     topology::{CLIENT_INTERFACE, Topology},
@@ -164,12 +164,14 @@ impl Gathering {
     fn run(mut self) -> Result<CrowdReport> {
         let end = self.started + MAX_TIME * 2;
         while self.left != 0 && Instant::now() < end {
+            // First what has come: a machine that stood still for a moment makes nobody repeat what was answered.
+            while let Some(frame) = self.capture.next(Duration::ZERO)? {
+                self.take_frame(&frame)?;
+            }
             self.send_due()?;
             let mut wait = self.next_due().saturating_duration_since(Instant::now());
             while let Some(frame) = self.capture.next(wait)? {
-                if let Some(seen) = frame.tcp() {
-                    self.take(&seen)?;
-                }
+                self.take_frame(&frame)?;
                 wait = Duration::ZERO;
                 if self.next_due() <= Instant::now() {
                     break;
@@ -177,6 +179,10 @@ impl Gathering {
             }
         }
         Ok(self.report)
+    }
+
+    fn take_frame(&mut self, frame: &Captured) -> Result<()> {
+        frame.tcp().map_or(Ok(()), |seen| self.take(&seen))
     }
 
     fn next_begin(&self) -> Option<Instant> {
@@ -216,7 +222,8 @@ impl Gathering {
     }
 
     fn send_ack(&self, number: u32, data: &[u8]) -> Result<()> {
-        let Some((peer, stamp)) = self.clients[number as usize].peer else { return Ok(()) };
+        let client = self.clients[number as usize];
+        let Some((peer, stamp)) = client.peer.filter(|_| !client.is_done) else { return Ok(()) };
         let frame = TcpFrame::new(self.crowd.address(number), self.crowd.target)
             .seq(isn(number).wrapping_add(1))
             .ack(peer.wrapping_add(1))
@@ -261,9 +268,9 @@ impl Gathering {
             }
         } else if seen.flags & flag::RST != 0 {
             self.report.reset += u32::from(self.ends(number));
-        } else if seen.payload.first() == Some(&GREETING) {
-            self.report.completed += u32::from(self.ends(number));
-            // At the number that the server expects.
+        } else if seen.payload.first() == Some(&GREETING) && self.ends(number) {
+            self.report.completed += 1;
+            // At the number that the server expects. Another one would belong to no connection.
             let rst = TcpFrame::new(self.crowd.address(number), self.crowd.target);
             self.capture.send(rst.flags(flag::RST).seq(seen.ack).build())?;
         }
