@@ -24,8 +24,9 @@ use crate::{
     netns::Namespace,
 };
 
-/// How long the controller may take to answer for the first time, to find a listener, and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the controller may take to answer for the first time, to find a listener, and to end, on a machine that is slow
+/// and does other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A controller that was started; dropping it ends it and removes what it pinned.

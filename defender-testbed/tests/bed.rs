@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -24,6 +24,9 @@ use defender_testbed::{
 };
 
 const QUIET: Duration = Duration::from_millis(100);
+
+/// How long something may take that happens by itself, on a machine that is slow and does other things.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_namespace_is_named_entered_and_removed() -> Result<()> {
@@ -90,12 +93,12 @@ fn clients_connect_over_both_families() -> Result<()> {
         for address in [bed.server_v4(80), bed.server_v6(80)] {
             let server = Server::start(&bed.server, address)?;
             let from = bed.fresh_client(address);
-            let mut stream = client::connect_from(&bed.client, Some(from), address, client::DEADLINE)?;
+            let mut stream = client::connect_from(&bed.client, Some(from), address, PATIENCE)?;
             let mut bytes = [0; 5];
             stream.write_all(b"echo")?;
             stream.read_exact(&mut bytes)?;
             assert_eq!(&bytes, &[GREETING, b'e', b'c', b'h', b'o']);
-            let accepted = server.wait_for(stream.local_addr()?, client::DEADLINE)?;
+            let accepted = server.wait_for(stream.local_addr()?, PATIENCE)?;
             assert_eq!(accepted.peer.ip(), from.ip());
             assert!(accepted.info.has_all_options(), "{accepted:?}");
         }
@@ -106,11 +109,11 @@ fn clients_connect_over_both_families() -> Result<()> {
 #[test]
 fn nobody_listens_and_nobody_accepts() -> Result<()> {
     let bed = Topology::new()?;
-    let closed = client::connect(&bed.client, bed.server_v4(81), client::DEADLINE);
+    let closed = client::connect(&bed.client, bed.server_v4(81), PATIENCE);
     assert!(closed.unwrap_err().root_cause().to_string().contains("refused"));
     let options = server::Options { accept: false, mptcp: true, ..server::Options::default() };
     let server = Server::with(&bed.server, bed.server_v4(0), options)?;
-    client::connect(&bed.client, server.address(), client::DEADLINE)?;
+    client::connect(&bed.client, server.address(), PATIENCE)?;
     assert!(server.accepted().is_empty());
     Ok(())
 }
@@ -118,12 +121,14 @@ fn nobody_listens_and_nobody_accepts() -> Result<()> {
 #[test]
 fn raw_frames_are_answered_by_the_kernel() -> Result<()> {
     let bed = Topology::new()?;
+    // It does not repeat its answers.
+    bed.server.set_sysctl("net.ipv4.tcp_synack_retries", 0)?;
     let server = Server::start(&bed.server, bed.server_v4(80))?;
     let capture = Capture::incoming(&bed.client, CLIENT_INTERFACE)?;
     let source: SocketAddr = "198.18.7.7:4711".parse()?;
     let syn = TcpFrame::linux_syn(source, server.address(), 1000);
     capture.send(syn.build())?;
-    let answer = capture.next_tcp(client::DEADLINE, |seen| seen.destination == source)?.expect("a SYN-ACK");
+    let answer = capture.next_tcp(PATIENCE, |seen| seen.destination == source)?.expect("a SYN-ACK");
     assert!(answer.is(flag::SYN | flag::ACK));
     assert_eq!(answer.ack, 1001);
     assert_eq!(answer.options.mss, Some(1460));
@@ -133,7 +138,9 @@ fn raw_frames_are_answered_by_the_kernel() -> Result<()> {
     let other =
         TcpFrame::linux_syn("198.18.7.8:4711".parse()?, server.address(), 1).checksum(Checksum::Partial);
     capture.send_partial(other.build(), 34)?;
-    assert_eq!(capture.tcp_until_quiet(QUIET)?.len(), 1, "a pending checksum was not accepted");
+    let answer = capture.next_tcp(PATIENCE, |_| true)?.expect("a pending checksum is accepted");
+    assert!(answer.is(flag::SYN | flag::ACK));
+    assert_eq!(capture.tcp_until_quiet(QUIET)?, [], "it was answered twice");
     Ok(())
 }
 
@@ -171,7 +178,7 @@ fn the_server_forwards_to_the_host_behind() -> Result<()> {
     let behind = bed.behind.as_ref().expect("asked for");
     let server = Server::start(behind, SocketAddr::new(BEHIND_V4.into(), 80))?;
     let from = bed.fresh_client(server.address());
-    client::connect_from(&bed.client, Some(from), server.address(), client::DEADLINE)?;
+    client::connect_from(&bed.client, Some(from), server.address(), PATIENCE)?;
     Ok(())
 }
 
@@ -184,8 +191,14 @@ fn what_the_server_end_sends_back_is_counted() -> Result<()> {
         Flood { max_packets: 200, rate: Some(10_000), ..Flood::new(Kind::LinuxSyn, bed.server_v4(80)) }
             .run_to_end(&bed)?;
     assert_eq!(report.sent, 200);
-    assert_eq!(swap.counters()?.sent_back, 200);
-    assert_eq!(bed.client_end().expect("set").counters()?.spoofed_others, 200);
+    let counted = || -> Result<_> {
+        Ok((swap.counters()?.sent_back, bed.client_end().expect("set").counters()?.spoofed_others))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while counted()? != (200, 200) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(counted()?, (200, 200));
     Ok(())
 }
 
@@ -232,13 +245,13 @@ fn a_flood_keeps_its_pace_and_ends_in_time() -> Result<()> {
         ..Flood::new(Kind::LinuxSyn, bed.server_v4(80))
     };
     let report = flood.run_to_end(&bed)?;
-    assert!((0.4..1.0).contains(&report.elapsed.as_secs_f64()), "{report:?}");
+    assert!(report.elapsed >= Duration::from_millis(400) && report.elapsed < PATIENCE, "{report:?}");
     // Never faster than asked for. On a busy machine it gives up what it could not send in time.
     assert!((1..=25_100).contains(&report.sent), "{report:?}");
     // Stopping early works as well.
-    let handle = Flood { max_time: Duration::from_secs(20), ..flood }.start(&bed)?;
+    let handle = Flood { max_time: PATIENCE * 2, ..flood }.start(&bed)?;
     handle.wait_until_running()?;
-    assert!(handle.stop()?.elapsed < Duration::from_secs(5));
+    assert!(handle.stop()?.elapsed < PATIENCE);
     Ok(())
 }
 
@@ -246,7 +259,8 @@ fn a_flood_keeps_its_pace_and_ends_in_time() -> Result<()> {
 fn a_load_succeeds_in_calm() -> Result<()> {
     let bed = Topology::new()?;
     let server = Server::start(&bed.server, bed.server_v4(80))?;
-    let report = Load::new(&bed, server.address()).with(&bed, 200.0, QUIET * 5).run(&bed.client)?;
+    let load = Load { deadline: PATIENCE, ..Load::new(&bed, server.address()) };
+    let report = load.with(&bed, 200.0, QUIET * 5).run(&bed.client)?;
     assert_eq!((report.attempts, report.refused, report.timed_out), (100, 0, 0));
     assert_eq!(report.success(), 1.0);
     assert_eq!(server.take_accepted().len(), 100);
@@ -278,7 +292,7 @@ fn a_crowd_completes_its_handshakes() -> Result<()> {
 /// The bytes of the next frame that is TCP; neighbours and multicast routers talk as well.
 fn next_tcp_bytes(capture: &Capture) -> Result<Vec<u8>> {
     loop {
-        let frame = capture.next(client::DEADLINE)?.expect("a frame");
+        let frame = capture.next(PATIENCE)?.expect("a frame");
         if frame.tcp().is_some() {
             return Ok(frame.bytes);
         }
