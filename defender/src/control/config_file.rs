@@ -303,7 +303,7 @@ mod tests {
             .collect();
         let began = Instant::now();
         assert_eq!(file::parse(Path::new("list"), &text).expect("a list").len(), 1_000_000);
-        // Unoptimised, on a busy machine.
-        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+        // Unoptimised, on a slow and busy machine; looking at each line's predecessors would take hours.
+        assert!(began.elapsed().as_secs() < 120, "{:?}", began.elapsed());
     }
 }

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use defender_common::{
-    abi::{self, Config, Service, ServiceCounters},
+    abi::{self, Config, Lines, Service, ServiceCounters},
     clock,
     verdict::Reason,
 };
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How long the test may take from the reply to reading the clock.
-const SLOW_MACHINE_MS: u32 = 2_000;
+const SLOW_MACHINE_MS: u32 = 10_000;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -153,14 +153,7 @@ pub(super) fn check_on(bed: &mut Bed, rows: &[Row]) -> Result<()> {
 }
 
 fn check_row(bed: &mut Bed, row: &Row) -> Result<Vec<String>> {
-    bed.enter(&row.world)?;
-    if row.world.config.reply_budget != 0 {
-        wait_for_a_fresh_second();
-    }
-    for frame in &row.before {
-        bed.run(frame)?;
-    }
-    let ran = bed.run_split(&row.frame, row.linear.unwrap_or(row.frame.len()))?;
+    let ran = run_row(bed, row)?;
     let mut complaints = verdict_complaints(row, &ran);
     match row.expected {
         // What could not be rewritten is thrown away, in whatever state it is.
@@ -176,6 +169,27 @@ fn check_row(bed: &mut Bed, row: &Row) -> Result<Vec<String>> {
         Expected::Challenge(terms) => complaints.extend(challenge_complaints(bed, row, &terms, &ran.out)?),
     }
     Ok(complaints)
+}
+
+/// Budgets and loads count by the second: where one ends meanwhile, the frame has met another world than it should, and
+/// meets that once more.
+fn run_row(bed: &mut Bed, row: &Row) -> Result<Ran> {
+    let counts_by_the_second = row.world.config.reply_budget != 0
+        || row.world.services.iter().any(|(_, service)| service.lines != Lines::default());
+    loop {
+        if counts_by_the_second {
+            wait_for_a_fresh_second();
+        }
+        let seconds = seconds()?;
+        bed.enter(&row.world)?;
+        for frame in &row.before {
+            bed.run(frame)?;
+        }
+        let ran = bed.run_split(&row.frame, row.linear.unwrap_or(row.frame.len()))?;
+        if !counts_by_the_second || self::seconds()? == seconds {
+            return Ok(ran);
+        }
+    }
 }
 
 /// Action, reason, and the counters of the service.
@@ -323,6 +337,12 @@ fn wait_for_a_fresh_second() {
     while !(20..600).contains(&into()) {
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The second that loads count by, and the one that budgets count by.
+fn seconds() -> Result<(u32, u32)> {
+    let now = defender::dataplane::clock::now()?;
+    Ok((now.second, now.ms / 1024))
 }
 
 fn monotonic_ns() -> u64 {

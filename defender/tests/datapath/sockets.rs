@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use defender_common::verdict::Reason;
 use defender_testbed::{
-    client::{self, DEADLINE},
+    client,
     frame::{Checksum, TcpFrame, flag},
     inject::Injector,
     netns::Namespace,
@@ -23,6 +23,9 @@ use super::{
     row::{Row, check_on, row},
     world::DUAL,
 };
+
+/// How long something may take that happens by itself, on a machine that is slow and does other things.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// States as /proc/net/tcp has them (include/net/tcp_states.h).
 const ESTABLISHED: &str = "01";
@@ -123,13 +126,13 @@ impl Connections {
 /// A connection of a client: its end and the server's.
 fn connect(bed: &Bed, client: SocketAddr) -> Result<(TcpStream, TcpStream)> {
     let server = server_of(client, DUAL);
-    let theirs = client::connect_from(&bed.topology.client, Some(client), server, DEADLINE)?;
-    let ours = within(DEADLINE, || bed.listeners.dual.accept().ok()).context("nothing to accept")?;
+    let theirs = client::connect_from(&bed.topology.client, Some(client), server, PATIENCE)?;
+    let ours = within(PATIENCE, || bed.listeners.dual.accept().ok()).context("nothing to accept")?;
     Ok((theirs, ours.0))
 }
 
 fn wait_until_closed_by_peer(stream: &TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     ensure!(std::io::Read::read(&mut &*stream, &mut [0])? == 0, "the server sent something");
     Ok(())
 }
@@ -144,7 +147,7 @@ fn wait_for_state(server: &Namespace, client: SocketAddr, state: &str) -> Result
                 && columns.next() == Some(state)
         })
     };
-    let found = within(DEADLINE, || {
+    let found = within(PATIENCE, || {
         let tables = server.run(|| {
             let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
             Ok(read("tcp")? + &read("tcp6")?)
