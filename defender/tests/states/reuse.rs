@@ -115,11 +115,14 @@ fn after_both_ends_were_closed_the_client_first() -> Result<()> {
     again(end, gone)
 }
 
+/// Seconds after which the kernel gives up; long enough to be seen before.
+const FIN_TIMEOUT: u32 = 4;
+
 /// The kernel gives up FIN_WAIT2 without a process, and tells nobody: the socket that ended was another one.
 #[test]
 fn after_the_kernel_gave_up_fin_wait2() -> Result<()> {
     let end = |bed: &Bed, pair: &mut Pair<'_>| {
-        bed.topology.server.set_sysctl("net.ipv4.tcp_fin_timeout", 1)?;
+        bed.topology.server.set_sysctl("net.ipv4.tcp_fin_timeout", FIN_TIMEOUT)?;
         pair.bring(State::FinWait2, Owner::Nobody)?;
         pair.wait_gone()?;
         pair.abort_client()
@@ -131,7 +134,7 @@ fn after_the_kernel_gave_up_fin_wait2() -> Result<()> {
 #[test]
 fn after_the_kernel_gave_up_fin_wait2_and_the_client_did_too() -> Result<()> {
     let end = |bed: &Bed, pair: &mut Pair<'_>| {
-        bed.topology.server.set_sysctl("net.ipv4.tcp_fin_timeout", 1)?;
+        bed.topology.server.set_sysctl("net.ipv4.tcp_fin_timeout", FIN_TIMEOUT)?;
         pair.bring(State::FinWait2, Owner::Nobody)?;
         // Its RST is lost.
         bed.lose_from(pair.remote)?;

@@ -244,7 +244,7 @@ fn a_flood_that_is_challenged_moves_nobody() -> Result<()> {
     assert_eq!(after.len(), CONNECTIONS, "there are others now");
     assert_unmoved(&before, &after);
     let counts = &Counts::of(&site.defender)? - &counts;
-    assert!(counts.get("syn_received") > sent / 2, "{sent} were sent\n{counts}");
+    assert!(counts.get("syn_received") > sent / 10, "{sent} were sent\n{counts}");
     counts.assert(&[
         ("syn_passed", 0),
         ("flows_opened", 0),
@@ -269,7 +269,7 @@ fn a_flood_that_is_watched_pushes_nobody_out() -> Result<()> {
     let after = site.list()?;
     assert_unmoved(&before, &after);
     let counts = &Counts::of(&site.defender)? - &counts;
-    assert!(counts.get("syn_passed") > sent / 2, "{sent} were sent\n{counts}");
+    assert!(counts.get("syn_passed") > sent / 10, "{sent} were sent\n{counts}");
     counts.assert(&[("flows_established", 0), ("flows_no_room", 0), ("flows_ended", 0)]);
     assert!(counts.get("flows_opened") > 0, "{counts}");
     all_answer(streams)
