@@ -6,7 +6,7 @@ use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use defender_testbed::{
-    client::{self, DEADLINE},
+    client,
     controller::fresh_pin_root,
     server::Server,
     topology::{SERVER_INTERFACE, Topology},
@@ -29,7 +29,7 @@ fn lists_count_at_once_and_spare_connections() -> Result<()> {
         let from = bed.fresh_client(server);
         let (address, everybody) =
             (from.ip().to_string(), if server.is_ipv4() { "0.0.0.0/0" } else { "2000::/3,fc00::/7" });
-        let mut old = connect(&bed, from, server, DEADLINE)?;
+        let mut old = connect(&bed, from, server)?;
 
         defender.ask(&["deny", "add", everybody])?;
         thread::sleep(REFRESHED);
@@ -45,7 +45,7 @@ fn lists_count_at_once_and_spare_connections() -> Result<()> {
 
         defender.ask(&["allow", "add", &address])?;
         let before = Counts::of(&defender)?;
-        talk(&mut connect(&bed, again, server, DEADLINE)?)?;
+        talk(&mut connect(&bed, again, server)?)?;
         let counts = &Counts::of(&defender)? - &before;
         counts.assert(&[("pass.syn_allowed", 1), ("tx.syn_challenged", 0)]);
         ensure!(status(&defender)?["prefixes"]["allowed"] == 1);
@@ -53,7 +53,7 @@ fn lists_count_at_once_and_spare_connections() -> Result<()> {
         defender.ask(&["allow", "del", &address])?;
         defender.ask(&["deny", "del", everybody])?;
         let before = Counts::of(&defender)?;
-        talk(&mut connect(&bed, again, server, DEADLINE)?)?;
+        talk(&mut connect(&bed, again, server)?)?;
         let counts = &Counts::of(&defender)? - &before;
         counts.assert(&[("pass.syn_allowed", 0), ("tx.syn_challenged", 1)]);
         talk(&mut old)?;

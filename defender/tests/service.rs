@@ -23,7 +23,7 @@ use defender_testbed::{
 use serde_json::Value;
 
 use crate::support::{
-    CLIENT_PATIENCE, Counts, connect, eventually,
+    CLIENT_PATIENCE, Counts, connect_in_flood, eventually,
     process::{self, Process, Scratch},
     start_always,
 };
@@ -176,12 +176,12 @@ fn ask(mut stream: &TcpStream, line: &str) -> Result<String> {
 /// Drops that the flood's SYNs cause, besides being answered.
 const FLOOD_DROPS: [&str; 1] = ["drop.syn_over_budget"];
 
-/// A flood of at most 3 s.
+/// A flood that lasts longer than what is done in it.
 fn start_flood(bed: &Topology, target: SocketAddr) -> Result<FloodHandle<'_>> {
     let flood = Flood {
         rate: Some(40_000),
         max_packets: FLOOD_PACKETS,
-        max_time: Duration::from_secs(3),
+        max_time: Duration::from_secs(60),
         ..Flood::new(Kind::LinuxSyn, target)
     };
     let flood = flood.start(bed)?;
@@ -189,7 +189,7 @@ fn start_flood(bed: &Topology, target: SocketAddr) -> Result<FloodHandle<'_>> {
     Ok(flood)
 }
 
-const FLOOD_PACKETS: u64 = 100_000;
+const FLOOD_PACKETS: u64 = 2_400_000;
 
 #[test]
 fn bulk_transfers_both_ways_begun_in_a_flood() -> Result<()> {
@@ -224,7 +224,7 @@ fn transfer_in_flood(bed: &Topology, address: SocketAddr) -> Result<()> {
     // The server does not listen while it transfers.
     counts.assert_none_but("pass.syn_", &["pass.syn_no_listener"]);
     counts.assert_no_drops_but(&FLOOD_DROPS);
-    assert!(counts.get("syn_received") > flood.sent / 2, "{flood:?}\n{counts}");
+    assert!(counts.get("syn_received") > flood.sent / 10, "hardly anything arrived: {flood:?}\n{counts}");
     Ok(())
 }
 
@@ -261,7 +261,7 @@ fn clients_connect_in_a_flood() -> Result<()> {
 fn connect_many(bed: &Topology, address: SocketAddr, connections: usize) -> Result<Vec<IpAddr>> {
     let one = |_| {
         let from = bed.fresh_client(address);
-        connect(bed, from, address, CLIENT_PATIENCE)?;
+        connect_in_flood(bed, from, address)?;
         Ok(from.ip())
     };
     (0..connections).map(one).collect()

@@ -18,7 +18,6 @@ use defender_common::{
     load::{self, Posture},
 };
 use defender_testbed::{
-    client::Load,
     controller::Controller,
     cpu,
     crowd::Crowd,
@@ -130,8 +129,12 @@ impl Ladder {
 
     /// What it has to bear now, though no packet came since.
     pub(crate) fn present_load(&self) -> Result<abi::Load> {
-        let cohorts = self.maps.config.get(0)?.cohorts;
-        self.maps.load_at(self.id, &self.lines()?, cohorts, clock::now()?)
+        self.maps.load_at(self.id, &self.lines()?, self.cohorts()?, clock::now()?)
+    }
+
+    /// How many seconds half-open connections are counted for.
+    pub(crate) fn cohorts(&self) -> Result<u32> {
+        Ok(self.maps.config.get(0)?.cohorts)
     }
 
     pub(crate) fn lines(&self) -> Result<abi::Lines> {
@@ -140,7 +143,7 @@ impl Ladder {
 
     /// Waits until it is on this step. Floods are slow on a machine that does other things.
     pub(crate) fn wait_for(&self, step: Step) -> Result<Posture> {
-        let deadline = Instant::now() + PATIENCE * 3;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let posture = self.posture()?;
             if posture.step == step {
@@ -187,17 +190,6 @@ fn overflows(bed: &Topology) -> Result<[i64; OVERFLOWS.len()]> {
 /// How many connections the server's kernel holds half open.
 pub(crate) fn half_open(bed: &Topology) -> Result<u64> {
     Ok(sockets(&bed.server)?.get("SYN-RECV").copied().unwrap_or(0) as u64)
-}
-
-/// Clients connect from the kernel of the other side: each gets through with all that TCP can, if need be at the second
-/// try. Returns how many there were.
-pub(crate) fn clients_connect(bed: &Topology, server: SocketAddr) -> Result<u32> {
-    let load = Load { deadline: PATIENCE, ..Load::new(bed, server) };
-    let report = load.with(bed, 100.0, Duration::from_millis(500)).run(&bed.client)?;
-    ensure!(report.success() == 1.0, "{} refused, {} gave up", report.refused, report.timed_out);
-    let poor = report.infos.iter().find(|(_, info)| !info.has_all_options());
-    ensure!(poor.is_none(), "not all options: {poor:?}");
-    Ok(report.attempts)
 }
 
 /// Waits for something while a flood goes on.

@@ -19,10 +19,10 @@ use serde_json::Value;
 
 use crate::{
     bed::{
-        Ladder, PORT, clients_connect, comes_down, events, flood, serve, serve_defended, set, short_memory,
-        start_auto, summary, topology,
+        Ladder, PORT, comes_down, events, flood, serve, serve_defended, set, short_memory, start_auto,
+        summary, topology,
     },
-    support::{PROGRAM, eventually, process::Scratch, run},
+    support::{PROGRAM, clients_connect, eventually, process::Scratch, run},
     traffic::take_over,
 };
 

@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use defender_common::ladder::{Because, Step};
 use defender_testbed::{
-    client, controller::Controller, flood::Kind, server::Server, tcp_info::TcpInfo, topology::Topology,
+    controller::Controller, flood::Kind, server::Server, tcp_info::TcpInfo, topology::Topology,
 };
 
 use crate::{
     bed::{PORT, events, flood, serve_defended, set, topology},
     hand::{Kind as HandKind, Wire},
-    support::{CLIENT_PATIENCE, Counts, PATIENCE, eventually, services},
+    support::{CLIENT_PATIENCE, Counts, connect_in_flood, eventually, services},
 };
 
 /// A client connects, and has all that TCP can.
 fn connects(bed: &Topology, from: SocketAddr, server: &Server) -> Result<()> {
-    let stream = client::connect_from(&bed.client, Some(from), server.address(), 2 * PATIENCE)?;
+    let (stream, _) = connect_in_flood(bed, from, server.address())?;
     let info = TcpInfo::of(&stream)?;
     ensure!(info.has_all_options(), "not all options: {info:?}");
     let accepted = server.wait_for(stream.local_addr()?, CLIENT_PATIENCE)?;
@@ -70,6 +70,7 @@ fn beyond_the_reply_limit_known_sources_are_answered() -> Result<()> {
         counts.assert(&[("drop.syn_over_limit", 0)]);
         counts.assert_no_drops_but(&["drop.syn_unknown_source"]);
         handle.stop()?;
+        eventually("all steps are told", || Ok(events(&defender)?.len() >= 3))?;
         let told = events(&defender)?;
         let steps = [told[0]["because"].as_str().context("no reason")?, "replies", "replies_twice"];
         let because: Vec<_> = told.iter().map(|event| event["because"].as_str().unwrap_or("-")).collect();

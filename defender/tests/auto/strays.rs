@@ -5,8 +5,8 @@ use defender_common::ladder::{Because, Step};
 use defender_testbed::flood::Kind;
 
 use crate::{
-    bed::{Ladder, PORT, clients_connect, events, flood, serve, service_is, start_auto, summary, topology},
-    support::{Counts, eventually},
+    bed::{Ladder, PORT, events, flood, serve, service_is, start_auto, summary, topology},
+    support::{Counts, clients_connect, eventually},
     traffic::Traffic,
 };
 
@@ -35,6 +35,7 @@ fn floods_of_acks_and_of_rsts_are_noticed_and_dropped() -> Result<()> {
             let counts = Counts::of(&defender)?;
             counts.assert_no_drops_but(&[reason]);
             traffic.end()?;
+            eventually("the attack is told", || Ok(!events(&defender)?.is_empty()))?;
             let told = summary(&events(&defender)?);
             assert_eq!(told, [format!("began challenge strays {name}")]);
         }

@@ -20,8 +20,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use defender_testbed::{
-    client,
+    client::{self, Load, SPEAKS_AFTER},
     controller::{Controller, STATE_DIRECTORY, state_directory},
+    interface,
     server::GREETING,
     topology::{SERVER_INTERFACE, Topology},
 };
@@ -30,12 +31,12 @@ use serde_json::Value;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_defender");
 
-/// How long something may take that happens by itself.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long something may take that happens by itself, on a machine that is slow and does other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a client may take. Longer than the first retransmission of a SYN: where losses are not what a test is
+/// How long a client may take. Longer than the first retransmissions of a SYN: where losses are not what a test is
 /// about, the counters tell them apart.
-pub(crate) const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -60,29 +61,66 @@ pub(crate) fn run(bed: &Topology, pins: &Path, arguments: &[&str]) -> Result<Out
     Ok(command.args(arguments).arg("--pin-root").arg(pins).output()?)
 }
 
-/// Connects and reads the server's greeting; a client that must send its SYN again comes too late for a short
-/// `deadline`.
-pub(crate) fn connect(
+/// Connects and reads the server's greeting.
+pub(crate) fn connect(bed: &Topology, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = client::connect_from(&bed.client, Some(from), to, CLIENT_PATIENCE)?;
+    stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    read_greeting(&mut stream).with_context(|| format!("{to} does not greet"))?;
+    Ok(stream)
+}
+
+/// The same in a flood, which may push the ACK that ends the handshake out of the ring. Nobody sends that again: a client
+/// that is not greeted speaks first. Says whether it had to.
+pub(crate) fn connect_in_flood(
     bed: &Topology,
     from: SocketAddr,
     to: SocketAddr,
-    deadline: Duration,
-) -> Result<TcpStream> {
-    let mut stream = client::connect_from(&bed.client, Some(from), to, deadline)?;
+) -> Result<(TcpStream, bool)> {
+    let mut stream = client::connect_from(&bed.client, Some(from), to, CLIENT_PATIENCE)?;
+    stream.set_read_timeout(Some(SPEAKS_AFTER))?;
+    let is_greeted = read_greeting(&mut stream).is_ok();
     stream.set_read_timeout(Some(CLIENT_PATIENCE))?;
+    if !is_greeted {
+        stream.write_all(WORD)?;
+        read_greeting(&mut stream).with_context(|| format!("{to} does not greet"))?;
+        read_echo(&mut stream)?;
+    }
+    Ok((stream, !is_greeted))
+}
+
+/// What clients say.
+const WORD: &[u8; 1] = b"?";
+
+fn read_greeting(stream: &mut TcpStream) -> Result<()> {
     let mut byte = [0];
-    stream.read_exact(&mut byte).with_context(|| format!("{to} does not greet"))?;
-    ensure!(byte == [GREETING], "{to} says {byte:?}");
-    Ok(stream)
+    stream.read_exact(&mut byte)?;
+    ensure!(byte == [GREETING], "the greeting is {byte:?}");
+    Ok(())
+}
+
+fn read_echo(stream: &mut TcpStream) -> Result<()> {
+    let mut echo = [0];
+    stream.read_exact(&mut echo)?;
+    ensure!(&echo == WORD, "the echo is {echo:?}");
+    Ok(())
 }
 
 /// Sends a byte and waits for its echo.
 pub(crate) fn talk(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"?")?;
-    let mut echo = [0];
-    stream.read_exact(&mut echo)?;
-    ensure!(&echo == b"?", "the echo is {echo:?}");
-    Ok(())
+    stream.write_all(WORD)?;
+    read_echo(stream)
+}
+
+/// Clients connect from the kernel of the other side while something else goes on: each gets through with all that TCP can,
+/// if need be at the second try. Returns how many there were.
+pub(crate) fn clients_connect(bed: &Topology, server: SocketAddr) -> Result<u32> {
+    let load = Load { deadline: PATIENCE, ..Load::new(bed, server) };
+    let report = load.with(bed, 100.0, Duration::from_millis(500)).run(&bed.client)?;
+    ensure!(report.success() == 1.0, "{} refused, {} gave up", report.refused, report.timed_out);
+    ensure!(report.spoke * 2 < report.attempts, "{} of {} spoke first", report.spoke, report.attempts);
+    let poor = report.infos.iter().find(|(_, info)| !info.has_all_options());
+    ensure!(poor.is_none(), "not all options: {poor:?}");
+    Ok(report.attempts)
 }
 
 /// Waits until SYNs to every service on this port are challenged, and there is one at least.
@@ -113,6 +151,35 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>
         thread::sleep(POLL);
     }
     Ok(())
+}
+
+/// What was counted since `before`, as soon as `condition` holds: packets that were sent last may still be under way.
+pub(crate) fn counts_when(
+    defender: &Controller<'_>,
+    before: &Counts,
+    what: &str,
+    condition: impl Fn(&Counts) -> bool,
+) -> Result<Counts> {
+    let mut counts = before.clone();
+    eventually(what, || {
+        counts = &Counts::of(defender)? - before;
+        Ok(condition(&counts))
+    })
+    .with_context(|| counts.to_string())?;
+    Ok(counts)
+}
+
+/// Packets that the interface has received and the defender has not counted, at a moment when none comes.
+pub(crate) fn unseen(bed: &Topology, defender: &Controller<'_>) -> Result<i64> {
+    let received =
+        || -> Result<i64> { Ok(interface::statistics(&bed.server, SERVER_INTERFACE)?.rx_packets as i64) };
+    let mut unseen = 0;
+    eventually("nothing comes for a moment", || {
+        let before = received()?;
+        unseen = before - Counts::of(defender)?.get("rx_packets") as i64;
+        Ok(before == received()?)
+    })?;
+    Ok(unseen)
 }
 
 /// All counters and verdicts at one moment, or what they grew by.

@@ -21,7 +21,7 @@ use super::eventually;
 const POLL: Duration = Duration::from_millis(10);
 
 /// How long a program may take to end by itself.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that is removed on drop.
 pub(crate) struct Scratch(PathBuf);

@@ -18,6 +18,9 @@ use defender_testbed::{
 
 use crate::support::{Counts, PATIENCE, eventually};
 
+/// How often it is looked whether counters stand still.
+const LOOKS: u32 = 10;
+
 /// A listener that the test accepts from itself.
 pub(crate) struct Listener {
     listener: TcpListener,
@@ -78,11 +81,18 @@ pub(crate) fn read_exactly(stream: &mut TcpStream, expected: &[u8]) -> Result<()
     Ok(())
 }
 
-/// What was counted while `job` ran.
+/// What was counted while `job` ran. Packets that it sent last may still be under way.
 pub(crate) fn counted<T>(defender: &Controller<'_>, job: impl FnOnce() -> Result<T>) -> Result<(T, Counts)> {
     let before = Counts::of(defender)?;
     let result = job()?;
-    Ok((result, &Counts::of(defender)? - &before))
+    let mut after = Counts::of(defender)?;
+    for _ in 0..LOOKS {
+        let last = std::mem::replace(&mut after, Counts::of(defender)?);
+        if after == last {
+            break;
+        }
+    }
+    Ok((result, &after - &before))
 }
 
 /// Sets a mode for all services.

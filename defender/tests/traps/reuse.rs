@@ -64,7 +64,7 @@ fn an_older_syn_meets_time_wait() -> Result<()> {
     let (_, counts) = counted(&defender, || {
         client.isn = client.isn.wrapping_sub(1_000_000);
         client.send(&[client.syn()])?;
-        let seen = client.expect("an ACK")?;
+        let seen = client.expect_besides_repeats("an ACK")?;
         ensure!(seen.is(flag::ACK), "TIME_WAIT answers with an ACK: {seen:?}");
         client.send(&[client.rst().seq(seen.ack)])?;
         wait_for_sockets(&bed.server, &[])?;
@@ -86,7 +86,7 @@ fn the_last_fin_is_repeated_in_time_wait() -> Result<()> {
     let client = closed_by_server(&wire, &listener, Kind::Linux)?;
     let (_, counts) = counted(&defender, || {
         client.send(&[client.fin(0)])?;
-        let seen = client.expect("an ACK")?;
+        let seen = client.expect_besides_repeats("an ACK")?;
         ensure!(seen.is(flag::ACK) && seen.ack == client.isn.wrapping_add(2), "{seen:?}");
         Ok(())
     })?;
@@ -212,7 +212,7 @@ fn a_stray_syn_does_not_disturb_a_connection() -> Result<()> {
                 let mut client = wire.connected(server.address(), kind)?;
                 // The kernel answers few of these in half a second, and another of a connection not at once.
                 client.send(&[client.syn().seq(client.isn.wrapping_add(77_777))])?;
-                let seen = client.expect("a challenge ACK")?;
+                let seen = client.expect_besides_repeats("a challenge ACK")?;
                 ensure!(seen.is(flag::ACK) && seen.ack == client.isn.wrapping_add(1), "{seen:?}");
                 client.talk()?;
                 client.talk()?;
