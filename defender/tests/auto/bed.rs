@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender::dataplane::{clock, maps::Maps, pins::PinRoot};
+use defender::dataplane::{
+    clock,
+    maps::{Maps, possible_cpus},
+    pins::PinRoot,
+};
 use defender_common::{
     abi::{self, SERVICE_IN_USE},
     ladder::{Because, Step},
@@ -19,7 +23,6 @@ use defender_common::{
 };
 use defender_testbed::{
     controller::Controller,
-    cpu,
     crowd::Crowd,
     flood::{Flood, Kind, Range},
     programs::Program,
@@ -158,9 +161,10 @@ impl Ladder {
         }
     }
 
-    /// How many SYNs may pass before the line `danger` is noticed: processors count at the same time.
+    /// How many SYNs may pass before the line `danger` is noticed: processors count at the same time, also those that this
+    /// process may not use.
     pub(crate) fn most_passed(&self) -> Result<u64> {
-        Ok(u64::from(self.lines()?.danger) + cpu::count() as u64 - 1)
+        Ok(u64::from(self.lines()?.danger) + u64::from(possible_cpus()?) - 1)
     }
 }
 
