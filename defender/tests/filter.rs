@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use defender_testbed::{
     flood::{Flood, Kind},
     server::Server,
-    topology::Topology,
+    topology::{Options, Topology},
 };
 use support::{Counts, connect, connect_in_flood, start, talk, wait_active};
 
@@ -19,7 +19,7 @@ use support::{Counts, connect, connect_in_flood, start, talk, wait_active};
 const FILTER_READY: Duration = Duration::from_secs(4);
 /// Real look-ups that the datapath makes in a second on each CPU.
 const BUDGET: u64 = 20_000;
-/// Both floods are well over the budget of two CPUs.
+/// Both floods are well over the budget of the one that takes them, also on a machine that is slow and does other things.
 const RATE: u64 = 100_000;
 /// Longer than a generation of the filter: connections outlive one.
 const FLOOD_TIME: Duration = Duration::from_secs(7);
@@ -37,7 +37,8 @@ fn visit(bed: &Topology, address: SocketAddr) -> Result<TcpStream> {
 /// Connections from before the attach and handed-over ones, busy and quiet: all go on while a flood of `kind` runs,
 /// through more than one generation of the filter.
 fn connections_live_through(kind: Kind, reasons: &[&str]) -> Result<()> {
-    let bed = Topology::new()?;
+    // It comes before all else on its processor, so that few packets are lost.
+    let bed = Topology::with(&Options { server_cpu: Some(0), urgent: true, ..Options::default() })?;
     let servers = addresses(&bed).map(|address| Server::start(&bed.server, address));
     let [_v4, _v6] = servers;
     let (_v4, _v6) = (_v4?, _v6?);
@@ -90,7 +91,7 @@ fn connections_live_through(kind: Kind, reasons: &[&str]) -> Result<()> {
     counts.assert_no_drops_but(reasons);
     // More was taken on the filter's word than the budget of real look-ups allows: both were at work.
     let flooded: u64 = counts.get(if reasons.is_empty() { "tx.syn_challenged" } else { reasons[0] });
-    let most_looked_up = BUDGET * 2 * report.elapsed.as_secs();
+    let most_looked_up = BUDGET * report.elapsed.as_secs();
     ensure!(flooded > most_looked_up.max(BUDGET), "only {flooded} were judged: {report:?}");
     Ok(())
 }
