@@ -143,7 +143,8 @@ fn what_the_kernel_holds_is_found_in_a_flood() -> Result<()> {
     thread::sleep(FILTER_READY);
     let before = Counts::of(&defender)?;
     // Forged ACKs are not answered, so that the clients see nothing of the flood.
-    let flood = Flood { max_packets: 6_000_000, ..Flood::new(FloodKind::Ack, bed.server_v4(80)) };
+    // In long bursts, so that a source that has to wait for its processor falls behind less.
+    let flood = Flood { max_packets: 6_000_000, burst: 32, ..Flood::new(FloodKind::Ack, bed.server_v4(80)) };
     let handle = Flood { rate: Some(100_000), max_time: Duration::from_secs(60), ..flood }.start(&bed)?;
     handle.wait_until_running()?;
     // Longer than a generation: what is known now is known from the socket table.
@@ -165,11 +166,12 @@ fn what_the_kernel_holds_is_found_in_a_flood() -> Result<()> {
         stream.write_all(b"out")?;
         read_exactly(&mut away.accept()?, b"out")?;
     }
-    let seconds = handle.stop()?.elapsed.as_secs();
+    let report = handle.stop()?;
+    let most_looked_up = BUDGET * report.elapsed.as_secs();
     let counts = &Counts::of(&defender)? - &before;
     assert!(
-        counts.get("drop.ack_bad_cookie") > 3 * BUDGET / 2 * seconds,
-        "no flood to speak of in {seconds} s: {counts}"
+        counts.get("drop.ack_bad_cookie") > most_looked_up.max(BUDGET),
+        "no flood to speak of: {report:?}\n{counts}"
     );
     counts.assert(&[("syn_challenged", 0), ("handoff_assigned", 0)]);
     assert!(counts.get("pass.syn_known") >= 4, "{counts}");
