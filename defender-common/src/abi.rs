@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Names of the maps.
 pub mod map {
@@ -22,11 +22,11 @@ pub mod map {
     pub const INTERFACES: &str = "INTERFACES";
     /// LPM trie, prefix of a 16-byte address → `u32` 1: the addresses that are this host's (the local table).
     pub const LOCAL: &str = "LOCAL";
-    /// Array of 65,536 [`super::Port`].
+    /// Array of one [`super::Ports`].
     pub const PORTS: &str = "PORTS";
     /// Hash, [`super::ServiceKey`] → `u32` service id: services bound to one address.
     pub const ADDRESSES: &str = "ADDRESSES";
-    /// Array of [`super::SERVICE_SLOTS`] [`super::Service`]; slot 0 is unused.
+    /// Array of one [`super::Services`]; slot 0 is unused.
     pub const SERVICES: &str = "SERVICES";
     /// Array of [`super::SERVICE_SLOTS`] [`super::Learnt`].
     pub const LEARNT: &str = "LEARNT";
@@ -34,23 +34,23 @@ pub mod map {
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
     /// Per-CPU array of one [`super::Counters`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Array of [`super::RECENT_BUCKETS`] [`super::RecentBucket`].
+    /// Array of one [`super::RecentBuckets`].
     pub const RECENT: &str = "RECENT";
-    /// Array of [`super::BudgetLine`], see [`crate::budget`].
+    /// Array of one [`super::BudgetLines`], see [`crate::budget`].
     pub const BUDGET: &str = "BUDGET";
     /// Array of one [`super::FilterBytes`].
     pub const FILTER: &str = "FILTER";
     /// Array of [`super::FlowBucket`], a power of two of them: established connections, see [`crate::flow`].
     pub const FLOWS: &str = "FLOWS";
-    /// Array of [`super::HALF_OPEN_BUCKETS`] [`super::HalfOpenBucket`]: connections whose SYN passed.
+    /// Array of one [`super::HalfOpenBuckets`]: connections whose SYN passed.
     pub const HALF_OPEN: &str = "HALF_OPEN";
-    /// Array of [`super::SERVICE_SLOTS`] [`super::Sources`].
+    /// Array of one [`super::SourcesOfServices`].
     pub const SOURCES: &str = "SOURCES";
-    /// Array of [`super::TRACE_LINES`] [`super::TraceLine`].
+    /// Array of one [`super::TraceLines`].
     pub const TRACE: &str = "TRACE";
-    /// Array of [`super::SERVICE_SLOTS`] [`super::Load`].
+    /// Array of one [`super::Loads`].
     pub const LOADS: &str = "LOADS";
-    /// Array of [`super::KNOWN_PAGES`] pages of [`super::KNOWN_PAGE`] bytes, see [`crate::known`].
+    /// Array of one [`super::KnownBytes`], see [`crate::known`].
     pub const KNOWN: &str = "KNOWN";
     /// LPM trie, prefix of a 16-byte address → `u32` `PREFIX_*` bits: sources whose SYNs always pass or never.
     pub const PREFIXES: &str = "PREFIXES";
@@ -120,13 +120,40 @@ pub mod in_place {
     pub const INTERFACES: u64 = 0x7dfd_0031_7dfd_0032;
     /// Stands for the address of the value of [`super::map::FILTER`].
     pub const FILTER: u64 = 0x7dfd_0041_7dfd_0042;
+    /// Stands for the address of the value of [`super::map::PORTS`].
+    pub const PORTS: u64 = 0x7dfd_0051_7dfd_0052;
+    /// Stands for the address of the value of [`super::map::SERVICES`].
+    pub const SERVICES: u64 = 0x7dfd_0061_7dfd_0062;
+    /// Stands for the address of the value of [`super::map::LOADS`].
+    pub const LOADS: u64 = 0x7dfd_0071_7dfd_0072;
+    /// Stands for the address of the value of [`super::map::SOURCES`].
+    pub const SOURCES: u64 = 0x7dfd_0081_7dfd_0082;
+    /// Stands for the address of the value of [`super::map::BUDGET`].
+    pub const BUDGET: u64 = 0x7dfd_0091_7dfd_0092;
+    /// Stands for the address of the value of [`super::map::RECENT`].
+    pub const RECENT: u64 = 0x7dfd_00a1_7dfd_00a2;
+    /// Stands for the address of the value of [`super::map::TRACE`].
+    pub const TRACE: u64 = 0x7dfd_00b1_7dfd_00b2;
+    /// Stands for the address of the value of [`super::map::HALF_OPEN`].
+    pub const HALF_OPEN: u64 = 0x7dfd_00c1_7dfd_00c2;
+    /// Stands for the address of the value of [`super::map::KNOWN`].
+    pub const KNOWN: u64 = 0x7dfd_00d1_7dfd_00d2;
 
     /// Each map and its number.
-    pub const ALL: [(&str, u64); 4] = [
+    pub const ALL: [(&str, u64); 13] = [
         (super::map::CONFIG, CONFIG),
         (super::map::KEYS, KEYS),
         (super::map::INTERFACES, INTERFACES),
         (super::map::FILTER, FILTER),
+        (super::map::PORTS, PORTS),
+        (super::map::SERVICES, SERVICES),
+        (super::map::LOADS, LOADS),
+        (super::map::SOURCES, SOURCES),
+        (super::map::BUDGET, BUDGET),
+        (super::map::RECENT, RECENT),
+        (super::map::TRACE, TRACE),
+        (super::map::HALF_OPEN, HALF_OPEN),
+        (super::map::KNOWN, KNOWN),
     ];
 }
 
@@ -291,6 +318,9 @@ pub struct Port {
     pub bound_address: [u32; 4],
 }
 
+/// The value of `PORTS`: that of each port.
+pub type Ports = [Port; 1 << 16];
+
 /// Key of `ADDRESSES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -340,6 +370,9 @@ pub struct Service {
     /// Where its ladder goes up and down.
     pub lines: Lines,
 }
+
+/// The value of `SERVICES`, by id.
+pub type Services = [Service; SERVICE_SLOTS as usize];
 
 /// Where the [`crate::ladder`] of a service goes up and down. A second is 2³⁰ ns.
 #[repr(C)]
@@ -398,6 +431,9 @@ pub struct Load {
     pub spared_cohorts: [u64; COHORTS],
 }
 
+/// The value of `LOADS`, by the services' ids.
+pub type Loads = [Load; SERVICE_SLOTS as usize];
+
 impl Load {
     /// Nothing to bear.
     pub const EMPTY: Self = Self {
@@ -422,12 +458,10 @@ impl Default for Load {
     }
 }
 
-/// Pages of `KNOWN`: a power of two.
-pub const KNOWN_PAGES: u32 = 64;
-/// Bytes of a page of `KNOWN`: a power of two.
-pub const KNOWN_PAGE: usize = 4096;
-/// A page of `KNOWN`.
-pub type KnownPage = [u8; KNOWN_PAGE];
+/// Bytes of `KNOWN`: a power of two.
+pub const KNOWN_LEN: usize = 1 << 18;
+/// The value of `KNOWN`.
+pub type KnownBytes = [u8; KNOWN_LEN];
 
 /// `Service::flags`: the kernel cannot take hand-offs for it; SYNs pass.
 pub const SERVICE_UNPROTECTABLE: u32 = 1 << 0;
@@ -641,6 +675,9 @@ pub struct HalfOpenBucket {
     pub entries: [HalfOpenEntry; HALF_OPEN_ENTRIES],
 }
 
+/// The value of `HALF_OPEN`.
+pub type HalfOpenBuckets = [HalfOpenBucket; HALF_OPEN_BUCKETS as usize];
+
 /// One connection of a [`HalfOpenBucket`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -742,6 +779,9 @@ pub struct RecentBucket {
     pub entries: [RecentEntry; 8],
 }
 
+/// The value of `RECENT`.
+pub type RecentBuckets = [RecentBucket; RECENT_BUCKETS as usize];
+
 /// One connection in a [`RecentBucket`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -761,6 +801,9 @@ pub const BUDGET_CELLS: usize = 16;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BudgetLine(pub [u32; BUDGET_CELLS]);
+
+/// The value of `BUDGET`.
+pub type BudgetLines = [BudgetLine; BUDGET_LINES as usize];
 
 /// Bytes of the filter: a power of two.
 pub const FILTER_LEN: usize = 1 << 18;
@@ -782,6 +825,9 @@ pub struct Sources {
     /// Some of the sources.
     pub samples: [SourceSample; SOURCE_SAMPLES],
 }
+
+/// The value of `SOURCES`, by the services' ids.
+pub type SourcesOfServices = [Sources; SERVICE_SLOTS as usize];
 
 impl Default for Sources {
     fn default() -> Self {
@@ -811,6 +857,9 @@ pub struct TraceLine {
     /// Two of proven packets, then two of packets that anybody can send.
     pub entries: [TraceEntry; 4],
 }
+
+/// The value of `TRACE`.
+pub type TraceLines = [TraceLine; TRACE_LINES as usize];
 
 /// A verdict in a [`TraceLine`].
 #[repr(C)]
@@ -889,7 +938,7 @@ macro_rules! plain {
 
 plain! {
     u32: 4,
-    KnownPage: 4096,
+    u8: 1,
     Config: 120,
     Keys: 48,
     Interface: 72,

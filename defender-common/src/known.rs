@@ -5,29 +5,18 @@
 //! known sources one in 170. A byte that nobody writes comes round again after six days, for an hour.
 
 use crate::{
-    abi::{KNOWN_PAGE, KNOWN_PAGES, TableKeys},
+    abi::{KNOWN_LEN, TableKeys},
     wire::address::Address,
 };
 
 /// Generations are 2¹¹ units of 2³⁰ ns long: 37 minutes.
 const GENERATION_BITS: u32 = 11;
 
-/// One of a source's two bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The page.
-    pub page: u32,
-    /// The byte in it.
-    pub offset: usize,
-}
-
-/// Finds a source's bytes.
+/// Where a source's two bytes are.
 #[inline(always)]
-pub fn places<A: Address>(source: A, keys: &TableKeys) -> [Place; 2] {
+pub fn places<A: Address>(source: A, keys: &TableKeys) -> [u32; 2] {
     let hash = source.mix(keys);
-    let place =
-        |bits: u32| Place { page: bits >> 12 & (KNOWN_PAGES - 1), offset: bits as usize & (KNOWN_PAGE - 1) };
-    [place(hash as u32), place((hash >> 32) as u32)]
+    [hash as u32 % KNOWN_LEN as u32, (hash >> 32) as u32 % KNOWN_LEN as u32]
 }
 
 /// What the bytes of a source are set to. `second` is in units of 2³⁰ ns.
@@ -64,14 +53,13 @@ mod tests {
 
     #[test]
     fn few_strangers_are_taken_for_known() {
-        let mut table = vec![0_u8; KNOWN_PAGES as usize * KNOWN_PAGE];
-        let at = |place: Place| place.page as usize * KNOWN_PAGE + place.offset;
+        let mut table = vec![0_u8; KNOWN_LEN];
         for number in 0..10_000_u32 {
             for place in places(V4((0x0a00_0000 + number).to_be()), &KEYS) {
-                table[at(place)] = noted(7);
+                table[place as usize] = noted(7);
             }
         }
-        let known = |places: [Place; 2]| places.into_iter().all(|place| is_known(table[at(place)], 7));
+        let known = |places: [u32; 2]| places.into_iter().all(|place| is_known(table[place as usize], 7));
         for number in 0..10_000_u32 {
             assert!(known(places(V4((0x0a00_0000 + number).to_be()), &KEYS)));
         }

@@ -215,6 +215,13 @@ pub const fn batch(load: &Load, seen: u64) -> u32 {
 /// connections live for.
 #[inline(always)]
 pub fn advance<W: Words>(load: &mut Load, lines: &Lines, keep: u32, time: Time) -> Option<Change> {
+    let idle = pass::<W>(load, keep, time)?;
+    settle::<W>(load, lines, idle, time)
+}
+
+/// Takes out what is over. Returns whether nothing was heard for as long as cohorts are kept; none: there was nothing to do.
+#[inline(always)]
+pub fn pass<W: Words>(load: &mut Load, keep: u32, time: Time) -> Option<bool> {
     let before = load.second;
     let passed = time.second.wrapping_sub(before as u32);
     // Nothing to do, or another CPU is ahead.
@@ -242,6 +249,12 @@ pub fn advance<W: Words>(load: &mut Load, lines: &Lines, keep: u32, time: Time) 
     if load.accepts_until != 0 && !accepts_cookies(load, time.ms) {
         load.accepts_until = 0;
     }
+    Some(idle)
+}
+
+/// What the service's defence does now that another second has begun.
+#[inline(always)]
+pub fn settle<W: Words>(load: &mut Load, lines: &Lines, idle: bool, time: Time) -> Option<Change> {
     let present = posture(load);
     let measures = measures(load, time.second);
     let (to, because) = turn(present.step, present.since, idle, &measures, lines, time.ms)?;

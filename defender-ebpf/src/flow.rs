@@ -1,7 +1,10 @@
 //! The flow table, see `defender_common::flow`.
 
 use defender_common::{
-    abi::{Config, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, HalfOpenEntry, Handoff, Listed, Tracked},
+    abi::{
+        Config, FLOW_ENTRIES, FlowBucket, HalfOpenBucket, HalfOpenBuckets, HalfOpenEntry, Handoff, Listed,
+        Tracked, in_place,
+    },
     clock::age,
     filter::Noted,
     flow::{self, Admitted, Entry},
@@ -17,7 +20,7 @@ use defender_common::{
 
 use crate::{
     account, atomic, clock, config, filter, known, load,
-    maps::{FLOWS, HALF_OPEN},
+    maps::{FLOWS, entry_of, in_place},
     recent,
 };
 
@@ -186,9 +189,10 @@ fn bucket(number: u32) -> Option<&'static mut FlowBucket> {
 
 /// The bucket of a half-open connection.
 #[inline(always)]
-fn half_open(place: &half_open::Place) -> Option<&'static mut HalfOpenBucket> {
+fn half_open(place: &half_open::Place) -> &'static mut HalfOpenBucket {
+    let buckets: *mut HalfOpenBuckets = in_place!(in_place::HALF_OPEN);
     // SAFETY: as above.
-    HALF_OPEN.get_ptr_mut(place.bucket).map(|bucket| unsafe { &mut *bucket })
+    unsafe { &mut *entry_of(buckets, place.bucket) }
 }
 
 /// A SYN to a service has passed; `would` says that mode `auto` would have challenged it.
@@ -202,7 +206,7 @@ pub(crate) fn opens<A: Address>(segment: &Segment<A>, hash: u64, service: u32, w
 #[inline(never)]
 pub(crate) extern "C" fn flow_open(hash: u64, about: u64) -> u64 {
     let place = half_open::place(hash);
-    let Some(bucket) = half_open(&place) else { return 0 };
+    let bucket = half_open(&place);
     let began = clock::epoch();
     let (index, slot) = half_open::slot(bucket, &place, began);
     let (next_in, service) = ((about as u32).wrapping_add(1), (about >> 32) as u16);
@@ -256,7 +260,7 @@ pub(crate) fn answers<A: Address>(segment: &Segment<A>, config: &Config) {
 #[inline(never)]
 pub(crate) extern "C" fn flow_answer(hash: u64) -> u64 {
     let place = half_open::place(hash);
-    let Some(bucket) = half_open(&place) else { return 0 };
+    let bucket = half_open(&place);
     let (index, slot) = half_open::slot(bucket, &place, clock::epoch());
     if slot == Slot::Own {
         half_open::count(bucket, index);
@@ -270,7 +274,7 @@ pub(crate) extern "C" fn flow_answer(hash: u64) -> u64 {
 #[inline(never)]
 pub(crate) extern "C" fn flow_reset_half_open(hash: u64, sequence: u64) -> u64 {
     let place = half_open::place(hash);
-    let Some(bucket) = half_open(&place) else { return 0 };
+    let bucket = half_open(&place);
     let (index, slot) = half_open::slot(bucket, &place, clock::epoch());
     if slot == Slot::Own && half_open::get(bucket, index).next_in == sequence as u32 {
         half_open::free(bucket, index);
@@ -336,7 +340,7 @@ pub(crate) fn established<A: Address>(
 #[inline(always)]
 fn take_half_open(hash: u64, entry: &mut Entry) -> (bool, bool) {
     let place = half_open::place(hash);
-    let Some(bucket) = half_open(&place) else { return (false, false) };
+    let bucket = half_open(&place);
     let (index, slot) = half_open::slot(bucket, &place, entry.began);
     if slot != Slot::Own {
         return (false, false);
@@ -450,7 +454,7 @@ pub(crate) fn confirm<A: Address>(
 #[inline(always)]
 fn learn_half_open<A: Address>(flow: &Flow<A>, config: &Config, service: u32) {
     let place = half_open::place(flow.mix(&config.table_keys));
-    let Some(bucket) = half_open(&place) else { return };
+    let bucket = half_open(&place);
     let time = clock::time_for_tracing();
     let began = time.second;
     let (index, slot) = half_open::slot(bucket, &place, began);
@@ -471,7 +475,7 @@ pub(crate) fn describe<A: Address>(
     let hash = flow.mix(&config.table_keys);
     if line.state == State::SynRecv as u8 {
         let place = half_open::place(hash);
-        let Some(bucket) = half_open(&place) else { return };
+        let bucket = half_open(&place);
         let (index, slot) = half_open::slot(bucket, &place, clock::time_for_tracing().second);
         if slot == Slot::Own {
             half_open::describe(&half_open::get(bucket, index), line);

@@ -130,7 +130,7 @@ fn hand_over<A: Tupled>(
     let Some(found) = service::find(flow.destination, flow.destination_port) else {
         return Some(Passage::Open);
     };
-    let Some(load) = load::of(found.id) else { return Some(Passage::Open) };
+    let load = load::of(found.id);
     if classify(segment.flags) != Class::Ack
         || !Policy::accepts_cookies(found.service, load, config, clock::now)
     {

@@ -1,7 +1,7 @@
 //! How much a service has to bear, see `defender_common::load` and `ladder`.
 
 use defender_common::{
-    abi::{EVENT_STEP, Event, Load, ServiceCounters},
+    abi::{EVENT_STEP, Event, Load, Loads, ServiceCounters, in_place},
     decide::Policy,
     load::{self, BATCH, Change, Time},
 };
@@ -10,15 +10,16 @@ use crate::{
     account,
     atomic::Shared,
     clock, config,
-    maps::{EVENTS, LOADS, SERVICES},
-    service::Found,
+    maps::{EVENTS, entry_of, in_place},
+    service::{self, Found},
 };
 
 /// The load of a service.
 #[inline(always)]
-pub(crate) fn of(service: u32) -> Option<&'static mut Load> {
-    // SAFETY: a map value of integers; what CPUs write at the same time is written by atomic operations.
-    LOADS.get_ptr_mut(service).map(|load| unsafe { &mut *load })
+pub(crate) fn of(service: u32) -> &'static mut Load {
+    let loads: *mut Loads = in_place!(in_place::LOADS);
+    // SAFETY: an entry of a map's value, of integers; what CPUs write at the same time is written by atomic operations.
+    unsafe { &mut *entry_of(loads, service) }
 }
 
 /// What a SYN's arrival was.
@@ -61,7 +62,7 @@ pub(crate) fn stray(id: u32, load: &Load, is_rst: bool) {
 /// The kernel holds a half-open connection of which nothing was known.
 #[inline(always)]
 pub(crate) fn learnt(id: u32, time: Time) {
-    load_advance(id as u64, pack(time));
+    step_on(id, time);
     load_opened(id as u64, time.second as u64);
 }
 
@@ -71,9 +72,21 @@ fn advance(id: u32, load: &Load, time: Time) -> &Load {
     if load.second as u32 == time.second {
         return load;
     }
-    load_advance(id as u64, pack(time));
-    of(id).map_or(load, |load| load)
+    step_on(id, time);
+    of(id)
 }
+
+/// [`load::advance`], in two parts, each with a stack of its own.
+#[inline(always)]
+fn step_on(id: u32, time: Time) {
+    let passed = load_pass(id as u64, pack(time));
+    if passed != NOTHING_TO_DO {
+        load_settle(id as u64, passed, pack(time));
+    }
+}
+
+/// What [`load_pass`] returns besides whether the service was idle.
+const NOTHING_TO_DO: u64 = 2;
 
 #[inline(always)]
 const fn pack(time: Time) -> u64 {
@@ -89,11 +102,16 @@ const fn unpack(time: u64) -> Time {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn load_advance(id: u64, time: u64) -> u64 {
+extern "C" fn load_pass(id: u64, time: u64) -> u64 {
+    let passed = load::pass::<Shared>(of(id as u32), config::config().cohorts, unpack(time));
+    passed.map_or(NOTHING_TO_DO, |idle| idle as u64)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn load_settle(id: u64, idle: u64, time: u64) -> u64 {
     let (id, time) = (id as u32, unpack(time));
-    if let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) {
-        tell(id, load::advance::<Shared>(load, &service.lines, config::config().cohorts, time), time);
-    }
+    tell(id, load::settle::<Shared>(of(id), &service::of(id).lines, idle != 0, time), time);
     0
 }
 
@@ -102,9 +120,7 @@ extern "C" fn load_advance(id: u64, time: u64) -> u64 {
 #[inline(never)]
 extern "C" fn load_count(id: u64, arrivals: u64, time: u64) -> u64 {
     let (id, time) = (id as u32, unpack(time));
-    if let (Some(load), Some(service)) = (of(id), SERVICES.get(id)) {
-        tell(id, load::arrives::<Shared>(load, &service.lines, arrivals, time), time);
-    }
+    tell(id, load::arrives::<Shared>(of(id), &service::of(id).lines, arrivals, time), time);
     0
 }
 
@@ -121,9 +137,7 @@ fn tell(id: u32, change: Option<Change>, time: Time) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_opened(id: u64, second: u64) -> u64 {
-    if let Some(load) = of(id as u32) {
-        load::opened::<Shared>(load, second as u32);
-    }
+    load::opened::<Shared>(of(id as u32), second as u32);
     0
 }
 
@@ -131,9 +145,7 @@ pub(crate) extern "C" fn load_opened(id: u64, second: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_closed(id: u64, began: u64, second: u64) -> u64 {
-    if let Some(load) = of(id as u32) {
-        load::closed::<Shared>(load, began as u32, config::config().cohorts, second as u32);
-    }
+    load::closed::<Shared>(of(id as u32), began as u32, config::config().cohorts, second as u32);
     0
 }
 
@@ -141,9 +153,7 @@ pub(crate) extern "C" fn load_closed(id: u64, began: u64, second: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_spared(id: u64, count: u64, second: u64) -> u64 {
-    if let Some(load) = of(id as u32) {
-        load::spared::<Shared>(load, count as u32, second as u32);
-    }
+    load::spared::<Shared>(of(id as u32), count as u32, second as u32);
     0
 }
 
@@ -151,16 +161,14 @@ pub(crate) extern "C" fn load_spared(id: u64, count: u64, second: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_proved(id: u64, second: u64) -> u64 {
-    if let Some(load) = of(id as u32) {
-        load::proved::<Shared>(load, second as u32);
-    }
+    load::proved::<Shared>(of(id as u32), second as u32);
     0
 }
 
 /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass; counts it.
 #[inline(always)]
 pub(crate) fn would_challenge(found: &Found) -> bool {
-    let would = of(found.id).is_some_and(|load| Policy::would_challenge(found.service, load));
+    let would = Policy::would_challenge(found.service, of(found.id));
     if would {
         account::would_challenge(found.id);
     }

@@ -174,7 +174,7 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
     let Some(found) = service::find(segment.flow.destination, segment.flow.destination_port) else {
         return Reason::Unprotected;
     };
-    let Some(load) = load::of(found.id) else { return Reason::Unprotected };
+    let load = load::of(found.id);
     let service = found.service;
     let local = !Policy::is_off(service) && config::is_local(interface, segment.flow.destination);
     let mut around = Around::new(

@@ -5,16 +5,16 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use defender_common::abi::{
-    BUDGET_LINES, BudgetLine, Config, Counters, FilterBytes, FlowBucket, HALF_OPEN_BUCKETS, HalfOpenBucket,
-    Interfaces, KNOWN_PAGE, KNOWN_PAGES, Keys, Learnt, Load, MOST_PREFIXES, Port, RECENT_BUCKETS,
-    RecentBucket, SERVICE_SLOTS, Service, ServiceCounters, ServiceKey, Sources, TRACE_LINES, TraceLine,
+    BudgetLines, Config, Counters, FilterBytes, FlowBucket, HalfOpenBuckets, Interfaces, Keys, KnownBytes,
+    Learnt, Loads, MOST_PREFIXES, Ports, RecentBuckets, SERVICE_SLOTS, ServiceCounters, ServiceKey, Services,
+    SourcesOfServices, TraceLines,
 };
 
 /// How many prefixes of local addresses there may be.
 const LOCAL_PREFIXES: u32 = 4096;
-/// Has an array begin at a page's beginning, so that what is made to fill a cache line lies in one (`array_map_alloc`,
-/// kernel/bpf/arraymap.c). `BPF_F_MMAPABLE` is what asks for that; nobody maps them.
-const PAGE_ALIGNED: u32 = 1 << 10;
+/// `BPF_F_MMAPABLE`: the controller maps the value and writes a part of it, as programs do. Also such an array begins at a
+/// page's beginning, so that what is made to fill a cache line lies in one (`array_map_alloc`, kernel/bpf/arraymap.c).
+const MAPPED: u32 = 1 << 10;
 /// Bytes of pending events: they are rare.
 const EVENT_BYTES: u32 = 64 * 1024;
 
@@ -26,16 +26,30 @@ pub(crate) static KEYS: Array<Keys> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static INTERFACES: Array<Interfaces> = Array::with_max_entries(1, 0);
 #[map]
-pub(crate) static FILTER: Array<FilterBytes> = Array::with_max_entries(1, PAGE_ALIGNED);
+pub(crate) static FILTER: Array<FilterBytes> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static PORTS: Array<Ports> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static SERVICES: Array<Services> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static LOADS: Array<Loads> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static SOURCES: Array<SourcesOfServices> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static BUDGET: Array<BudgetLines> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static RECENT: Array<RecentBuckets> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static TRACE: Array<TraceLines> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static HALF_OPEN: Array<HalfOpenBuckets> = Array::with_max_entries(1, MAPPED);
+#[map]
+pub(crate) static KNOWN: Array<KnownBytes> = Array::with_max_entries(1, MAPPED);
 
 #[map]
 pub(crate) static LOCAL: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(LOCAL_PREFIXES, 0);
 #[map]
-pub(crate) static PORTS: Array<Port> = Array::with_max_entries(65_536, 0);
-#[map]
 pub(crate) static ADDRESSES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(SERVICE_SLOTS, 0);
-#[map]
-pub(crate) static SERVICES: Array<Service> = Array::with_max_entries(SERVICE_SLOTS, 0);
 #[map]
 pub(crate) static LEARNT: Array<Learnt> = Array::with_max_entries(SERVICE_SLOTS, 0);
 #[map]
@@ -43,22 +57,9 @@ pub(crate) static SERVICE_COUNTERS: PerCpuArray<ServiceCounters> =
     PerCpuArray::with_max_entries(SERVICE_SLOTS, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+// The settings say how large it is, and only an array of many values may be of a size that programs do not know.
 #[map]
-pub(crate) static RECENT: Array<RecentBucket> = Array::with_max_entries(RECENT_BUCKETS, PAGE_ALIGNED);
-#[map]
-pub(crate) static BUDGET: Array<BudgetLine> = Array::with_max_entries(BUDGET_LINES, PAGE_ALIGNED);
-#[map]
-pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, PAGE_ALIGNED);
-#[map]
-pub(crate) static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(HALF_OPEN_BUCKETS, PAGE_ALIGNED);
-#[map]
-pub(crate) static SOURCES: Array<Sources> = Array::with_max_entries(SERVICE_SLOTS, 0);
-#[map]
-pub(crate) static TRACE: Array<TraceLine> = Array::with_max_entries(TRACE_LINES, PAGE_ALIGNED);
-#[map]
-pub(crate) static LOADS: Array<Load> = Array::with_max_entries(SERVICE_SLOTS, PAGE_ALIGNED);
-#[map]
-pub(crate) static KNOWN: Array<[u8; KNOWN_PAGE]> = Array::with_max_entries(KNOWN_PAGES, PAGE_ALIGNED);
+pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, MAPPED);
 #[map]
 pub(crate) static PREFIXES: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
 #[map]
@@ -82,3 +83,10 @@ macro_rules! in_place {
     }};
 }
 pub(crate) use in_place;
+
+/// An entry of a map's value; every index has one.
+#[inline(always)]
+pub(crate) fn entry_of<T, const N: usize>(value: *mut [T; N], index: u32) -> *mut T {
+    const { assert!(N.is_power_of_two()) };
+    value.cast::<T>().wrapping_add(index as usize & (N - 1))
+}

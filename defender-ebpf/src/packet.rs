@@ -314,8 +314,9 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
             return Some(sum);
         }
         let size = if rest < CHUNK { rest } else { CHUNK };
+        // What is missing of the last word counts as zero.
         // SAFETY: `scratch` is this CPU's map value, which nothing else uses while the program runs.
-        unsafe { *scratch = [0; CHUNK / 4] };
+        unsafe { (*scratch)[(size - 1) / 4 & (CHUNK / 4 - 1)] = 0 };
         // SAFETY: `size` is at most the size of the map value.
         let read = unsafe {
             bpf_xdp_load_bytes(context, (offset + chunk * CHUNK) as u32, scratch.cast(), size as u32)
@@ -323,8 +324,10 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
         if read != 0 {
             return None;
         }
-        // SAFETY: the whole map value is read; what was not loaded is zero.
-        let part = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), CHUNK as u32, 0) };
+        // SAFETY: so much of the map value is written.
+        let part = unsafe {
+            bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), size.next_multiple_of(4) as u32, 0)
+        };
         sum += part as u32 as u64;
         rest -= size;
     }

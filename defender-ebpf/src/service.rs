@@ -1,11 +1,11 @@
 //! Which service a packet is to.
 
 use defender_common::{
-    abi::{Service, ServiceKey},
+    abi::{Port, Ports, Service, ServiceKey, Services, in_place},
     wire::address::{Address, V6},
 };
 
-use crate::maps::{ADDRESSES, PORTS, SERVICES};
+use crate::maps::{ADDRESSES, entry_of, in_place};
 
 /// A service and its id.
 pub(crate) struct Found {
@@ -16,7 +16,7 @@ pub(crate) struct Found {
 /// Finds the service that listens on an address and port.
 #[inline(always)]
 pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
-    let ports = PORTS.get(port as u32)?;
+    let ports = services_of(port);
     let wildcard = if A::FAMILY == 0 { ports.wildcard4 } else { ports.wildcard6 };
     let id = match ports.bound {
         0 => wildcard as u32,
@@ -27,10 +27,22 @@ pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
             id => id,
         },
     };
-    if id == 0 {
-        return None;
-    }
-    Some(Found { id, service: SERVICES.get(id)? })
+    (id != 0).then(|| Found { id, service: of(id) })
+}
+
+/// A service's settings.
+#[inline(always)]
+pub(crate) fn of(id: u32) -> &'static Service {
+    let services: *mut Services = in_place!(in_place::SERVICES);
+    // SAFETY: an entry of a map's value, of integers; the controller rewrites it seldom.
+    unsafe { &*entry_of(services, id) }
+}
+
+#[inline(always)]
+fn services_of(port: u16) -> &'static Port {
+    let ports: *mut Ports = in_place!(in_place::PORTS);
+    // SAFETY: as above.
+    unsafe { &*entry_of(ports, port as u32) }
 }
 
 /// The service that is bound to an address and port; 0: there is none.

@@ -1,11 +1,15 @@
 //! Who sends SYNs, see `defender_common::sources`.
 
 use defender_common::{
+    abi::{SourcesOfServices, in_place},
     sources,
     wire::address::{Address, V4, V6},
 };
 
-use crate::{config, maps::SOURCES};
+use crate::{
+    config,
+    maps::{entry_of, in_place},
+};
 
 /// Notes where a SYN to a service came from.
 #[inline(always)]
@@ -35,9 +39,10 @@ extern "C" fn sources_note6(when: u64, first: u64, second: u64) -> u64 {
 
 #[inline(always)]
 fn note_at<A: Address>(when: u64, source: A) -> u64 {
-    if let Some(value) = SOURCES.get_ptr_mut(when as u32) {
-        // SAFETY: a map value of integers; CPUs that write at the same time cost a sample or a register's last step.
-        sources::note(unsafe { &mut *value }, source, &config::config().table_keys, (when >> 32) as u32);
-    }
+    let of_services: *mut SourcesOfServices = in_place!(in_place::SOURCES);
+    // SAFETY: an entry of a map's value, of integers; CPUs that write at the same time cost a sample or a register's last
+    // step.
+    let sources = unsafe { &mut *entry_of(of_services, when as u32) };
+    sources::note(sources, source, &config::config().table_keys, (when >> 32) as u32);
     0
 }

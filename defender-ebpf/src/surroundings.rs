@@ -2,8 +2,8 @@
 
 use defender_common::{
     abi::{
-        CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config, Counters,
-        INTERFACE_PARTIAL_CHECKSUMS, Interface, Load, Service,
+        BudgetLines, CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config, Counters,
+        INTERFACE_PARTIAL_CHECKSUMS, Interface, Load, Service, in_place,
     },
     budget, checksum, cookie,
     cookie::{Host, Terms},
@@ -24,7 +24,7 @@ use crate::{
     clock, config, filter,
     flow::{self, Known},
     known,
-    maps::BUDGET,
+    maps::{entry_of, in_place},
     packet::{self, XdpPacket},
     recent,
     socket::{self, Tupled},
@@ -229,10 +229,11 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
             return true;
         }
         let place = budget::place(self.segment.flow.source.budget_prefix(), self.config.secret);
-        let Some(line) = BUDGET.get_ptr_mut(place.line) else { return true };
-        // SAFETY: a map value of integers. CPUs may count at the same time and lose one another's replies, which makes the
-        // budget a little larger, not smaller.
-        budget::charge_line(unsafe { &mut *line }, place, self.now) <= limit
+        let lines: *mut BudgetLines = in_place!(in_place::BUDGET);
+        // SAFETY: an entry of a map's value, of integers. CPUs may count at the same time and lose one another's replies,
+        // which makes the budget a little larger, not smaller.
+        let line = unsafe { &mut *entry_of(lines, place.line) };
+        budget::charge_line(line, place, self.now) <= limit
     }
 
     #[inline(always)]

@@ -2,14 +2,14 @@
 
 pub(crate) use defender_common::trace::is_worth_it;
 use defender_common::{
-    abi::Config,
+    abi::{Config, TraceLines, in_place},
     budget,
     trace::{self, Place, UNPROVEN_PER_SECOND, Verdict},
     verdict::Reason,
     wire::address::{Address, Flow},
 };
 
-use crate::maps::TRACE;
+use crate::maps::{entry_of, in_place};
 
 /// Notes a verdict on a packet to a service. `crowded` says that there are more strangers in this second than can
 /// be noted, whether those before were or not; `noted` is this CPU's cell.
@@ -36,10 +36,10 @@ pub(crate) fn note<A: Address>(
 extern "C" fn trace_note(place: u64, about: u64, is_proven: u64) -> u64 {
     let place = Place { line: place as u32, tag: (place >> 32) as u32 };
     let verdict = Verdict { reason: about as u16, is_proven: is_proven != 0, port: (about >> 16) as u16 };
-    if let Some(line) = TRACE.get_ptr_mut(place.line) {
-        // SAFETY: a map value of integers; CPUs that write at the same time cost a note.
-        trace::note(unsafe { &mut *line }, place, verdict, (about >> 32) as u32);
-    }
+    let lines: *mut TraceLines = in_place!(in_place::TRACE);
+    // SAFETY: an entry of a map's value, of integers; CPUs that write at the same time cost a note.
+    let line = unsafe { &mut *entry_of(lines, place.line) };
+    trace::note(line, place, verdict, (about >> 32) as u32);
     0
 }
 

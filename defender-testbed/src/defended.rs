@@ -8,10 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    maps::{Array, LpmTrie, Map, MapData, PerCpuArray},
+    maps::{LpmTrie, MapData},
     programs::{ProgramFd, ProgramInfo, loaded_programs},
 };
 use defender_common::abi::{Counters, Plain, map, program};
+use defender_maps::{Entries, PerCpuSlots, Slots, Table, pinned};
 
 use crate::{
     cleanup::{self, Guard},
@@ -22,23 +23,12 @@ use crate::{
 /// Names of programs, as the kernel keeps them, are cut off here.
 const NAME_LENGTH: usize = 15;
 
-/// Lets aya move a [`Plain`] type.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes<T: Plain>(T);
-
-// SAFETY: `Plain` promises that the type is repr(C) without padding and that any bytes are a valid value.
-unsafe impl<T: Plain> aya::Pod for Bytes<T> {}
-
 /// An attached defender; dropping it detaches it.
 #[derive(Debug)]
 pub struct Defended {
     pins: PathBuf,
     _detach: Guard,
 }
-
-/// An array of the defender's.
-pub struct Slots<T: Plain>(Array<MapData, Bytes<T>>);
 
 /// Memory that a map takes, in bytes.
 #[derive(Clone, Debug)]
@@ -78,20 +68,25 @@ impl Defended {
     }
 
     /// One of its arrays.
-    pub fn slots<T: Plain>(&self, name: &str) -> Result<Slots<T>> {
-        Ok(Slots(Array::try_from(self.map(name)?).with_context(|| format!("{name} has another layout"))?))
+    pub fn slots<T: Plain>(&self, name: &'static str) -> Result<Slots<T>> {
+        Slots::open(&self.maps(), name)
+    }
+
+    /// One of its tables.
+    pub fn table<A: Entries>(&self, name: &'static str) -> Result<Table<A>> {
+        Table::open(&self.maps(), name)
     }
 
     /// The lists of prefixes.
     pub fn prefixes(&self) -> Result<LpmTrie<MapData, [u8; 16], u32>> {
-        Ok(LpmTrie::try_from(self.map(map::PREFIXES)?)?)
+        defender_maps::open(&self.maps(), map::PREFIXES)
     }
 
     /// Its counters, the sum of all processors.
     pub fn counters(&self) -> Result<Counters> {
-        let counters = PerCpuArray::<_, Bytes<Counters>>::try_from(self.map(map::COUNTERS)?)?;
+        let counters = PerCpuSlots::<Counters>::open(&self.maps(), map::COUNTERS)?;
         let mut sum = Counters::default();
-        for Bytes(cpu) in counters.get(&0, 0)?.iter() {
+        for cpu in counters.get(0)? {
             for (sum, count) in sum.verdicts.iter_mut().zip(cpu.verdicts) {
                 *sum += count;
             }
@@ -126,12 +121,15 @@ impl Defended {
 
     /// What its maps take.
     pub fn footprint(&self) -> Result<Vec<Footprint>> {
-        map::ALL.into_iter().map(|map| Ok(Footprint { map, bytes: memory(&self.data(map)?)? })).collect()
+        map::ALL
+            .into_iter()
+            .map(|map| Ok(Footprint { map, bytes: memory(&pinned(&self.maps(), map)?)? }))
+            .collect()
     }
 
     /// The programs that use its settings.
     fn programs(&self) -> Result<Vec<ProgramInfo>> {
-        let config = self.data(map::CONFIG)?.info()?.id();
+        let config = pinned(&self.maps(), map::CONFIG)?.info()?.id();
         // Others load and unload programs meanwhile; what is gone is none of ours.
         let all = loaded_programs().filter_map(Result::ok);
         Ok(all
@@ -139,41 +137,9 @@ impl Defended {
             .collect())
     }
 
-    fn map(&self, name: &str) -> Result<Map> {
-        Ok(Map::from_map_data(self.data(name)?)?)
-    }
-
-    fn data(&self, name: &str) -> Result<MapData> {
-        let pin = self.pins.join("maps").join(name);
-        MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))
-    }
-}
-
-impl<T: Plain> Slots<T> {
-    /// Reads a slot.
-    pub fn get(&self, index: u32) -> Result<T> {
-        let Bytes(value) = self.0.get(&index, 0)?;
-        Ok(value)
-    }
-
-    /// Writes a slot.
-    pub fn set(&mut self, index: u32, value: T) -> Result<()> {
-        Ok(self.0.set(index, Bytes(value), 0)?)
-    }
-
-    /// Writes every slot.
-    pub fn fill(&mut self, value: T) -> Result<()> {
-        (0..self.0.len()).try_for_each(|index| self.set(index, value))
-    }
-
-    /// How many slots there are.
-    pub fn len(&self) -> u32 {
-        self.0.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Where its maps are pinned.
+    fn maps(&self) -> PathBuf {
+        self.pins.join("maps")
     }
 }
 

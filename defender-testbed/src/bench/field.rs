@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
-        CONFIG_PREFIXES, Config, FILTER_LEN, FLOW_ENTRIES, FilterBytes, FlowBucket, HalfOpenBucket, Keys,
-        Lines, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, RecentBucket, SERVICE_IN_USE, Service, map,
+        CONFIG_PREFIXES, Config, FILTER_LEN, FLOW_ENTRIES, FilterBytes, FlowBucket, HalfOpenBucket,
+        HalfOpenBuckets, Keys, Lines, Load, Loads, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, Ports,
+        RecentBucket, RecentBuckets, SERVICE_IN_USE, Service, Services, map,
     },
     cookie::{Host, Proposal},
     filter::{self, Noted},
@@ -23,8 +24,9 @@ use defender_common::{
     verdict::Reason,
     wire::{address::V4, options::Offer},
 };
+use defender_maps::{Slots, Table};
 use defender_testbed::{
-    defended::{Defended, Slots},
+    defended::Defended,
     flood::source_cpu,
     meter::Meter,
     server,
@@ -79,13 +81,13 @@ pub(super) struct Field {
     pub(super) defended: Defended,
     config: Slots<Config>,
     keys: Slots<Keys>,
-    services: Slots<Service>,
-    loads: Slots<Load>,
-    ports: Slots<Port>,
+    services: Table<Services>,
+    loads: Table<Loads>,
+    ports: Table<Ports>,
     filter: Slots<FilterBytes>,
     flows: Slots<FlowBucket>,
-    half_open: Slots<HalfOpenBucket>,
-    recent: Slots<RecentBucket>,
+    half_open: Table<HalfOpenBuckets>,
+    recent: Table<RecentBuckets>,
     /// As it was when the defender was attached.
     begun: Config,
     _listener: TcpListener,
@@ -102,13 +104,13 @@ impl Field {
         Ok(Self {
             config,
             keys: defended.slots(map::KEYS)?,
-            services: defended.slots(map::SERVICES)?,
-            loads: defended.slots(map::LOADS)?,
-            ports: defended.slots(map::PORTS)?,
+            services: defended.table(map::SERVICES)?,
+            loads: defended.table(map::LOADS)?,
+            ports: defended.table(map::PORTS)?,
             filter: defended.slots(map::FILTER)?,
             flows: defended.slots(map::FLOWS)?,
-            half_open: defended.slots(map::HALF_OPEN)?,
-            recent: defended.slots(map::RECENT)?,
+            half_open: defended.table(map::HALF_OPEN)?,
+            recent: defended.table(map::RECENT)?,
             defended,
             begun,
             _listener: listener,

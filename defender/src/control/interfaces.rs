@@ -7,9 +7,10 @@ use defender_common::{
     abi,
     wire::address::{V4, V6},
 };
+use defender_maps::Slots;
 
 use crate::{
-    dataplane::maps::{Prefix, Slots},
+    dataplane::maps::Prefix,
     host::{addresses::LocalPrefix, links::Link, sysctl::Sysctls},
 };
 

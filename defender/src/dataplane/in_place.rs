@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapData;
 use aya_obj::Object;
 use defender_common::abi;
+use defender_maps::pinned;
 
 use crate::dataplane::{
     kfunc::{INSTRUCTION, LOAD_IMMEDIATE_64, program_sections},
@@ -36,8 +37,7 @@ pub fn patch(object: &mut [u8], root: &PinRoot, rollback: &mut Rollback) -> Resu
 fn open(object: &[u8], name: &str, root: &PinRoot, rollback: &mut Rollback) -> Result<MapData> {
     let pin = root.map(name);
     if pin.exists() {
-        return MapData::from_pin(&pin)
-            .with_context(|| format!("cannot open the pinned map {}", pin.display()));
+        return pinned(&root.maps(), name);
     }
     let mut object = Object::parse(object).context("the eBPF object inside this binary cannot be read")?;
     let map = object

@@ -2,103 +2,21 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
-};
+use anyhow::{Context as _, Result, anyhow};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, RingBuf, lpm_trie::Key};
 use defender_common::{
-    abi::{self, Plain, map},
+    abi::{self, map},
     load::{self, Alone, Time},
 };
+use defender_maps::{Bytes, PerCpuSlots, Slots, Table, open, pinned};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::dataplane::pins::PinRoot;
-
-/// Lets aya move a [`Plain`] type.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes<T: Plain>(T);
-
-// SAFETY: `Plain` promises that the type is repr(C) without padding and that any bytes are a valid value.
-unsafe impl<T: Plain> aya::Pod for Bytes<T> {}
 
 /// How many CPUs there may be.
 pub fn possible_cpus() -> Result<u32> {
     let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow!("cannot read {file}: {error}"))?;
     Ok(cpus.try_into().unwrap_or(u32::MAX))
-}
-
-fn open(root: &PinRoot, name: &str) -> Result<Map> {
-    let pin = root.map(name);
-    let data =
-        MapData::from_pin(&pin).with_context(|| format!("cannot open the pinned map {}", pin.display()))?;
-    Map::from_map_data(data).with_context(|| format!("the pinned map {} is of another kind", pin.display()))
-}
-
-fn wrong_layout(name: &str) -> String {
-    format!("the pinned map {name} is not laid out as this version expects")
-}
-
-/// An array map.
-pub struct Slots<T: Plain> {
-    name: &'static str,
-    array: Array<MapData, Bytes<T>>,
-}
-
-impl<T: Plain> Slots<T> {
-    fn open(root: &PinRoot, name: &'static str) -> Result<Self> {
-        let array = open(root, name)?.try_into().with_context(|| wrong_layout(name))?;
-        Ok(Self { name, array })
-    }
-
-    /// How many slots there are.
-    pub fn len(&self) -> u32 {
-        self.array.len()
-    }
-
-    /// Whether there are no slots.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Reads a slot.
-    pub fn get(&self, index: u32) -> Result<T> {
-        let Bytes(value) =
-            self.array.get(&index, 0).with_context(|| format!("cannot read {}[{index}]", self.name))?;
-        Ok(value)
-    }
-
-    /// Writes a slot.
-    pub fn set(&mut self, index: u32, value: T) -> Result<()> {
-        self.array.set(index, Bytes(value), 0).with_context(|| format!("cannot write {}[{index}]", self.name))
-    }
-}
-
-/// A per-CPU array map.
-pub struct PerCpuSlots<T: Plain> {
-    name: &'static str,
-    array: PerCpuArray<MapData, Bytes<T>>,
-}
-
-impl<T: Plain> PerCpuSlots<T> {
-    fn open(root: &PinRoot, name: &'static str) -> Result<Self> {
-        let array = open(root, name)?.try_into().with_context(|| wrong_layout(name))?;
-        Ok(Self { name, array })
-    }
-
-    /// The values of all CPUs.
-    pub fn get(&self, index: u32) -> Result<Vec<T>> {
-        let values =
-            self.array.get(&index, 0).with_context(|| format!("cannot read {}[{index}]", self.name))?;
-        Ok(values.iter().map(|Bytes(value)| *value).collect())
-    }
-
-    /// Sets the value of every CPU.
-    pub fn fill(&mut self, index: u32, value: T) -> Result<()> {
-        let cpus = self.get(index)?.len();
-        let values = PerCpuValues::try_from(vec![Bytes(value); cpus]).context("cannot count the CPUs")?;
-        self.array.set(index, values, 0).with_context(|| format!("cannot write {}[{index}]", self.name))
-    }
 }
 
 /// A prefix of [`Local`] or [`Prefixes`]: 16 bytes, and how many leading bits count.
@@ -216,7 +134,7 @@ pub struct Events(AsyncFd<Ring>);
 impl Events {
     /// Opens the ring buffer pinned below `root`. To be called within the event loop.
     pub fn open(root: &PinRoot) -> Result<Self> {
-        let ring = Ring(open(root, map::EVENTS)?.try_into().with_context(|| wrong_layout(map::EVENTS))?);
+        let ring = Ring(open(&root.maps(), map::EVENTS)?);
         // SAFETY: the ring buffer owns its map's descriptor, and neither closes nor changes it while it lives.
         let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         registered.map(Self).context("cannot wait for events of the datapath")
@@ -253,27 +171,27 @@ pub struct Maps {
     /// [`map::LOCAL`].
     pub local: Local,
     /// [`map::PORTS`].
-    pub ports: Slots<abi::Port>,
+    pub ports: Table<abi::Ports>,
     /// [`map::ADDRESSES`].
     pub addresses: Addresses,
     /// [`map::SERVICES`].
-    pub services: Slots<abi::Service>,
+    pub services: Table<abi::Services>,
     /// [`map::LEARNT`].
     pub learnt: Slots<abi::Learnt>,
     /// [`map::SERVICE_COUNTERS`].
     pub service_counters: PerCpuSlots<abi::ServiceCounters>,
     /// [`map::SOURCES`].
-    pub sources: Slots<abi::Sources>,
+    pub sources: Table<abi::SourcesOfServices>,
     /// [`map::COUNTERS`].
     pub counters: PerCpuSlots<abi::Counters>,
     /// [`map::BUDGET`].
-    pub budget: Slots<abi::BudgetLine>,
+    pub budget: Table<abi::BudgetLines>,
     /// [`map::TRACE`].
-    pub trace: Slots<abi::TraceLine>,
+    pub trace: Table<abi::TraceLines>,
     /// [`map::LOADS`].
-    pub loads: Slots<abi::Load>,
+    pub loads: Table<abi::Loads>,
     /// [`map::KNOWN`].
-    pub known: Slots<abi::KnownPage>,
+    pub known: Table<abi::KnownBytes>,
     /// [`map::PREFIXES`].
     pub prefixes: Prefixes,
 }
@@ -281,27 +199,24 @@ pub struct Maps {
 impl Maps {
     /// Opens the maps pinned below `root`.
     pub fn open(root: &PinRoot) -> Result<Self> {
+        let maps = &root.maps();
         Ok(Self {
-            config: Slots::open(root, map::CONFIG)?,
-            keys: Slots::open(root, map::KEYS)?,
-            interfaces: Slots::open(root, map::INTERFACES)?,
-            local: Local(open(root, map::LOCAL)?.try_into().with_context(|| wrong_layout(map::LOCAL))?),
-            ports: Slots::open(root, map::PORTS)?,
-            addresses: Addresses(
-                open(root, map::ADDRESSES)?.try_into().with_context(|| wrong_layout(map::ADDRESSES))?,
-            ),
-            services: Slots::open(root, map::SERVICES)?,
-            learnt: Slots::open(root, map::LEARNT)?,
-            service_counters: PerCpuSlots::open(root, map::SERVICE_COUNTERS)?,
-            sources: Slots::open(root, map::SOURCES)?,
-            counters: PerCpuSlots::open(root, map::COUNTERS)?,
-            budget: Slots::open(root, map::BUDGET)?,
-            trace: Slots::open(root, map::TRACE)?,
-            loads: Slots::open(root, map::LOADS)?,
-            known: Slots::open(root, map::KNOWN)?,
-            prefixes: Prefixes(
-                open(root, map::PREFIXES)?.try_into().with_context(|| wrong_layout(map::PREFIXES))?,
-            ),
+            config: Slots::open(maps, map::CONFIG)?,
+            keys: Slots::open(maps, map::KEYS)?,
+            interfaces: Slots::open(maps, map::INTERFACES)?,
+            local: Local(open(maps, map::LOCAL)?),
+            ports: Table::open(maps, map::PORTS)?,
+            addresses: Addresses(open(maps, map::ADDRESSES)?),
+            services: Table::open(maps, map::SERVICES)?,
+            learnt: Slots::open(maps, map::LEARNT)?,
+            service_counters: PerCpuSlots::open(maps, map::SERVICE_COUNTERS)?,
+            sources: Table::open(maps, map::SOURCES)?,
+            counters: PerCpuSlots::open(maps, map::COUNTERS)?,
+            budget: Table::open(maps, map::BUDGET)?,
+            trace: Table::open(maps, map::TRACE)?,
+            loads: Table::open(maps, map::LOADS)?,
+            known: Table::open(maps, map::KNOWN)?,
+            prefixes: Prefixes(open(maps, map::PREFIXES)?),
         })
     }
 
@@ -310,21 +225,15 @@ impl Maps {
         if !root.map(map::CONFIG).exists() {
             return Ok(None);
         }
-        // Read as plain words: another version's Config may be of another size, but begins with its version.
-        let config = open(root, map::CONFIG)?;
-        let Map::Array(data) = &config else { return Ok(Some(u32::MAX)) };
-        let size = data.info().context("cannot look at the pinned map CONFIG")?.value_size();
-        if size as usize != size_of::<abi::Config>() {
-            return Ok(Some(u32::MAX));
-        }
-        let version = Slots::<abi::Config>::open(root, map::CONFIG)?.get(0)?.abi_version;
-        Ok(Some(version).filter(|version| *version != 0))
+        // Another version's settings may be of another size.
+        let config = pinned(&root.maps(), map::CONFIG)?;
+        let Ok(config) = Slots::<abi::Config>::of(config, map::CONFIG) else { return Ok(Some(u32::MAX)) };
+        Ok(Some(config.get(0)?.abi_version).filter(|version| *version != 0))
     }
 
     /// How many buckets the flow table has.
     pub fn flow_buckets(root: &PinRoot) -> Result<u32> {
-        let Map::Array(data) = open(root, map::FLOWS)? else { bail!(wrong_layout(map::FLOWS)) };
-        Ok(data.info().context("cannot look at the pinned map FLOWS")?.max_entries())
+        Ok(Slots::<abi::FlowBucket>::open(&root.maps(), map::FLOWS)?.len())
     }
 
     /// How much a service has to bear, brought to the present as the next packet would.

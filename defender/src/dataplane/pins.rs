@@ -118,6 +118,11 @@ impl PinRoot {
         &self.0
     }
 
+    /// Where the maps are pinned, by their names.
+    pub fn maps(&self) -> PathBuf {
+        self.0.join("maps")
+    }
+
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
@@ -143,10 +148,6 @@ impl PinRoot {
         let mut name = pin.file_name().unwrap_or_else(|| OsStr::new("link")).to_owned();
         name.push(REPLACEMENT_SUFFIX);
         pin.with_file_name(name)
-    }
-
-    fn maps(&self) -> PathBuf {
-        self.0.join("maps")
     }
 
     fn links_directory(&self) -> PathBuf {

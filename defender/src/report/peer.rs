@@ -134,7 +134,8 @@ impl Known {
 struct OnWire {
     place: Place,
     budget: budget::Place,
-    known: [known::Place; 2],
+    /// Where `KNOWN` has its bytes.
+    known: [u32; 2],
     unicast: bool,
     octets: [u8; 16],
 }
@@ -163,7 +164,7 @@ impl OnWire {
     fn is_known(&self, maps: &Maps) -> Result<bool> {
         let second = clock::now()?.second;
         for place in self.known {
-            if !known::is_known(maps.known.get(place.page)?[place.offset], second) {
+            if !known::is_known(maps.known.get(place)?, second) {
                 return Ok(false);
             }
         }

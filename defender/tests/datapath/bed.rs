@@ -16,10 +16,7 @@ use defender::dataplane::{
     pins::{PinRoot, Rollback},
 };
 use defender_common::{
-    abi::{
-        Counters, INTERFACE_SLOTS, Interface, KNOWN_PAGE, KNOWN_PAGES, Load, Port, Service, ServiceCounters,
-        interface_slot,
-    },
+    abi::{Counters, INTERFACE_SLOTS, Interface, Load, Port, Service, ServiceCounters, interface_slot},
     known,
     verdict::Reason,
     wire::address::V4,
@@ -127,9 +124,7 @@ impl Bed {
         for source in &world.known {
             let second = clock::now()?.second;
             for place in known::places(V4::from(*source), &world.config.table_keys) {
-                let mut page = maps.known.get(place.page)?;
-                page[place.offset] = known::noted(second);
-                maps.known.set(place.page, page)?;
+                maps.known.set(place, known::noted(second))?;
             }
         }
         self.world = Some(world.clone());
@@ -157,9 +152,7 @@ impl Bed {
             maps.prefixes.remove(prefix)?;
         }
         if !world.known.is_empty() {
-            for page in 0..KNOWN_PAGES {
-                maps.known.set(page, [0; KNOWN_PAGE])?;
-            }
+            maps.known.fill(0)?;
         }
         Ok(())
     }
