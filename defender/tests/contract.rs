@@ -15,8 +15,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{
+    maps::Array,
+    programs::{SchedClassifier, TcAttachType},
+};
+use defender_common::abi::{ABI_VERSION, Config, map};
+use defender_maps::Slots;
 use defender_testbed::{
+    cleanup::Guard,
     client,
     controller::{Controller, fresh_pin_root},
     programs::{Attached, Program},
@@ -269,6 +275,12 @@ fn leftovers(bed: &Topology, pins: &Path) -> Result<Vec<String>> {
     Ok(left)
 }
 
+/// Removes what is pinned, also if a test fails.
+fn sweep(pins: &Path) -> Guard {
+    let pins = pins.to_owned();
+    Guard::new(move || drop(fs::remove_dir_all(pins)))
+}
+
 /// Every setting of the server's namespace that has to do with networking.
 fn sysctls(bed: &Topology) -> Result<BTreeMap<String, String>> {
     fn collect(path: &Path, all: &mut BTreeMap<String, String>) {
@@ -369,10 +381,7 @@ fn attach_does_not_stay() -> Result<()> {
     let bed = Topology::new()?;
     let server = Server::start(&bed.server, bed.server_v4(80))?;
     let pins = fresh_pin_root();
-    let _sweep = defender_testbed::cleanup::Guard::new({
-        let pins = pins.clone();
-        move || drop(fs::remove_dir_all(pins))
-    });
+    let _sweep = sweep(&pins);
     let attach = ["attach", "--iface", SERVER_INTERFACE, "--mode", "always"];
     complaint(&run(&bed, &pins, &attach)?, 0);
     assert_eq!(leftovers(&bed, &pins)?.len(), 5);
@@ -383,6 +392,28 @@ fn attach_does_not_stay() -> Result<()> {
     assert_eq!(statistics["counters"]["handoff_established"], 1);
     let told = String::from_utf8(run(&bed, &pins, &["status"])?.stdout)?;
     assert!(told.contains("nothing in control"), "{told}");
+    complaint(&run(&bed, &pins, &["detach"])?, 0);
+    assert_gone(&bed, &pins, &server)
+}
+
+#[test]
+fn maps_of_another_layout_are_not_taken_over() -> Result<()> {
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let pins = fresh_pin_root();
+    let _sweep = sweep(&pins);
+    let attach = ["attach", "--iface", SERVER_INTERFACE];
+    complaint(&run(&bed, &pins, &attach)?, 0);
+    // As version 6 had it.
+    let maps = pins.join("maps");
+    fs::remove_file(maps.join(map::PORTS))?;
+    Array::<_, [u32; 6]>::create(1 << 16, 0)?.pin(maps.join(map::PORTS))?;
+    let mut settings = Slots::<Config>::open(&maps, map::CONFIG)?;
+    for abi_version in [ABI_VERSION, 6] {
+        settings.set(0, Config { abi_version, ..settings.get(0)? })?;
+        let complaint = complaint(&run(&bed, &pins, &attach)?, 1);
+        assert!(complaint.contains("another version of defender is attached"), "{complaint}");
+    }
     complaint(&run(&bed, &pins, &["detach"])?, 0);
     assert_gone(&bed, &pins, &server)
 }

@@ -107,7 +107,7 @@ fn aya_is_used_in_dataplane_only() {
 #[test]
 fn the_code_map_is_complete() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-    for package in ["defender-common", "defender-ebpf", "defender"] {
+    for package in ["defender-common", "defender-ebpf", "defender-maps", "defender"] {
         let source = workspace.join(package).join("src");
         for path in files(&source) {
             let name = path.strip_prefix(workspace).expect("below it").display().to_string();
