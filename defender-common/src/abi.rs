@@ -5,6 +5,7 @@
 //! A change to any layout raises [`ABI_VERSION`]; the controller refuses pinned maps of another version.
 
 use crate::{
+    siphash,
     verdict::Reason,
     wire::address::{V4, V6},
 };
@@ -208,7 +209,7 @@ pub struct Config {
 }
 
 /// Keys of the hashes by which tables are ordered: one for each word of a connection ([`crate::wire::address::Flow::mix`]).
-pub type TableKeys = [u64; 5];
+pub type TableKeys = [u64; 9];
 
 /// `Config::flags`: nothing is challenged (tcp_syncookies is 0).
 pub const CONFIG_SUSPENDED: u32 = 1 << 0;
@@ -242,12 +243,19 @@ pub const MOST_PREFIXES: u32 = 1 << 21;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeySlot {
-    /// The SipHash key.
-    pub key: [u64; 2],
+    /// The SipHash key, as [`siphash::begun`] makes it ready.
+    pub begun: [u64; 4],
     /// Counts rotations; part of what is hashed.
     pub epoch: u32,
     /// 0 before the slot is filled: then no cookie is made or accepted with it.
     pub filled: u32,
+}
+
+impl KeySlot {
+    /// A slot with a key of the SipHash.
+    pub const fn new(key: [u64; 2], epoch: u32) -> Self {
+        Self { begun: siphash::begun(key), epoch, filled: 1 }
+    }
 }
 
 /// Both cookie keys.
@@ -939,8 +947,8 @@ macro_rules! plain {
 plain! {
     u32: 4,
     u8: 1,
-    Config: 120,
-    Keys: 48,
+    Config: 152,
+    Keys: 80,
     Interface: 72,
     Interfaces: 4608,
     FilterBytes: 262144,

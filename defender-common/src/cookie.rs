@@ -238,7 +238,7 @@ struct Input<'a, A> {
 impl<A: Address> Input<'_, A> {
     #[inline(always)]
     fn hash(&self, index: u8, timestamps: bool, bits: u32) -> u32 {
-        let mut hash = SipHash::<1, 3>::new(self.key.key);
+        let mut hash = SipHash::<1, 3>::new(self.key.begun);
         A::absorb(self.flow.source, self.flow.destination, |word| hash.word(word));
         hash.word(self.flow.ports() as u64 | (self.client_isn as u64) << 32);
         let terms = index as u64
@@ -258,7 +258,7 @@ mod tests {
     const HOST: Host = Host { mss: 1460, window_scale: 10 };
 
     fn key(seed: u64, epoch: u32) -> KeySlot {
-        KeySlot { key: [seed ^ 0x1234_5678_9abc_def0, seed.rotate_left(17)], epoch, filled: 1 }
+        KeySlot::new([seed ^ 0x1234_5678_9abc_def0, seed.rotate_left(17)], epoch)
     }
 
     fn made<A: Address>(

@@ -1,5 +1,15 @@
 //! SipHash (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), for inputs that come as 64-bit words.
 
+/// What a SipHash with this key begins with, whatever it is of: worked out once for each key.
+pub const fn begun([k0, k1]: [u64; 2]) -> [u64; 4] {
+    [
+        k0 ^ 0x736f_6d65_7073_6575,
+        k1 ^ 0x646f_7261_6e64_6f6d,
+        k0 ^ 0x6c79_6765_6e65_7261,
+        k1 ^ 0x7465_6462_7974_6573,
+    ]
+}
+
 /// A SipHash in the making, with `C` compression rounds a word and `D` at the end.
 #[derive(Clone, Copy)]
 pub struct SipHash<const C: usize, const D: usize> {
@@ -8,16 +18,10 @@ pub struct SipHash<const C: usize, const D: usize> {
 }
 
 impl<const C: usize, const D: usize> SipHash<C, D> {
-    /// Begins with a key.
+    /// Begins with what [`begun`] made of a key.
     #[inline(always)]
-    pub const fn new([k0, k1]: [u64; 2]) -> Self {
-        let v = [
-            k0 ^ 0x736f_6d65_7073_6575,
-            k1 ^ 0x646f_7261_6e64_6f6d,
-            k0 ^ 0x6c79_6765_6e65_7261,
-            k1 ^ 0x7465_6462_7974_6573,
-        ];
-        Self { v, words: 0 }
+    pub const fn new(begun: [u64; 4]) -> Self {
+        Self { v: begun, words: 0 }
     }
 
     /// Takes in eight bytes, the first in the lowest bits.
@@ -75,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_paper_s_vector() {
-        let mut hash = SipHash::<2, 4>::new(KEY);
+        let mut hash = SipHash::<2, 4>::new(begun(KEY));
         hash.word(0x0706_0504_0302_0100);
         assert_eq!(hash.finish(0x000e_0d0c_0b0a_0908), 0xa129_ca61_49be_45e5);
     }
@@ -85,7 +89,7 @@ mod tests {
     fn agrees_with_the_standard_library() {
         use std::hash::{Hasher, SipHasher};
         for words in 0..6u64 {
-            let mut ours = SipHash::<2, 4>::new(KEY);
+            let mut ours = SipHash::<2, 4>::new(begun(KEY));
             let mut theirs = SipHasher::new_with_keys(KEY[0], KEY[1]);
             for word in 0..words {
                 let word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);

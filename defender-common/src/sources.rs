@@ -200,7 +200,7 @@ mod tests {
         for count in [100, 500, 2_000, 20_000] {
             let errors: Vec<f64> = (1..=100_u64)
                 .map(|seed| {
-                    let keys = KEYS.map(|key| V4(seed as u32).mix(&[key; 5]) ^ V4(!(seed as u32)).mix(&KEYS));
+                    let keys = KEYS.map(|key| V4(seed as u32).mix(&[key; 9]) ^ V4(!(seed as u32)).mix(&KEYS));
                     error(&noted(0..count, &keys, 5_000), count, 5_000)
                 })
                 .collect();
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn other_keys_other_registers() {
-        let (a, b) = (noted(0..100, &KEYS, 5_000), noted(0..100, &[1, 2, 3, 4, 5], 5_000));
+        let (a, b) = (noted(0..100, &KEYS, 5_000), noted(0..100, &KEYS.map(|key| !key), 5_000));
         assert_ne!(a.registers, b.registers);
     }
 

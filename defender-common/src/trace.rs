@@ -193,8 +193,8 @@ mod tests {
 
     #[test]
     fn places_differ_by_key_and_are_spread() {
-        assert_ne!(place(V4(1), &KEYS).tag, place(V4(1), &[1, 2, 3, 4, 5]).tag);
-        assert_ne!(place(V6([1, 2, 3, 4]), &KEYS).tag, place(V6([1, 2, 3, 4]), &[1, 2, 3, 4, 5]).tag);
+        assert_ne!(place(V4(1), &KEYS).tag, place(V4(1), &KEYS.map(|key| !key)).tag);
+        assert_ne!(place(V6([1, 2, 3, 4]), &KEYS).tag, place(V6([1, 2, 3, 4]), &KEYS.map(|key| !key)).tag);
         let mut lines = std::collections::HashMap::new();
         let mut places = std::collections::HashSet::new();
         for peer in 0..TRACE_LINES * 4 {

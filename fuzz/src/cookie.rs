@@ -52,7 +52,7 @@ fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>,
     let (offer, isn, clock) = (input.offer(), input.u32(), input.u32());
     let ecn = input.bool() && offer.timestamps;
     let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
-    let keys = [0; 2].map(|_| KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 });
+    let keys = [0; 2].map(|_| KeySlot::new([input.u64(), input.u64()], input.u32()));
     let slot = u32::from(input.bool());
 
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
@@ -107,7 +107,7 @@ fn changed<A: Address + Debug>(
             3 => changed.sequence ^= by,
             4 => changed.host.window_scale ^= 1 << (by.trailing_zeros() & 3),
             5 => changed.key.epoch ^= by,
-            6 => changed.key.key[(by & 1) as usize] ^= u64::from(by),
+            6 => changed.key.begun[(by & 3) as usize] ^= u64::from(by),
             7 => {
                 // Bits 6 and up are the clock's and mean nothing.
                 let Some(echo) = &mut changed.echo else { return None };

@@ -61,7 +61,7 @@ fn written<A: Replies<IP>, const IP: usize>(
 ) -> (Vec<u8>, Made) {
     let (offer, isn, ecn) = (input.offer(), input.u32(), input.bool());
     let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
-    let key = KeySlot { key: [input.u64(), input.u64()], epoch: input.u32(), filled: 1 };
+    let key = KeySlot::new([input.u64(), input.u64()], input.u32());
     let index = profile::index(A::FAMILY, &offer, host.mss, host.window_scale);
     let cookie = Proposal::new::<A>(&offer, index, ecn && offer.timestamps, host).cookie(flow, isn, 0, &key);
     let own = Own {

@@ -24,7 +24,7 @@ pub fn random<const N: usize>() -> Result<[u64; N]> {
 
 /// A slot with the key that comes after epoch `last`.
 pub fn next(last: u32, key: [u64; 2]) -> KeySlot {
-    KeySlot { key, epoch: last.wrapping_add(1), filled: 1 }
+    KeySlot::new(key, last.wrapping_add(1))
 }
 
 #[cfg(test)]
@@ -35,6 +35,6 @@ mod tests {
     fn keys_differ_and_epochs_count() {
         let (first, second) = (random().expect("random"), random().expect("random"));
         assert_ne!(first, second);
-        assert_eq!(next(u32::MAX, first), KeySlot { key: first, epoch: 0, filled: 1 });
+        assert_eq!(next(u32::MAX, first), KeySlot::new(first, 0));
     }
 }

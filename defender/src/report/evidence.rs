@@ -118,13 +118,14 @@ fn network_of(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use defender_common::{
+        abi::TableKeys,
         sources::note,
         wire::address::{V4, V6},
     };
 
     use super::*;
 
-    const KEYS: [u64; 5] = [0x9e37_79b9_7f4a_7c15; 5];
+    const KEYS: TableKeys = [0x9e37_79b9_7f4a_7c15; 9];
 
     fn sample(before: ServiceCounters, after: ServiceCounters) -> Sample {
         Sample { before, after, elapsed: Duration::from_millis(200) }

@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn verdicts_are_found_where_the_datapath_notes_them() {
         let address: IpAddr = "192.0.2.7".parse().expect("an address");
-        let config = abi::Config { table_keys: [0x9e37_79b9_7f4a_7c15; 5], ..abi::Config::default() };
+        let config = abi::Config { table_keys: [0x9e37_79b9_7f4a_7c15; 9], ..abi::Config::default() };
         let place = OnWire::of(address, &config).place;
         let mut line = abi::TraceLine::default();
         let verdict = trace::Verdict::of;

@@ -53,9 +53,15 @@ pub(super) fn isn(
         &key.epoch.to_le_bytes(),
         &[terms.index | u8::from(stamped) << 4, bits, our_scale],
     ];
-    let hash = siphash13(key.key, &input.concat()) as u32;
+    let hash = siphash13(key_of(key), &input.concat()) as u32;
     let hash_bits = if stamped { 28 } else { 27 };
     (slot as u32) << 31 | u32::from(terms.index) << hash_bits | hash & ((1 << hash_bits) - 1)
+}
+
+/// The key that a slot was made of.
+fn key_of(slot: &KeySlot) -> [u64; 2] {
+    let [first, second, ..] = slot.begun;
+    [first ^ u64::from_be_bytes(*b"somepseu"), second ^ u64::from_be_bytes(*b"dorandom")]
 }
 
 /// The offset of our timestamps (low half), and the flow label (high half).
@@ -70,20 +76,16 @@ pub(super) fn offset(client: SocketAddr, server: SocketAddr, config: &Config) ->
     spread(mixed ^ mixed >> 32).rotate_left(32)
 }
 
-/// The hash by which tables are ordered: NH of ports and addresses, then MurmurHash3's finaliser.
+/// The hash by which tables are ordered: ports and addresses times keys, then bits spread.
 fn table_hash(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
     let connection = connection(client, server);
     let (addresses, ports) = connection.split_at(connection.len() - 4);
-    let input = [ports, &[0; 4], addresses].concat();
-    let halves = input.as_chunks::<4>().0.iter().map(|half| u32::from_le_bytes(*half));
-    let keys = config.table_keys.iter().flat_map(|key| [*key as u32, (key >> 32) as u32]);
-    let sums: Vec<_> = halves.zip(keys).map(|(half, key)| u64::from(half.wrapping_add(key))).collect();
-    let products = sums.as_chunks().0.iter().map(|[low, high]| low.wrapping_mul(*high));
-    let mut hash = products.fold(0_u64, u64::wrapping_add);
-    for multiplier in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
-        hash = (hash ^ hash >> 33).wrapping_mul(multiplier);
-    }
-    hash ^ hash >> 33
+    let input = [ports, addresses].concat();
+    let words = input.as_chunks::<4>().0.iter().map(|word| u64::from(u32::from_le_bytes(*word)));
+    let products = words.zip(config.table_keys).map(|(word, key)| word.wrapping_mul(key));
+    let sum = products.fold(0_u64, u64::wrapping_add);
+    let hash = (sum ^ sum >> 32).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ hash >> 32
 }
 
 /// Both addresses, then both ports as one little-endian number.

@@ -32,7 +32,7 @@ pub(super) const UNKNOWN: u16 = 86;
 pub(super) const SERVICE_IDS: std::ops::RangeInclusive<u32> = 1..=8;
 
 /// The key that cookies of an epoch before both slots were made with.
-pub(super) const OLD_KEY: KeySlot = KeySlot { key: [0x0d, 0x1e], epoch: 5, filled: 1 };
+pub(super) const OLD_KEY: KeySlot = KeySlot::new([0x0d, 0x1e], 5);
 
 /// The contents of the maps.
 #[derive(Clone)]
@@ -104,12 +104,16 @@ impl Default for World {
                     0x94d0_49bb_1331_11eb,
                     0x5851_f42d_4c95_7f2d,
                     0xd6e8_feb8_6659_fd93,
+                    0x2545_f491_4f6c_dd1d,
+                    0xda94_2042_e4dd_58b5,
+                    0x8cb9_2ba7_2f3d_8dd7,
+                    0xaf25_1af3_b0f0_25b5,
                 ],
                 ..Config::default()
             },
             keys: [
-                KeySlot { key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], epoch: 6, filled: 1 },
-                KeySlot { key: [0x0f1e_2d3c_4b5a_6978, 0x1122_3344_5566_7788], epoch: 7, filled: 1 },
+                KeySlot::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], 6),
+                KeySlot::new([0x0f1e_2d3c_4b5a_6978, 0x1122_3344_5566_7788], 7),
             ],
             interface: Interface {
                 mac: abi::mac(SERVER_MAC),

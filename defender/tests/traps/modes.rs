@@ -207,8 +207,9 @@ fn rotate_keys(defender: &Controller<'_>) -> Result<()> {
     let mut keys = maps.keys.get(0)?;
     let present = keys[config.key_current as usize];
     let next = 1 - config.key_current;
-    let key = present.key.map(|half| half.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
-    keys[next as usize] = KeySlot { key, epoch: present.epoch.wrapping_add(1), filled: 1 };
+    let [first, second, ..] = present.begun;
+    let key = [first, second].map(|half| half.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
+    keys[next as usize] = KeySlot::new(key, present.epoch.wrapping_add(1));
     maps.keys.set(0, keys)?;
     config.key_current = next;
     maps.config.set(0, config)
