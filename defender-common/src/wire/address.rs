@@ -97,11 +97,15 @@ impl Address for V4 {
 
     #[inline(always)]
     fn is_answerable(self) -> bool {
-        let word = u32::from_be(self.0);
-        let first = (word >> 24) as u8;
+        let first = self.0.to_ne_bytes()[0];
         // Loopback 127/8, multicast 224/4, unspecified and limited broadcast (RFC 6890). The rest of 0/8 and 240/4 the
         // kernel takes as sources (net/ipv4/route.c, ip_route_input_slow), so they are challenged like any other.
-        word != 0 && word != u32::MAX && first != 127 && first >> 4 != 14
+        match first {
+            1..=126 | 128..=223 => true,
+            0 => self.0 != 0,
+            240..=255 => self.0 != u32::MAX,
+            _ => false,
+        }
     }
 
     #[inline(always)]
