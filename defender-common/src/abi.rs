@@ -280,8 +280,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `INTERFACE_*` bits.
     pub flags: u32,
-    /// Its MAC address, as it lies in memory. All zero where the device has none.
-    pub mac: [u16; 3],
+    /// Its MAC address, as [`mac`] puts it. All zero where the device has none.
+    pub mac: u64,
     /// The MSS of the interface's MTU (MTU − 40), IPv4.
     pub mss4: u16,
     /// The MSS of the interface's MTU (MTU − 60), IPv6.
@@ -293,7 +293,7 @@ pub struct Interface {
     /// How many VLAN tags a SYN may have to be challenged: 1, or 2 where the hand-off is on a VLAN device too.
     pub max_vlan_tags: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
     /// Up to four of this host's IPv4 addresses, to be tried before `LOCAL`; 0: none.
     pub local4: [V4; 4],
     /// Likewise two IPv6 addresses.
@@ -906,9 +906,10 @@ pub const EVENT_LISTEN_ENDED: u32 = 2;
 /// `Event::kind`: the defence of a service took a step.
 pub const EVENT_STEP: u32 = 3;
 
-/// A MAC address as [`Interface::mac`] has it.
-pub const fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+/// A MAC address in a word, as a frame begins with it ([`crate::wire::Packet::pairs`]), what follows it being zero.
+pub const fn mac([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    let [first, second] = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0])];
+    first as u64 | (second as u64) << 32
 }
 
 /// Sixteen bytes as words, as they lie in memory.

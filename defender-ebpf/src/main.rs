@@ -248,11 +248,7 @@ fn going_on<A: Tupled>(around: &mut Around<'_, A>, found: &Found, class: Class) 
 #[inline(always)]
 fn own_interface(packet: &XdpPacket) -> Option<&'static Interface> {
     let interface = config::interface(packet.ingress())?;
-    // Read anew, or the compiler would leave out a check of bounds that the verifier wants to see.
-    let packet = XdpPacket::of_xdp(hidden(packet.context as usize) as *mut xdp_md);
-    let ([first], [last]) = (packet.words(0)?, packet.halves(4)?);
-    let [a, b, c] = interface.mac;
-    (first == a as u32 | (b as u32) << 16 && last == c).then_some(interface)
+    (ethernet::destination(&packet.afresh())? == interface.mac).then_some(interface)
 }
 
 /// The hand-off: what XDP let pass with a mark is assigned to its listener. Others' programs always run after it.

@@ -60,6 +60,13 @@ impl XdpPacket {
         Self { start: ctx.data(), end: ctx.data_end(), context }
     }
 
+    /// The same frame, of which the compiler does not know that something of it was there: it would leave out checks of
+    /// bounds that the verifier wants to see.
+    #[inline(always)]
+    pub(crate) fn afresh(&self) -> Self {
+        Self { start: hidden(self.start), ..*self }
+    }
+
     /// The interface it came in by.
     #[inline(always)]
     pub(crate) fn ingress(&self) -> u32 {

@@ -3,7 +3,7 @@
 use network_types::eth::{EthHdr, EtherType};
 
 use super::Packet;
-use crate::verdict::Reason;
+use crate::{abi, verdict::Reason};
 
 /// Length of a header without tags.
 pub const HEADER_LEN: usize = EthHdr::LEN;
@@ -41,6 +41,14 @@ pub struct Frame {
 #[inline(always)]
 pub const fn behind_tags(tags: u8) -> usize {
     HEADER_LEN + tags as usize * TAG_LEN
+}
+
+/// The MAC address that a frame is sent to, as [`abi::mac`] puts it.
+#[inline(always)]
+pub fn destination(packet: &(impl Packet + ?Sized)) -> Option<u64> {
+    const EVERY_BIT: u64 = abi::mac([0xff; 6]);
+    let [first] = packet.pairs(0)?;
+    Some(first & EVERY_BIT)
 }
 
 /// Reads the Ethernet header.

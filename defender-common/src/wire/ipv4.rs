@@ -7,9 +7,14 @@ use crate::verdict::Reason;
 
 /// Length of a header without options.
 pub const HEADER_LEN: usize = Ipv4Hdr::LEN;
-const MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Version 4, and a header without options.
+const PLAIN: u32 = 0x45;
 const ECN: u32 = 3;
+// In words as they lie in memory.
+const MORE_FRAGMENTS: u32 = 0x2000_u32.to_be();
+const FRAGMENT_OFFSET: u32 = 0x1fff_u32.to_be();
+const PROTOCOL: u32 = 0x00ff_0000_u32.to_be();
+const TCP: u32 = ((PROTOCOL_TCP as u32) << 16).to_be();
 
 /// Reads the header of an IPv4 packet that may carry TCP.
 #[inline(always)]
@@ -18,14 +23,14 @@ pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V4>, R
     let first = u32::from_be(first);
     let header_len = (first >> 22 & 0x3c) as usize;
     let total_len = (first & 0xffff) as usize;
-    if first >> 28 != 4 || header_len < HEADER_LEN || total_len < header_len {
+    // What is asked first is so of nearly every packet.
+    if first >> 24 != PLAIN && (first >> 28 != 4 || header_len < HEADER_LEN) || total_len < header_len {
         return Err(Reason::MalformedIp);
     }
-    if (u32::from_be(third) >> 16) as u8 != PROTOCOL_TCP {
+    if third & PROTOCOL != TCP {
         return Err(Reason::NotTcp);
     }
-    let fragment = u32::from_be(second) as u16;
-    if fragment & FRAGMENT_OFFSET != 0 {
+    if second & FRAGMENT_OFFSET != 0 {
         return Err(Reason::LaterFragment);
     }
     if !packet.reaches(offset + total_len) {
@@ -36,7 +41,7 @@ pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V4>, R
         destination: V4(destination),
         transport: offset + header_len,
         transport_len: total_len - header_len,
-        first_fragment: fragment & MORE_FRAGMENTS != 0,
+        first_fragment: second & MORE_FRAGMENTS != 0,
         ect: first >> 16 & ECN != 0,
     })
 }

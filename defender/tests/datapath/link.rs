@@ -70,7 +70,7 @@ fn addresses() -> Vec<Row> {
         })
         .passes(Reason::OtherMac),
         row("an interface whose MAC is all zero", to([0; 6]))
-            .world(|world| world.interface.mac = [0; 3])
+            .world(|world| world.interface.mac = 0)
             .challenged(LINUX4),
         row("an interface that is not defended", syn4())
             .world(|world| world.interface = Interface { ifindex: 9999, ..world.interface })
