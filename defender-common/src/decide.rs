@@ -122,6 +122,15 @@ impl Policy {
             || service.mode == MODE_AUTO && load.accepts_until != 0 && load::accepts_cookies(load, now())
     }
 
+    /// Whether nobody is challenged and no cookie may be on its way: what goes on with a connection passes whatever it is.
+    #[inline(always)]
+    pub fn is_calm(service: &Service, load: &Load, config: &Config) -> bool {
+        !Self::is_off(service)
+            && !Self::challenges(service, load, config)
+            && service.flags & SERVICE_ACCEPTS_COOKIES == 0
+            && load.accepts_until == 0
+    }
+
     /// Whether the SYN at hand may be the one at which challenges begin, or would in a dry run.
     #[inline(always)]
     pub fn may_begin(service: &Service, load: &Load) -> bool {

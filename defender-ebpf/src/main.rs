@@ -20,6 +20,7 @@ mod known;
 mod load;
 mod maps;
 mod packet;
+mod quiet;
 mod recent;
 mod service;
 mod sock_common;
@@ -43,7 +44,7 @@ use defender_common::{
     reply::Replies,
     verdict::{Reason, Verdict},
     wire::{
-        Ip, Packet,
+        Ip,
         ethernet::{self, Frame, Network},
         ipv4, ipv6,
         tcp::{self, Segment},
@@ -51,23 +52,25 @@ use defender_common::{
 };
 
 use crate::{
-    flow::Known,
-    handoff::Passage,
-    load::Arrival,
-    packet::{XdpPacket, hidden},
-    service::Found,
-    socket::Tupled,
+    flow::Known, handoff::Passage, load::Arrival, packet::XdpPacket, service::Found, socket::Tupled,
     surroundings::Around,
 };
 
 /// parse → classify → decide → rewrite | pass | drop → account
 #[xdp(frags)]
 fn defender_xdp(ctx: XdpContext) -> u32 {
-    match ethernet::parse(&XdpPacket::of_xdp(ctx.ctx)) {
+    let packet = XdpPacket::of_xdp(ctx.ctx);
+    match ethernet::parse(&packet) {
         Ok(Frame { network: Network::V4, network_offset, .. }) => {
+            if quiet::passes4(&packet, network_offset) {
+                return xdp_action::XDP_PASS;
+            }
             ipv4_packet(ctx.ctx, network_offset as u64) as u32
         }
         Ok(Frame { network: Network::V6, network_offset, .. }) => {
+            if quiet::passes6(&packet, network_offset) {
+                return xdp_action::XDP_PASS;
+            }
             ipv6_packet(ctx.ctx, network_offset as u64) as u32
         }
         Ok(Frame { network: Network::Other, .. }) => unread(Reason::NotIp) as u32,

@@ -30,6 +30,14 @@ pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
     (id != 0).then(|| Found { id, service: of(id) })
 }
 
+/// The one service of a port, if there is one and it is not bound to an address.
+#[inline(always)]
+pub(crate) fn of_any_address<A: Address>(port: u16) -> Option<Found> {
+    let services = services_of(port);
+    let id = if A::FAMILY == 0 { services.wildcard4 } else { services.wildcard6 } as u32;
+    (id != 0 && services.bound == 0).then(|| Found { id, service: of(id) })
+}
+
 /// A service's settings.
 #[inline(always)]
 pub(crate) fn of(id: u32) -> &'static Service {
