@@ -30,6 +30,9 @@ use crate::{
     socket::{self, Tupled},
 };
 
+/// `Config::flags` where every option may be offered.
+const EVERY_OPTION: u32 = CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING;
+
 /// A segment and all that is known around it.
 pub(crate) struct Around<'a, A> {
     pub(crate) packet: &'a XdpPacket,
@@ -117,6 +120,10 @@ impl<'a, A: Address> Around<'a, A> {
     pub(crate) fn offer(&self) -> Offer {
         let mut offer = self.offer;
         let allowed = self.config.flags;
+        if allowed & EVERY_OPTION == EVERY_OPTION {
+            // So it is nearly everywhere.
+            return offer;
+        }
         offer.timestamps &= allowed & CONFIG_TIMESTAMPS != 0;
         offer.sack &= allowed & CONFIG_SACK != 0;
         if allowed & CONFIG_WINDOW_SCALING == 0 {
