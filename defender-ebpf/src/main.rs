@@ -213,19 +213,20 @@ fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>,
         Reason::SynChallenged => answer::challenge::<_, IP>(around),
         reason => reason,
     };
-    if reason.is_syn() {
-        account::syn(counters, reason);
-        sources::note(found.id, segment.flow.source, around.now());
-    }
-    if reason == Reason::SynChallenged && !around.ruled_out {
-        flow::begins_anew(hash, config);
-    }
-    if arrival.count != 0 && reason.would_be_half_open() {
-        load::load_spared(found.id as u64, arrival.count as u64, clock::epoch() as u64);
-    }
-    if reason.is_syn() && reason.verdict() == Verdict::Pass {
+    if reason == Reason::SynChallenged {
+        if !around.ruled_out {
+            flow::begins_anew(hash, config);
+        }
+    } else if !reason.is_syn() {
+        return reason;
+    } else if reason.verdict() == Verdict::Pass {
         let would = reason == Reason::SynMonitored && load::would_challenge(found);
         flow::opens(segment, hash, found.id, would);
+    }
+    account::syn(counters, reason);
+    sources::note(found.id, segment.flow.source, around.now());
+    if arrival.count != 0 && reason.would_be_half_open() {
+        load::load_spared(found.id as u64, arrival.count as u64, clock::epoch() as u64);
     }
     reason
 }
