@@ -8,7 +8,7 @@ use crate::verdict::Reason;
 /// Length of a header without options.
 pub const HEADER_LEN: usize = Ipv4Hdr::LEN;
 /// Version 4, and a header without options.
-const PLAIN: u32 = 0x45;
+const PLAIN: u8 = 0x45;
 const ECN: u32 = 3;
 // In words as they lie in memory.
 const MORE_FRAGMENTS: u32 = 0x2000_u32.to_be();
@@ -20,11 +20,12 @@ const TCP: u32 = ((PROTOCOL_TCP as u32) << 16).to_be();
 #[inline(always)]
 pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V4>, Reason> {
     let [first, second, third, source, destination] = packet.words(offset).ok_or(Reason::MalformedIp)?;
+    let [version_and_len, ..] = first.to_ne_bytes();
     let first = u32::from_be(first);
     let header_len = (first >> 22 & 0x3c) as usize;
     let total_len = (first & 0xffff) as usize;
     // What is asked first is so of nearly every packet.
-    if first >> 24 != PLAIN && (first >> 28 != 4 || header_len < HEADER_LEN) || total_len < header_len {
+    if version_and_len != PLAIN && (first >> 28 != 4 || header_len < HEADER_LEN) || total_len < header_len {
         return Err(Reason::MalformedIp);
     }
     if third & PROTOCOL != TCP {
