@@ -155,10 +155,13 @@ impl Address for V6 {
     #[inline(always)]
     fn is_answerable(self) -> bool {
         let [a, b, c, d] = self.0;
-        let multicast = u32::from_be(a) >> 24 == 0xff;
+        if a != 0 || b != 0 {
+            let [first, ..] = a.to_ne_bytes();
+            let multicast = first == 0xff;
+            return !multicast;
+        }
         // :: and ::1, and the IPv4-mapped prefix, which never is on the wire (RFC 4291, section 2.5).
-        let low = a == 0 && b == 0 && (c == 0 && u32::from_be(d) <= 1 || u32::from_be(c) == 0xffff);
-        !multicast && !low
+        !(c == 0 && u32::from_be(d) <= 1 || u32::from_be(c) == 0xffff)
     }
 
     #[inline(always)]

@@ -25,15 +25,8 @@ pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V6>, R
     }
     let payload_len = (second >> 16) as usize;
     let next = (second >> 8) as u8;
-    let chain = if next == PROTOCOL_TCP { 0 } else { packet.scan_extensions(offset + HEADER_LEN, next) };
+    let chain = if next == PROTOCOL_TCP { 0 } else { extensions(packet, offset + HEADER_LEN, next)? };
     let used = chain as usize & CHAIN_LEN;
-    match chain & !(CHAIN_LEN as u64 | CHAIN_FIRST_FRAGMENT) {
-        0 => {}
-        CHAIN_NOT_TCP => return Err(Reason::NotTcp),
-        CHAIN_TOO_LONG => return Err(Reason::ExtensionChain),
-        CHAIN_LATER_FRAGMENT => return Err(Reason::LaterFragment),
-        _ => return Err(Reason::MalformedIp),
-    }
     if payload_len < used || !packet.reaches(offset + HEADER_LEN + payload_len) {
         return Err(Reason::MalformedIp);
     }
@@ -45,6 +38,19 @@ pub fn parse(packet: &(impl Packet + ?Sized), offset: usize) -> Result<Ip<V6>, R
         first_fragment: chain & CHAIN_FIRST_FRAGMENT != 0,
         ect: first >> 20 & 3 != 0,
     })
+}
+
+/// What [`scan_extensions`] found, if TCP follows on the extension headers.
+#[inline(always)]
+fn extensions(packet: &(impl Packet + ?Sized), offset: usize, first: u8) -> Result<u64, Reason> {
+    let chain = packet.scan_extensions(offset, first);
+    match chain & !(CHAIN_LEN as u64 | CHAIN_FIRST_FRAGMENT) {
+        0 => Ok(chain),
+        CHAIN_NOT_TCP => Err(Reason::NotTcp),
+        CHAIN_TOO_LONG => Err(Reason::ExtensionChain),
+        CHAIN_LATER_FRAGMENT => Err(Reason::LaterFragment),
+        _ => Err(Reason::MalformedIp),
+    }
 }
 
 // What `scan_extensions` returns: bytes of extension headers, and bits.
