@@ -4,11 +4,7 @@
 //! valid value. Addresses are 16 bytes in network order; IPv4 is mapped (`::ffff:a.b.c.d`). Ports are in host order.
 //! A change to any layout raises [`ABI_VERSION`]; the controller refuses pinned maps of another version.
 
-use crate::{
-    siphash,
-    verdict::Reason,
-    wire::address::{V4, V6},
-};
+use crate::{siphash, verdict::Reason, wire::address::V4};
 
 /// Version of everything in this module; held in [`Config::abi_version`].
 pub const ABI_VERSION: u32 = 7;
@@ -296,8 +292,8 @@ pub struct Interface {
     pub reserved: u8,
     /// Up to four of this host's IPv4 addresses, to be tried before `LOCAL`; 0: none.
     pub local4: [V4; 4],
-    /// Likewise two IPv6 addresses.
-    pub local6: [V6; 2],
+    /// Likewise two IPv6 addresses, each as its halves ([`Address::halves`](crate::wire::address::Address::halves)).
+    pub local6: [[u64; 2]; 2],
 }
 
 /// All defended interfaces, see [`interface_slot`].

@@ -28,7 +28,7 @@ pub trait Address: Copy + PartialEq {
     fn is_answerable(self) -> bool;
 
     /// Whether it is one of these; unused entries are zero, which is nobody's address.
-    fn is_any_of(self, v4: &[V4; 4], v6: &[V6; 2]) -> bool;
+    fn is_any_of(self, v4: &[V4; 4], v6: &[[u64; 2]; 2]) -> bool;
 
     /// The network whose hosts share a reply budget: /24 or /64.
     fn budget_prefix(self) -> u64;
@@ -109,7 +109,7 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn is_any_of(self, [a, b, c, d]: &[V4; 4], _: &[V6; 2]) -> bool {
+    fn is_any_of(self, [a, b, c, d]: &[V4; 4], _: &[[u64; 2]; 2]) -> bool {
         self.0 != 0 && (self == *a || self == *b || self == *c || self == *d)
     }
 
@@ -165,9 +165,9 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn is_any_of(self, _: &[V4; 4], [a, b]: &[V6; 2]) -> bool {
+    fn is_any_of(self, _: &[V4; 4], [a, b]: &[[u64; 2]; 2]) -> bool {
         let halves = self.halves();
-        halves != [0; 2] && (halves == a.halves() || halves == b.halves())
+        halves != [0; 2] && (halves == *a || halves == *b)
     }
 
     #[inline(always)]

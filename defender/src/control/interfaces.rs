@@ -1,11 +1,11 @@
 //! What the datapath has to know of an interface.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use anyhow::{Result, bail};
 use defender_common::{
     abi,
-    wire::address::{V4, V6},
+    wire::address::{Address as _, V4, V6},
 };
 use defender_maps::Slots;
 
@@ -70,11 +70,11 @@ fn fill_addresses(entry: &mut abi::Interface, link: &Link, local: &[LocalPrefix]
     local.sort_by_key(|prefix| prefix.ifindex != link.index);
     let whole = |prefix: &&&LocalPrefix| prefix.prefix_len == if prefix.address.is_ipv4() { 32 } else { 128 };
     let mut v4: Vec<V4> = Vec::new();
-    let mut v6: Vec<V6> = Vec::new();
+    let mut v6: Vec<[u64; 2]> = Vec::new();
     for prefix in local.iter().filter(whole) {
         match prefix.address {
             IpAddr::V4(address) if !v4.contains(&address.into()) => v4.push(address.into()),
-            IpAddr::V6(address) if !v6.contains(&address.into()) => v6.push(address.into()),
+            IpAddr::V6(address) if !v6.contains(&halves(address)) => v6.push(halves(address)),
             _ => {}
         }
     }
@@ -83,6 +83,10 @@ fn fill_addresses(entry: &mut abi::Interface, link: &Link, local: &[LocalPrefix]
     local.iter().all(|prefix| whole(&prefix))
         && v4.len() <= entry.local4.len()
         && v6.len() <= entry.local6.len()
+}
+
+fn halves(address: Ipv6Addr) -> [u64; 2] {
+    V6::from(address).halves()
 }
 
 fn fill<T: Copy>(slots: &mut [T], values: &[T]) {
@@ -156,7 +160,7 @@ mod tests {
             [prefix("127.0.0.0", 8), prefix("::1", 128), prefix("192.0.2.0", 24), prefix("2001:db8::1", 128)];
         let expected = [
             (abi::mapped([192, 0, 2, 0]), 120),
-            ("2001:db8::1".parse::<std::net::Ipv6Addr>().expect("v6").octets(), 128),
+            ("2001:db8::1".parse::<Ipv6Addr>().expect("v6").octets(), 128),
         ];
         assert_eq!(prefixes(&local), expected);
     }

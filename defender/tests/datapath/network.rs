@@ -3,7 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use defender_common::{abi::INTERFACE_LOCAL_COMPLETE, verdict::Reason};
+use defender_common::{
+    abi::INTERFACE_LOCAL_COMPLETE,
+    verdict::Reason,
+    wire::address::{Address as _, V6},
+};
 use defender_testbed::frame::{Extension, TcpFrame, flag};
 
 use super::{
@@ -219,7 +223,8 @@ fn destinations() -> Vec<Row> {
             .challenged(LINUX4),
         row("the interface's second address, IPv6", to("2001:db8:a::4"))
             .world(|world| {
-                world.interface.local6[1] = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 4).into();
+                world.interface.local6[1] =
+                    V6::from(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 4)).halves();
             })
             .challenged(LINUX6),
         any_ip(row("a local prefix: AnyIP", to("203.0.113.77"))).challenged(LINUX4),

@@ -9,7 +9,7 @@ use defender_common::{
         self, CONFIG_ECN, CONFIG_PREFIXES, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
         Interface, KeySlot, Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
     },
-    wire::address::{V4, V6},
+    wire::address::{Address as _, V4, V6},
 };
 use defender_testbed::topology::{SERVER_MAC, SERVER_V4, SERVER_V6};
 
@@ -123,7 +123,7 @@ impl Default for World {
                 hop_limit: 59,
                 max_vlan_tags: 1,
                 local4: [SERVER_V4.into(), V4(0), V4(0), V4(0)],
-                local6: [SERVER_V6.into(), V6([0; 4])],
+                local6: [V6::from(SERVER_V6).halves(), [0; 2]],
                 ..Interface::default()
             },
             probe: 0,
