@@ -323,7 +323,7 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
         let size = if rest < CHUNK { rest } else { CHUNK };
         // What is missing of the last word counts as zero.
         // SAFETY: `scratch` is this CPU's map value, which nothing else uses while the program runs.
-        unsafe { (*scratch)[(size - 1) / 4 & (CHUNK / 4 - 1)] = 0 };
+        unsafe { (*scratch)[((size - 1) / 4) & (CHUNK / 4 - 1)] = 0 };
         // SAFETY: `size` is at most the size of the map value.
         let read = unsafe {
             bpf_xdp_load_bytes(context, (offset + chunk * CHUNK) as u32, scratch.cast(), size as u32)
