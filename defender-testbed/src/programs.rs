@@ -33,6 +33,8 @@ pub enum Program {
     DropRange,
     /// At the server end: sends SYNs from the spoofed ranges back with nothing but the addresses swapped.
     SwapTx,
+    /// At the server end: the same, with every byte of an IPv4 SYN read and written once.
+    RewriteTx,
 }
 
 impl Program {
@@ -43,6 +45,7 @@ impl Program {
             Self::AbsorbFlood => "absorb_flood",
             Self::DropRange => "drop_range",
             Self::SwapTx => "swap_tx",
+            Self::RewriteTx => "rewrite_tx",
         }
     }
 }
@@ -60,7 +63,7 @@ pub struct Counters {
     pub syn_acks: u64,
     /// Packets that `DropRange` dropped.
     pub dropped: u64,
-    /// Packets that `SwapTx` sent back.
+    /// Packets that `SwapTx` or `RewriteTx` sent back.
     pub sent_back: u64,
 }
 

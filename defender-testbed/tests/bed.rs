@@ -186,19 +186,21 @@ fn the_server_forwards_to_the_host_behind() -> Result<()> {
 fn what_the_server_end_sends_back_is_counted() -> Result<()> {
     let mut bed = Topology::new()?;
     bed.set_client_end(Some(Program::Absorb))?;
-    let swap = bed.attach_server_end(Program::SwapTx)?;
-    let report =
-        Flood { max_packets: 200, rate: Some(10_000), ..Flood::new(Kind::LinuxSyn, bed.server_v4(80)) }
-            .run_to_end(&bed)?;
-    assert_eq!(report.sent, 200);
-    let counted = || -> Result<_> {
-        Ok((swap.counters()?.sent_back, bed.client_end().expect("set").counters()?.spoofed_others))
-    };
-    let deadline = Instant::now() + PATIENCE;
-    while counted()? != (200, 200) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
+    for (program, arrived) in [(Program::SwapTx, 200), (Program::RewriteTx, 400)] {
+        let sender = bed.attach_server_end(program)?;
+        let report =
+            Flood { max_packets: 200, rate: Some(10_000), ..Flood::new(Kind::LinuxSyn, bed.server_v4(80)) }
+                .run_to_end(&bed)?;
+        assert_eq!(report.sent, 200);
+        let counted = || -> Result<_> {
+            Ok((sender.counters()?.sent_back, bed.client_end().expect("set").counters()?.spoofed_others))
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while counted()? != (200, arrived) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(counted()?, (200, arrived), "{program:?}");
     }
-    assert_eq!(counted()?, (200, 200));
     Ok(())
 }
 

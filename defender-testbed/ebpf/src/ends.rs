@@ -23,6 +23,8 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const PROTO_TCP: u8 = 6;
 const IP: usize = 14;
+/// Bytes of a Linux client's SYN: IPv4 header, TCP header, options.
+const LINUX_SYN: usize = 60;
 const SYN: u8 = 0x02;
 /// What lets the next tcx program decide.
 const TCX_NEXT: i32 = -1;
@@ -104,6 +106,36 @@ fn swap_tx(ctx: XdpContext) -> u32 {
     }
     count(counter::SENT_BACK);
     xdp_action::XDP_TX
+}
+
+/// Server end: the same, and reads and writes the rest of the SYN once, as whoever checks it and answers in its place must.
+#[xdp]
+fn rewrite_tx(ctx: XdpContext) -> u32 {
+    count(counter::PACKETS);
+    let Some(seen) = look(&ctx, Side::Source) else { return xdp_action::XDP_PASS };
+    if !seen.spoofed || seen.flags & (SYN | ACK) != SYN || seen.ipv6 {
+        return xdp_action::XDP_PASS;
+    }
+    if rewrite(&ctx).is_none() || swap(&ctx, seen.ipv6).is_none() {
+        return xdp_action::XDP_PASS;
+    }
+    count(counter::SENT_BACK);
+    xdp_action::XDP_TX
+}
+
+/// Reads every half word of a Linux client's SYN behind the Ethernet header, and writes it again.
+#[inline(always)]
+fn rewrite(ctx: &XdpContext) -> Option<()> {
+    let halves = at::<[u16; LINUX_SYN / 2]>(ctx, IP)?.cast::<u16>();
+    for index in 0..LINUX_SYN / 2 {
+        let half = halves.wrapping_add(index);
+        // SAFETY: `at` checked that all of them lie inside the frame; frames start at an even address. Volatile, or the
+        // compiler would leave out what changes nothing.
+        let value = unsafe { half.read_volatile() };
+        // SAFETY: as above.
+        unsafe { half.write_volatile(value) };
+    }
+    Some(())
 }
 
 /// At tcx: counts, and leaves everything to the next program.

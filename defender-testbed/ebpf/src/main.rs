@@ -3,7 +3,7 @@
 //! * `flood_v4`, `flood_v6`: the flood source, run with live frames ([`flood`]);
 //! * `inject`: sends prepared frames in one batch, run with live frames ([`inject`]);
 //! * `pass`, `absorb`, `absorb_flood`: the client end of the link ([`ends`]);
-//! * `drop_range`, `swap_tx`: at the server end, the ceilings a defence is measured against ([`ends`]);
+//! * `drop_range`, `swap_tx`, `rewrite_tx`: at the server end, the ceilings a defence is measured against ([`ends`]);
 //! * `measure`: writes a frame anew and calls the program to be measured; `bare_drop`, `parse_drop`, `bare_swap`: the floors
 //!   beside it ([`measure`]);
 //! * `watch`: at tcx, a program that only counts ([`ends`]).

@@ -237,6 +237,7 @@ fn cells() -> Vec<Cell> {
         Defence::Defender,
         Defence::Drop,
         Defence::Swap,
+        Defence::Rewrite,
     ];
     let mut levels = vec![Level::Calm];
     levels.extend(RATES.map(Level::Paced));

@@ -34,6 +34,8 @@ pub(crate) enum Defence {
     Drop,
     /// A program that sends SYNs back and does nothing else
     Swap,
+    /// A program that reads and writes every byte of SYNs, and sends them back
+    Rewrite,
 }
 
 /// How strong the flood is.
@@ -74,6 +76,7 @@ impl Defence {
             Self::Defender => "defender always",
             Self::Drop => "ceiling: drop by address",
             Self::Swap => "ceiling: bare swap and send",
+            Self::Rewrite => "ceiling: all bytes, and send",
         }
     }
 
@@ -88,6 +91,7 @@ impl Defence {
             Self::Defender => "defender",
             Self::Drop => "drop",
             Self::Swap => "swap",
+            Self::Rewrite => "rewrite",
         }
     }
 
@@ -112,6 +116,7 @@ impl Defence {
             }
             Self::Drop => Standing::Program { _attached: bed.attach_server_end(Program::DropRange)? },
             Self::Swap => Standing::Program { _attached: bed.attach_server_end(Program::SwapTx)? },
+            Self::Rewrite => Standing::Program { _attached: bed.attach_server_end(Program::RewriteTx)? },
         })
     }
 }
