@@ -104,7 +104,7 @@ pub(super) const CASES: [Case; 15] = [
     .aims(90.0, 137.0)
     .asks_table(),
     Case::new("data_calm", "data, auto in calm", Frame::Established, Mode::Calm, Reason::Monitored)
-        .at_most(2.4)
+        .at_most(2.0)
         .aims(15.0, 23.0),
     Case::new("data_attacked", "data, auto under attack", Frame::Established, Mode::Attacked, Reason::Known)
         .at_most(2.4)
