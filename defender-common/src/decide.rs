@@ -505,6 +505,56 @@ mod tests {
         }
     }
 
+    fn services() -> impl Strategy<Value = (Service, Load, Config)> {
+        let steps = prop::sample::select(Step::ALL.to_vec());
+        let until = prop_oneof![Just(0), any::<u32>()];
+        (0u32..5, 0u32..64, 0u32..64, steps, until).prop_map(
+            |(mode, flags, settings, step, accepts_until)| {
+                (
+                    Service { mode, flags, ..Service::default() },
+                    Load { accepts_until, ..stands(step) },
+                    Config { flags: settings, ..Config::default() },
+                )
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn in_calm_what_goes_on_passes_whatever_it_is(
+            (service, load, config) in services(), world in worlds(), now: u32, class in classes(),
+        ) {
+            let accepts = Policy::accepts_cookies(&service, &load, &config, || now);
+            let mut world = World {
+                off: Policy::is_off(&service),
+                policy: Policy::of(&service, &load, &config),
+                local: true,
+                accepts,
+                ..world
+            };
+            if Policy::is_calm(&service, &load, &config) {
+                prop_assert!(!accepts);
+                let reason = decide(class, &mut world);
+                if class == Class::Syn {
+                    // Whom the deny list has is all that is dropped.
+                    prop_assert!(reason.verdict() == Verdict::Pass || reason == Reason::SynDenied);
+                } else {
+                    prop_assert_eq!(reason, Reason::Monitored);
+                    prop_assert!(!world.asked_socket && !world.charged);
+                }
+            }
+        }
+
+        #[test]
+        fn it_is_calm_unless_something_depends_on_cookies(
+            (service, load, config) in services(), now: u32,
+        ) {
+            let quiet = load.accepts_until == 0 && !Policy::is_off(&service)
+                && !Policy::accepts_cookies(&service, &load, &config, || now);
+            prop_assert_eq!(Policy::is_calm(&service, &load, &config), quiet);
+        }
+    }
+
     #[test]
     fn modes_steps_and_flags_make_the_policy() {
         let service = |mode, flags| Service { mode, flags, ..Service::default() };
