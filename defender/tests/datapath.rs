@@ -17,6 +17,7 @@ mod datapath {
     mod malformed;
     mod network;
     mod options;
+    mod quiet;
     mod random;
     mod reasons;
     mod services;

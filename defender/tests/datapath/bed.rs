@@ -16,18 +16,25 @@ use defender::dataplane::{
     pins::{PinRoot, Rollback},
 };
 use defender_common::{
-    abi::{Counters, INTERFACE_SLOTS, Interface, Load, Port, Service, ServiceCounters, interface_slot},
-    known,
+    abi::{
+        self, Counters, FilterBytes, INTERFACE_SLOTS, Interface, Load, Port, Service, ServiceCounters,
+        interface_slot,
+    },
+    filter, known,
     verdict::Reason,
     wire::address::V4,
 };
+use defender_maps::Table;
 use defender_testbed::{
     cleanup::{BPF_DIR, PREFIX},
     interface, server,
     topology::{SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
 };
 
-use super::world::{BOUND_V4, BOUND_V6, DUAL, ONLY_V4, ONLY_V6, SERVICE_IDS, World};
+use super::{
+    expected::table_hash,
+    world::{BOUND_V4, BOUND_V6, DUAL, ONLY_V4, ONLY_V6, SERVICE_IDS, World},
+};
 
 /// SYNs that each CPU has seen before: so many that the next is not the one by which it counts for others.
 const SEEN: u64 = 1;
@@ -44,6 +51,7 @@ pub(super) struct Bed {
     pub(super) listeners: Listeners,
     programs: Programs,
     maps: Maps,
+    filter: Table<FilterBytes>,
     ifindex: u32,
     world: Option<World>,
     /// Removes the pinned maps at the end.
@@ -66,6 +74,8 @@ pub(super) struct Ran {
     pub(super) counted: Vec<(Reason, u64)>,
     /// The counters of all services together.
     pub(super) services: ServiceCounters,
+    /// All counters, whatever they are of: those of packets, of hand-offs, of connections.
+    pub(super) all: Counters,
 }
 
 impl Bed {
@@ -78,8 +88,9 @@ impl Bed {
         let root = pin_root()?;
         let programs = Programs::load(&root, FLOW_BUCKETS, &mut pins)?;
         let maps = Maps::open(&root)?;
+        let filter = Table::open(&root.maps(), abi::map::FILTER)?;
         let listeners = Listeners::new(&topology)?;
-        Ok(Self { topology, listeners, programs, maps, ifindex, world: None, _pins: pins })
+        Ok(Self { topology, listeners, programs, maps, filter, ifindex, world: None, _pins: pins })
     }
 
     /// The interface that frames come in by.
@@ -128,6 +139,16 @@ impl Bed {
             }
         }
         self.world = Some(world.clone());
+        self.note()
+    }
+
+    /// Fills the filter as the world has it, whatever it has taken notice of since.
+    pub(super) fn note(&mut self) -> Result<()> {
+        let Some(world) = &self.world else { return Ok(()) };
+        for (client, server, byte) in &world.noted {
+            let place = filter::place(table_hash(*client, *server, &world.config));
+            self.filter.set(place as u32, *byte)?;
+        }
         Ok(())
     }
 
@@ -153,6 +174,9 @@ impl Bed {
         }
         if !world.known.is_empty() {
             maps.known.fill(0)?;
+        }
+        if !world.noted.is_empty() {
+            self.filter.fill(0)?;
         }
         Ok(())
     }
@@ -186,7 +210,8 @@ impl Bed {
         let length = result.data_size_out as usize;
         ensure!(length <= out.len(), "{length} bytes came out of {}", frame.len());
         out.truncate(length);
-        Ok(Ran { action: result.return_value, out, counted: self.counted()?, services: self.services()? })
+        let (counted, services) = (self.counted()?, self.services()?);
+        Ok(Ran { action: result.return_value, out, counted, services, all: self.maps.counters()? })
     }
 
     fn counted(&self) -> Result<Vec<(Reason, u64)>> {
@@ -205,6 +230,8 @@ impl Bed {
             sum.syn_challenged += counters.syn_challenged;
             sum.ack_accepted += counters.ack_accepted;
             sum.ack_rejected += counters.ack_rejected;
+            sum.stray_acks += counters.stray_acks;
+            sum.stray_rsts += counters.stray_rsts;
         }
         Ok(sum)
     }

@@ -77,7 +77,7 @@ pub(super) fn offset(client: SocketAddr, server: SocketAddr, config: &Config) ->
 }
 
 /// The hash by which tables are ordered: ports and addresses times keys, then bits spread.
-fn table_hash(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
+pub(super) fn table_hash(client: SocketAddr, server: SocketAddr, config: &Config) -> u64 {
     let connection = connection(client, server);
     let (addresses, ports) = connection.split_at(connection.len() - 4);
     let input = [ports, addresses].concat();

@@ -17,7 +17,7 @@ const ROUNDS: u32 = 6_000;
 const FEWEST_ANSWERS: u32 = 300;
 
 /// Numbers without a pattern, the same in every run (xorshift64*, Vigna 2016).
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -28,7 +28,7 @@ impl Random {
     }
 
     /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 33) as usize % limit
     }
 
@@ -68,7 +68,7 @@ fn originals(world: &World) -> Vec<Vec<u8>> {
 }
 
 /// Changes a frame in one place.
-fn change(random: &mut Random, frame: &mut Vec<u8>) {
+pub(super) fn change(random: &mut Random, frame: &mut Vec<u8>) {
     let length = frame.len();
     match random.below(8) {
         0..3 => {

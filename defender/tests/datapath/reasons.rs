@@ -2,7 +2,7 @@
 
 use defender_common::verdict::Reason;
 
-use super::{checksums, cookies, link, malformed, network, options, services, sockets, sources};
+use super::{checksums, cookies, link, malformed, network, options, quiet, services, sockets, sources};
 
 #[test]
 fn every_reason_has_a_row() {
@@ -13,6 +13,7 @@ fn every_reason_has_a_row() {
         malformed::rows(),
         network::rows(),
         options::rows(),
+        quiet::rows(),
         services::rows(),
         sockets::rows(),
         sources::rows(),

@@ -24,13 +24,23 @@ const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
 /// One frame and what becomes of it.
+#[derive(Clone)]
 pub(super) struct Row {
     what: String,
     world: World,
     before: Vec<Vec<u8>>,
     frame: Vec<u8>,
     linear: Option<usize>,
+    strays: Strays,
     pub(super) expected: Expected,
+}
+
+/// As what a frame counts that is of no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strays {
+    Nothing,
+    Ack,
+    Rst,
 }
 
 /// What becomes of a frame.
@@ -90,6 +100,7 @@ pub(super) fn row(what: impl Into<String>, frame: impl Frame) -> Row {
         before: Vec::new(),
         frame: frame.bytes(),
         linear: None,
+        strays: Strays::Nothing,
         expected: Expected::Pass(Reason::NotIp),
     }
 }
@@ -110,6 +121,26 @@ impl Row {
     /// Only so many bytes of the frame are in one piece. Needs kernel 6.18.
     pub(super) fn linear(mut self, bytes: usize) -> Self {
         self.linear = Some(bytes);
+        self
+    }
+
+    /// The same frame in another world.
+    pub(super) fn also(&self, what: &str, change: impl FnOnce(&mut World)) -> Self {
+        let mut other = self.clone();
+        other.what = format!("{}, {what}", self.what);
+        change(&mut other.world);
+        other
+    }
+
+    /// It counts as one of a flood's acknowledgements.
+    pub(super) fn stray(mut self) -> Self {
+        self.strays = Strays::Ack;
+        self
+    }
+
+    /// It counts as one of a flood's resets.
+    pub(super) fn stray_rst(mut self) -> Self {
+        self.strays = Strays::Rst;
         self
     }
 
@@ -209,6 +240,8 @@ fn verdict_complaints(row: &Row, ran: &Ran) -> Vec<String> {
         syn_challenged: u64::from(reason == Reason::SynChallenged),
         ack_accepted: u64::from(reason == Reason::Cookie),
         ack_rejected: u64::from(reason == Reason::AckBadCookie),
+        stray_acks: u64::from(row.strays == Strays::Ack),
+        stray_rsts: u64::from(row.strays == Strays::Rst),
         ..ServiceCounters::default()
     };
     if ran.services != services {

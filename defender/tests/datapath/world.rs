@@ -1,6 +1,6 @@
 //! What a frame meets: settings, keys, the interface, services.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use defender::dataplane::maps::Prefix;
 
@@ -51,6 +51,8 @@ pub(super) struct World {
     pub(super) load: Load,
     /// Sources that have completed a handshake.
     pub(super) known: Vec<Ipv4Addr>,
+    /// What the filter holds of connections: the client, the server, the byte.
+    pub(super) noted: Vec<(SocketAddr, SocketAddr, u8)>,
     /// Prefixes on a list.
     pub(super) prefixes: Vec<(Prefix, u32)>,
 }
@@ -140,6 +142,7 @@ impl Default for World {
             services: (1..=6).map(|id| (id, challenged())).collect(),
             load: Load::default(),
             known: Vec::new(),
+            noted: Vec::new(),
             prefixes: Vec::new(),
         }
     }
