@@ -17,14 +17,14 @@ use defender::dataplane::{
 };
 use defender_common::{
     abi::{
-        self, Counters, FilterBytes, INTERFACE_SLOTS, Interface, Load, Port, Service, ServiceCounters,
-        interface_slot,
+        self, Counters, FilterBytes, FlowBucket, INTERFACE_SLOTS, Interface, Load, Port, Service,
+        ServiceCounters, interface_slot,
     },
     filter, known,
     verdict::Reason,
     wire::address::V4,
 };
-use defender_maps::Table;
+use defender_maps::{Slots, Table};
 use defender_testbed::{
     cleanup::{BPF_DIR, PREFIX},
     interface, server,
@@ -39,7 +39,7 @@ use super::{
 /// SYNs that each CPU has seen before: so many that the next is not the one by which it counts for others.
 const SEEN: u64 = 1;
 
-/// The flow table is not what is tested here.
+/// What becomes of the flow table is hardly tested here.
 const FLOW_BUCKETS: u32 = 1;
 
 /// The most bytes that a reply or metadata may add to a frame.
@@ -52,6 +52,7 @@ pub(super) struct Bed {
     programs: Programs,
     maps: Maps,
     filter: Table<FilterBytes>,
+    flows: Slots<FlowBucket>,
     ifindex: u32,
     world: Option<World>,
     /// Removes the pinned maps at the end.
@@ -89,8 +90,9 @@ impl Bed {
         let programs = Programs::load(&root, FLOW_BUCKETS, &mut pins)?;
         let maps = Maps::open(&root)?;
         let filter = Table::open(&root.maps(), abi::map::FILTER)?;
+        let flows = Slots::open(&root.maps(), abi::map::FLOWS)?;
         let listeners = Listeners::new(&topology)?;
-        Ok(Self { topology, listeners, programs, maps, filter, ifindex, world: None, _pins: pins })
+        Ok(Self { topology, listeners, programs, maps, filter, flows, ifindex, world: None, _pins: pins })
     }
 
     /// The interface that frames come in by.
@@ -142,14 +144,21 @@ impl Bed {
         self.note()
     }
 
-    /// Fills the filter as the world has it, whatever it has taken notice of since.
+    /// Fills the filter and the flow table as the world has them, whatever they have taken notice of since.
     pub(super) fn note(&mut self) -> Result<()> {
         let Some(world) = &self.world else { return Ok(()) };
         for (client, server, byte) in &world.noted {
-            let place = filter::place(table_hash(*client, *server, &world.config));
-            self.filter.set(place as u32, *byte)?;
+            self.filter.set(place(world, *client, *server), *byte)?;
         }
-        Ok(())
+        self.flows.set(0, world.flows)
+    }
+
+    /// What the filter holds of the world's connections now, and the flow table.
+    pub(super) fn noted(&self) -> Result<(Vec<u8>, FlowBucket)> {
+        let Some(world) = &self.world else { return Ok((Vec::new(), self.flows.get(0)?)) };
+        let bytes =
+            world.noted.iter().map(|(client, server, _)| self.filter.get(place(world, *client, *server)));
+        Ok((bytes.collect::<Result<_>>()?, self.flows.get(0)?))
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -255,6 +264,11 @@ impl Listeners {
         ];
         Ok(Self { dual: listen(Ipv6Addr::UNSPECIFIED.into(), DUAL, false)?, _others: others })
     }
+}
+
+/// Where the filter has a connection's byte.
+fn place(world: &World, client: SocketAddr, server: SocketAddr) -> u32 {
+    filter::place(table_hash(client, server, &world.config)) as u32
 }
 
 /// `struct xdp_md` (include/uapi/linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.

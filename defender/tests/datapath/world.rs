@@ -7,7 +7,7 @@ use defender::dataplane::maps::Prefix;
 use defender_common::{
     abi::{
         self, CONFIG_ECN, CONFIG_PREFIXES, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING, Config,
-        Interface, KeySlot, Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
+        FlowBucket, Interface, KeySlot, Load, MODE_ALWAYS, Port, SERVICE_IN_USE, Service, ServiceKey,
     },
     wire::address::{Address as _, V4, V6},
 };
@@ -53,6 +53,8 @@ pub(super) struct World {
     pub(super) known: Vec<Ipv4Addr>,
     /// What the filter holds of connections: the client, the server, the byte.
     pub(super) noted: Vec<(SocketAddr, SocketAddr, u8)>,
+    /// The flow table, which has one bucket.
+    pub(super) flows: FlowBucket,
     /// Prefixes on a list.
     pub(super) prefixes: Vec<(Prefix, u32)>,
 }
@@ -143,6 +145,7 @@ impl Default for World {
             load: Load::default(),
             known: Vec::new(),
             noted: Vec::new(),
+            flows: FlowBucket::default(),
             prefixes: Vec::new(),
         }
     }
