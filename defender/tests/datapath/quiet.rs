@@ -232,14 +232,16 @@ fn broken() -> Vec<Row> {
     let behind_look_alike = |what: &str, flags: u8, port: u16, reason| {
         let client = client4();
         let frame = TcpFrame::new(client, server_of(client, port)).seq(7).ack(9).flags(flags);
-        quiet(what, client, frame.ip_options(&look_alike())).passes(reason)
+        quiet(what, client, frame.ip_options(&look_alike())).world(also_noted(client, port)).passes(reason)
     };
     let behind_look_alike6 = |what: &str, flags: u8, port: u16, reason| {
         let client = client6();
         let frame = TcpFrame::new(client, server_of(client, port)).seq(7).ack(9).flags(flags);
         let frame = frame.extension(Extension::DestinationOptions(20)).build();
         // Kind and length of the extension are its source port.
-        quiet(what, client, patched(frame, TCP6 + 2, &look_alike()[2..])).passes(reason)
+        quiet(what, client, patched(frame, TCP6 + 2, &look_alike()[2..]))
+            .world(also_noted(client, port))
+            .passes(reason)
     };
     vec![
         behind_look_alike(
@@ -350,6 +352,11 @@ fn broken() -> Vec<Row> {
         elsewhere("to another host", TcpFrame::bytes),
         elsewhere("to another host, a data offset of 4", |frame| frame.data_offset(4).build()),
     ]
+}
+
+/// The client has a connection to another port as well.
+fn also_noted(client: SocketAddr, port: u16) -> impl FnOnce(&mut World) {
+    move |world| world.noted.push((client, server_of(client, port), GENERATION))
 }
 
 /// Twenty bytes that look like an acknowledgement to a service.
