@@ -138,7 +138,7 @@ impl Defended {
     }
 
     /// Where its maps are pinned.
-    fn maps(&self) -> PathBuf {
+    pub fn maps(&self) -> PathBuf {
         self.pins.join("maps")
     }
 }

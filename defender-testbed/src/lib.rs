@@ -26,6 +26,7 @@ pub mod cleanup;
 pub mod client;
 pub mod command;
 pub mod controller;
+pub mod count;
 pub mod cpu;
 pub mod crowd;
 pub mod defended;

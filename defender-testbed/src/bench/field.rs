@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
         CONFIG_PREFIXES, Config, FILTER_LEN, FLOW_ENTRIES, FilterBytes, FlowBucket, HalfOpenBucket,
-        HalfOpenBuckets, Keys, Lines, Load, Loads, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, Ports,
-        RecentBucket, RecentBuckets, SERVICE_IN_USE, Service, Services, map,
+        HalfOpenBuckets, KeySlot, Keys, Lines, Load, Loads, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port,
+        Ports, RecentBucket, RecentBuckets, SERVICE_IN_USE, Service, Services, map,
     },
     cookie::{Host, Proposal},
     filter::{self, Noted},
@@ -34,14 +34,17 @@ use defender_testbed::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::frames::{PORT, SCALE, STAMP, flow4, spread};
+use super::frames::{PORT, SCALE, STAMP, flow4};
 
 /// The service that is measured.
-const SERVICE: u32 = 1;
+pub(super) const SERVICE: u32 = 1;
 /// Milliseconds for which the filter is to count: longer than any measurement takes.
 const FILTER_LASTS: u32 = 3_600_000;
 /// The generation of entries of filter and flow table.
 const GENERATION: u32 = 5;
+
+/// In place of random numbers.
+const LOTS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
 /// What the service does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,16 @@ impl Field {
         })
     }
 
+    /// Draws no lots: what is random otherwise, and decides which lines of tables a connection has, is always the same.
+    pub(super) fn fix(&mut self) -> Result<()> {
+        self.begun.secret = LOTS;
+        self.begun.table_keys =
+            std::array::from_fn(|number| LOTS[number % 2].wrapping_mul(number as u64 * 2 + 1));
+        self.config.set(0, self.begun)?;
+        let keys = self.keys.get(0)?;
+        self.keys.set(0, keys.map(|key| if key.filled == 0 { key } else { KeySlot::new(LOTS, key.epoch) }))
+    }
+
     /// Says what the service does, and who knows what the socket table has. No limit and no line is ever reached.
     pub(super) fn enter(&mut self, mode: Mode, sockets: Sockets) -> Result<()> {
         let now = clock()?;
@@ -163,12 +176,12 @@ impl Field {
         Ok(())
     }
 
-    /// Puts the first so many flows into filter and flow table, as established connections.
-    pub(super) fn establish(&mut self, count: u32) -> Result<()> {
+    /// Puts flows into filter and flow table, as established connections.
+    pub(super) fn establish(&mut self, numbers: impl Iterator<Item = u32>) -> Result<()> {
         let config = self.config.get(0)?;
         let mut bytes = [0; FILTER_LEN];
         let mut buckets = vec![FlowBucket::default(); self.flows.len() as usize];
-        for number in 0..count {
+        for number in numbers {
             let (flow, _) = flow4(number);
             bytes[filter::place(flow.mix(&config.table_keys))] = filter::noted(&config, Noted::Quiet);
             insert(&mut buckets, flow.mix(&config.table_keys), &config);
@@ -189,8 +202,12 @@ impl Field {
         self.flows.fill(FlowBucket::default())
     }
 
-    /// The acknowledgement numbers by which the first so many flows prove a cookie, and the echo that goes with them.
-    pub(super) fn answers(&self, count: u32, interface_mss: u16) -> Result<(u32, Vec<u32>)> {
+    /// The acknowledgement numbers by which flows prove a cookie, and the echo that goes with them.
+    pub(super) fn answers(
+        &self,
+        numbers: impl Iterator<Item = u32>,
+        interface_mss: u16,
+    ) -> Result<(u32, Vec<u32>)> {
         let slot = self.config.get(0)?.key_current & 1;
         let key = self.keys.get(0)?[slot as usize];
         let scale = self.services.get(SERVICE)?.window_scale[slot as usize];
@@ -203,7 +220,7 @@ impl Field {
             let (flow, sequence) = flow4(number);
             proposal.cookie(&flow, sequence.wrapping_sub(1), slot, &key)
         };
-        let answers = (0..count).map(|place| make(spread(place, count)).isn.wrapping_add(1)).collect();
+        let answers = numbers.map(|number| make(number).isn.wrapping_add(1)).collect();
         Ok((0x7654_3200 & !0x3f | make(0).timestamp_bits, answers))
     }
 
@@ -261,6 +278,11 @@ fn insert(buckets: &mut [FlowBucket], hash: u64, config: &Config) {
 
 /// The datapath's clock.
 fn clock() -> Result<Time> {
+    nanoseconds().map(Time::at)
+}
+
+/// What it is made of.
+pub(super) fn nanoseconds() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
-    Ok(Time::at(Duration::from(now).as_nanos() as u64))
+    Ok(Duration::from(now).as_nanos() as u64)
 }

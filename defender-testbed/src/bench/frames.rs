@@ -142,31 +142,47 @@ fn sequence(number: u32) -> u32 {
     SEQUENCE | (!folded & 0xffff)
 }
 
+/// The frame that the meter's program makes of these orders, for the flow with this number and one service; with this
+/// acknowledgement number, if there is one.
+pub(super) fn frame(orders: &Orders, number: u32, answer: Option<u32>) -> Vec<u8> {
+    let mut frame: Vec<u8> = orders.template.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    frame.truncate(orders.len as usize);
+    let mut put = |at: u32, value: u16| frame[at as usize..][..2].copy_from_slice(&value.to_be_bytes());
+    put(orders.source, number as u16);
+    if orders.tcp == 0 {
+        return frame;
+    }
+    let (flow, sequence) = flow4(number);
+    put(orders.tcp, flow.source_port);
+    put(orders.tcp + 2, PORT);
+    put(orders.tcp + 6, sequence as u16);
+    if let Some(answer) = answer {
+        let halves = [(answer >> 16) as u16, answer as u16];
+        put(orders.tcp + 8, halves[0]);
+        put(orders.tcp + 10, halves[1]);
+        put(orders.tcp + 18, complement(&halves.map(u32::from)));
+    }
+    frame
+}
+
+/// What makes the sum of words nothing.
+fn complement(words: &[u32]) -> u16 {
+    let sum: u32 = words.iter().sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use defender_testbed::frame::{Seen, SumState};
 
     use super::*;
 
-    /// What the meter makes of a template, as it is to be.
-    fn filled_in(number: u32, kind: Kind) -> Vec<u8> {
-        let orders = kind.orders(1 << 20);
-        let mut frame: Vec<u8> = orders.template.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        frame.truncate(orders.len as usize);
-        let mut put = |at: u32, value: u16| frame[at as usize..][..2].copy_from_slice(&value.to_be_bytes());
-        let (flow, sequence) = flow4(number);
-        put(orders.source, number as u16);
-        put(orders.tcp, flow.source_port);
-        put(orders.tcp + 2, PORT);
-        put(orders.tcp + 6, sequence as u16);
-        frame
-    }
-
     #[test]
     fn checksums_stay_true() {
         for kind in [Kind::Syn, Kind::Syn6, Kind::SynTagged, Kind::Forged, Kind::Data] {
             for number in [0, 1, 0xffff, 0x1_0000, 0xf_ffff] {
-                let frame = filled_in(number, kind);
+                let frame = frame(&kind.orders(1 << 20), number, None);
                 let seen = Seen::parse(&frame).expect("readable");
                 assert_eq!(seen.checksum, SumState::Valid, "{kind:?} {number}");
                 assert_eq!(seen.destination.port(), PORT);

@@ -3,7 +3,7 @@
 use defender_testbed::{budget, meter::Subject};
 use serde_json::{Value, json};
 
-use super::{Plan, Priced, Report, aims, bulk::Bulk, growth::Grown, guard, packets::Cost};
+use super::{Plan, Priced, Report, aims, bulk::Bulk, count::Counted, growth::Grown, guard, packets::Cost};
 use crate::rounds::{Figure, Row};
 
 /// Version of the JSON.
@@ -21,6 +21,7 @@ pub(crate) fn json(plan: &Plan, report: &Report) -> Value {
             json!({ "program": name, "instructions": count,
                 "budget": budget::verified_instructions(name) })
         }).collect::<Vec<_>>(),
+        "counted": report.counted.iter().map(counted).collect::<Vec<_>>(),
         "end_to_end": report.end_to_end.iter().map(row).collect::<Vec<_>>(),
         "bulk": report.bulk.iter().map(bulk).collect::<Vec<_>>(),
         "growth": report.growth.as_ref().map(growth),
@@ -64,6 +65,19 @@ pub(super) fn name(subject: Subject) -> &'static str {
 
 fn cost(cost: &Cost) -> Value {
     json!({ "flows": cost.flows, "net": figure(&cost.net), "method": figure(&cost.method) })
+}
+
+fn counted(counted: &Counted) -> Value {
+    json!({
+        "packet": counted.case.name,
+        "title": counted.case.title,
+        "instructions": counted.instructions,
+        "ebpf_instructions": counted.ebpf,
+        "look_ups": counted.look_ups,
+        "lines_shared": counted.shared,
+        "lines_of_flow": counted.of_flow,
+        "lines_of_packet": counted.packet,
+    })
 }
 
 fn row(row: &Row) -> Value {

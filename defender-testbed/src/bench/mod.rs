@@ -3,6 +3,7 @@
 mod aims;
 mod bulk;
 mod cases;
+mod count;
 mod field;
 mod frames;
 mod growth;
@@ -28,6 +29,7 @@ pub(crate) use plots::write as write_plots;
 use self::{
     bulk::Bulk,
     cases::{CASES, Case},
+    count::Counted,
     growth::Grown,
     packets::{Cost, MANY},
 };
@@ -67,6 +69,8 @@ pub(crate) struct Plan {
 pub(crate) enum Question {
     /// What each kind of packet costs
     Packets,
+    /// What each kind of packet executes and touches, counted by interpreting the program
+    Count,
     /// What clients see of floods
     EndToEnd,
     /// How fast bulk data is
@@ -80,6 +84,7 @@ pub(crate) struct Report {
     packets: Vec<Priced>,
     floors: Vec<(Subject, Option<u32>, Cost)>,
     instructions: Vec<(&'static str, u32)>,
+    counted: Vec<Counted>,
     end_to_end: Vec<Row>,
     bulk: Vec<Bulk>,
     growth: Option<Grown>,
@@ -131,6 +136,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         packets: Vec::new(),
         floors: Vec::new(),
         instructions: Vec::new(),
+        counted: Vec::new(),
         end_to_end: Vec::new(),
         bulk: Vec::new(),
         growth: None,
@@ -139,6 +145,9 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         // In a thread, for it binds itself to one processor.
         let packets = thread::scope(|scope| scope.spawn(|| measure_packets(plan, &mut report)).join());
         packets.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+    }
+    if plan.asks(Question::Count) {
+        report.counted = count::measure(plan, &plan.cases()?)?;
     }
     if plan.asks(Question::Growth) {
         let bed = field::topology()?;

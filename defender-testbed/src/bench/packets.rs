@@ -10,7 +10,7 @@ use defender_testbed::{
 use super::{
     cases::{Case, Frame},
     field::{Field, Mode, Sockets},
-    frames::Kind,
+    frames::{Kind, spread},
 };
 use crate::rounds::Figure;
 
@@ -31,7 +31,7 @@ const MSS: u16 = 1460;
 
 impl Case {
     /// Whether what was learnt of a flow must be forgotten before it comes again.
-    fn needs_fresh_flows(&self) -> bool {
+    pub(super) fn needs_fresh_flows(&self) -> bool {
         matches!(self.frame, Frame::NewCookie | Frame::Opening)
     }
 
@@ -72,25 +72,38 @@ impl Case {
 
     /// Brings the world about that it meets.
     pub(super) fn prepare(&self, field: &mut Field, meter: &mut Meter<'_>, flows: u32) -> Result<Orders> {
-        field.enter(self.mode, self.sockets)?;
-        field.forget_connections()?;
-        let kind = match self.frame {
-            Frame::Fixed(kind) => kind,
-            Frame::Opening => Kind::Syn,
-            Frame::Established => {
-                field.establish(flows)?;
-                Kind::Data
-            }
-            Frame::Cookie | Frame::NewCookie => {
-                let (echo, answers) = field.answers(flows, MSS)?;
-                meter.set_answers(answers.into_iter())?;
-                Kind::Answer(echo)
-            }
-        };
+        // Flows come in this order.
+        let numbers = (0..flows).map(|place| spread(place, flows));
+        let (kind, answers) = self.bring_about(field, numbers)?;
+        if !answers.is_empty() {
+            meter.set_answers(answers.into_iter())?;
+        }
         if self.sockets == Sockets::Filter {
             exhaust_lookups(meter)?;
         }
         Ok(kind.orders(flows))
+    }
+
+    /// Brings about what flows with these numbers meet. Returns their frame, and the acknowledgement numbers of cookies.
+    pub(super) fn bring_about(
+        &self,
+        field: &mut Field,
+        numbers: impl Iterator<Item = u32>,
+    ) -> Result<(Kind, Vec<u32>)> {
+        field.enter(self.mode, self.sockets)?;
+        field.forget_connections()?;
+        Ok(match self.frame {
+            Frame::Fixed(kind) => (kind, Vec::new()),
+            Frame::Opening => (Kind::Syn, Vec::new()),
+            Frame::Established => {
+                field.establish(numbers)?;
+                (Kind::Data, Vec::new())
+            }
+            Frame::Cookie | Frame::NewCookie => {
+                let (echo, answers) = field.answers(numbers, MSS)?;
+                (Kind::Answer(echo), answers)
+            }
+        })
     }
 
     fn begin_anew(&self, field: &mut Field, meter: &mut Meter<'_>) -> Result<()> {
@@ -100,7 +113,7 @@ impl Case {
         field.forget_first(FRESH)
     }
 
-    fn clean_up(&self, field: &mut Field) -> Result<()> {
+    pub(super) fn clean_up(&self, field: &mut Field) -> Result<()> {
         if self.frame == Frame::Established { field.forget_flows() } else { Ok(()) }
     }
 }

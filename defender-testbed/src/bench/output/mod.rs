@@ -1,5 +1,6 @@
 //! The results for people.
 
+mod count;
 mod end_to_end;
 mod growth;
 mod packets;
@@ -20,6 +21,9 @@ const BULK: &str = "iperf3, one connection. On a veth, any XDP program makes the
 pub(crate) fn print(report: &Report) {
     if !report.packets.is_empty() {
         packets::print(report);
+    }
+    if !report.counted.is_empty() {
+        count::print(&report.counted);
     }
     if let Some(growth) = &report.growth {
         growth::print(growth);
