@@ -13,6 +13,7 @@ mod datapath {
 
     mod checksums;
     mod cookies;
+    mod interpreted;
     mod link;
     mod malformed;
     mod network;

@@ -93,6 +93,8 @@ pub(super) struct Field {
     recent: Table<RecentBuckets>,
     /// As it was when the defender was attached.
     begun: Config,
+    /// The moment that it is always, if the clock stands still.
+    stands: Option<Time>,
     _listener: TcpListener,
 }
 
@@ -116,12 +118,15 @@ impl Field {
             recent: defended.table(map::RECENT)?,
             defended,
             begun,
+            stands: None,
             _listener: listener,
         })
     }
 
-    /// Draws no lots: what is random otherwise, and decides which lines of tables a connection has, is always the same.
-    pub(super) fn fix(&mut self) -> Result<()> {
+    /// Leaves nothing to chance: keys that are random otherwise, and decide which lines of tables a connection has, are always
+    /// the same, and it is always this moment, in nanoseconds.
+    pub(super) fn fix(&mut self, now: u64) -> Result<()> {
+        self.stands = Some(Time::at(now));
         self.begun.secret = LOTS;
         self.begun.table_keys =
             std::array::from_fn(|number| LOTS[number % 2].wrapping_mul(number as u64 * 2 + 1));
@@ -132,7 +137,7 @@ impl Field {
 
     /// Says what the service does, and who knows what the socket table has. No limit and no line is ever reached.
     pub(super) fn enter(&mut self, mode: Mode, sockets: Sockets) -> Result<()> {
-        let now = clock()?;
+        let now = self.stands.map_or_else(clock, Ok)?;
         self.config.set(
             0,
             Config {
@@ -278,11 +283,6 @@ fn insert(buckets: &mut [FlowBucket], hash: u64, config: &Config) {
 
 /// The datapath's clock.
 fn clock() -> Result<Time> {
-    nanoseconds().map(Time::at)
-}
-
-/// What it is made of.
-pub(super) fn nanoseconds() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the clock")?;
-    Ok(Duration::from(now).as_nanos() as u64)
+    Ok(Time::at(Duration::from(now).as_nanos() as u64))
 }

@@ -75,8 +75,8 @@ pub struct World {
 pub struct Outcome {
     /// What the program returned.
     pub action: u32,
-    /// The frame, as it then is.
-    pub frame: Vec<u8>,
+    /// Metadata, if there is any, and behind it the frame, as they then are.
+    pub out: Vec<u8>,
     /// Why, if one verdict was counted.
     pub reason: Option<Reason>,
     /// What was executed.
@@ -94,9 +94,8 @@ impl Outcome {
 }
 
 impl World {
-    /// Copies the maps that are pinned in a directory. Packets come in by an interface, at a moment in nanoseconds of the
-    /// monotonic clock; time stands still.
-    pub fn copy(program: &Program, pins: &Path, ifindex: u32, now: u64) -> Result<Self> {
+    /// Copies the maps that are pinned in a directory. Packets come in by an interface, at the moment 0.
+    pub fn copy(program: &Program, pins: &Path, ifindex: u32) -> Result<Self> {
         let mut memory = Memory::default();
         let stack = memory.add(Owner::Private, vec![0; STACK])?;
         let context = memory.add(Owner::Private, vec![0; CONTEXT])?;
@@ -124,7 +123,13 @@ impl World {
             maps.push(Map { name: name.clone(), contents: Shape { is_array, stride, entries }, base });
         }
         let packet = Packet::default();
-        Ok(Self { memory, maps, data, stack, context, room, socket, packet, ifindex, now })
+        Ok(Self { memory, maps, data, stack, context, room, socket, packet, ifindex, now: 0 })
+    }
+
+    /// The same at another moment, in nanoseconds of the monotonic clock; there time stands still.
+    #[must_use]
+    pub fn at(self, now: u64) -> Self {
+        Self { now, ..self }
     }
 
     /// Writes into the copy of a map, so many bytes after its beginning.
@@ -144,9 +149,10 @@ impl World {
         self.memory.take_touched();
         let (action, count) = Machine::run(program, self, function, self.context)?;
         let lines = self.memory.take_touched().into_iter().map(tell_metadata).collect();
-        let frame = self.memory.bytes(self.packet.begin, self.packet_length() as usize)?.to_vec();
+        let Packet { metadata, end, .. } = self.packet;
+        let out = self.memory.bytes(metadata, usize::try_from(end - metadata)?)?.to_vec();
         let reason = moved(&before, &self.verdicts()?);
-        Ok(Outcome { action: action as u32, frame, reason, count, lines })
+        Ok(Outcome { action: action as u32, out, reason, count, lines })
     }
 
     /// The address of what an instruction names.

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -53,6 +53,7 @@ pub(super) struct Bed {
     maps: Maps,
     filter: Table<FilterBytes>,
     flows: Slots<FlowBucket>,
+    root: PinRoot,
     ifindex: u32,
     world: Option<World>,
     /// Removes the pinned maps at the end.
@@ -92,12 +93,28 @@ impl Bed {
         let filter = Table::open(&root.maps(), abi::map::FILTER)?;
         let flows = Slots::open(&root.maps(), abi::map::FLOWS)?;
         let listeners = Listeners::new(&topology)?;
-        Ok(Self { topology, listeners, programs, maps, filter, flows, ifindex, world: None, _pins: pins })
+        Ok(Self {
+            topology,
+            listeners,
+            programs,
+            maps,
+            filter,
+            flows,
+            root,
+            ifindex,
+            world: None,
+            _pins: pins,
+        })
     }
 
     /// The interface that frames come in by.
     pub(super) fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    /// Where the maps are pinned.
+    pub(super) fn pinned_maps(&self) -> PathBuf {
+        self.root.maps()
     }
 
     /// How many instructions the verifier walked for each program.
