@@ -60,6 +60,17 @@ impl Program {
         self.functions.get(name).copied().with_context(|| format!("the eBPF object has no function {name}"))
     }
 
+    /// A program of one function, without maps.
+    #[cfg(test)]
+    pub(super) fn of_code(name: &str, slots: &[[u8; SLOT]]) -> Result<Self> {
+        let code = slots.iter().map(|slot| Instruction::decode(*slot)).collect();
+        let functions = [(name.to_owned(), 0)].into();
+        let mut program = Self { code, maps: Vec::new(), data: Vec::new(), functions };
+        program.place_numbers();
+        program.place_calls()?;
+        Ok(program)
+    }
+
     fn parse(object: &[u8]) -> Result<Self> {
         let file = File::parse(object)?;
         let sections = Sections::of(&file)?;
@@ -77,7 +88,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Joins the two halves of 64-bit numbers, and puts maps' numbers where the code has what stands for their addresses.
+    /// Joins the two halves of 64-bit numbers.
     fn place_numbers(&mut self) {
         let mut at = 0;
         while at + 1 < self.code.len() {
@@ -225,7 +236,7 @@ fn definitions(file: &File<'_>) -> Result<Vec<Definition>> {
 fn find_object(bytes: &[u8]) -> Option<&[u8]> {
     let mut rest = bytes;
     loop {
-        let at = memchr(rest)?;
+        let at = find_elf(rest)?;
         let found = &rest[at..];
         let machine = found.get(..HEADER)?.get(MACHINE..MACHINE + 2)?;
         if machine == EM_BPF.to_le_bytes() {
@@ -235,11 +246,46 @@ fn find_object(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn memchr(bytes: &[u8]) -> Option<usize> {
+fn find_elf(bytes: &[u8]) -> Option<usize> {
     bytes.windows(MAGIC.len()).position(|window| window == MAGIC)
 }
 
 /// The map that this number stands for the address of, see [`abi::in_place`].
 pub(super) fn map_in_place(number: u64) -> Option<&'static str> {
     abi::in_place::ALL.into_iter().find(|(_, stands)| *stands == number).map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The beginning of an ELF file for a machine.
+    fn header(machine: u16) -> Vec<u8> {
+        let mut header = vec![0; HEADER];
+        header[..MAGIC.len()].copy_from_slice(MAGIC);
+        header[MACHINE..MACHINE + 2].copy_from_slice(&machine.to_le_bytes());
+        header
+    }
+
+    #[test]
+    fn the_object_is_found_among_others() {
+        let (host, bpf) = (header(62), header(EM_BPF));
+        let binary = [&host[..], MAGIC, &[0; 9], &bpf, b"more"].concat();
+        let found = find_object(&binary).expect("there is one");
+        assert_eq!(found, [&bpf[..], b"more"].concat());
+        assert!(find_object(&host).is_none() && find_object(MAGIC).is_none() && find_object(&[]).is_none());
+    }
+
+    #[test]
+    fn numbers_stand_for_maps() {
+        assert_eq!(map_in_place(abi::in_place::RECENT), Some("RECENT"));
+        assert_eq!(map_in_place(7), None);
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        let complaint = Program::in_binary("/proc/self/environ".as_ref()).expect_err("none").to_string();
+        assert_eq!(complaint, "/proc/self/environ has no eBPF object");
+        assert!(Program::parse(&header(EM_BPF)).is_err());
+    }
 }

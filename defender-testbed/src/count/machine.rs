@@ -243,3 +243,126 @@ fn unsupported<T>(instruction: Instruction) -> Result<T> {
         "this interpreter does not know the instruction {opcode:#04x} (source {src}, offset {offset}, immediate {immediate:#x})"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOVE: u8 = 0xb7;
+    const MOVE_REGISTER: u8 = 0xbf;
+    const ADD: u8 = 0x07;
+    const ADD_REGISTER: u8 = 0x0f;
+    const STORE: u8 = 0x7b;
+    const LOAD: u8 = 0x79;
+    const END: [u8; 8] = [EXIT, 0, 0, 0, 0, 0, 0, 0];
+
+    fn slot(opcode: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> [u8; 8] {
+        let [low, high] = offset.to_le_bytes();
+        let [a, b, c, d] = immediate.to_le_bytes();
+        [opcode, src << 4 | dst, low, high, a, b, c, d]
+    }
+
+    /// What a function returns that is given a 7.
+    fn run(slots: &[[u8; 8]]) -> Result<(u64, Count)> {
+        let program = Program::of_code("main", slots)?;
+        Machine::run(&program, &mut World::empty()?, "main", 7)
+    }
+
+    fn value(slots: &[[u8; 8]]) -> u64 {
+        run(slots).expect("it ends").0
+    }
+
+    fn complaint(slots: &[[u8; 8]]) -> String {
+        format!("{:#}", run(slots).expect_err("it fails"))
+    }
+
+    #[test]
+    fn loops_are_counted_round_by_round() {
+        // r0 = 0; do { r0 += r1; r1 -= 1 } while r1 != 0
+        let slots = [
+            slot(MOVE, 0, 0, 0, 0),
+            slot(ADD_REGISTER, 0, 1, 0, 0),
+            slot(ADD, 1, 0, 0, -1),
+            slot(0x55, 1, 0, -3, 0),
+            END,
+        ];
+        let (value, count) = run(&slots).expect("it ends");
+        assert_eq!((value, count), (28, Count { instructions: 1 + 7 * 3 + 1, look_ups: 0, helpers: 0 }));
+    }
+
+    #[test]
+    fn functions_have_stacks_and_keep_registers() {
+        // r6 = r1; [stack] = r6; f(); r0 = r6 + [stack]; f: r6 = 1; [stack] = 1
+        let slots = [
+            slot(MOVE_REGISTER, 6, 1, 0, 0),
+            slot(STORE, 10, 6, -8, 0),
+            slot(CALL, 0, 1, 0, 4),
+            slot(LOAD, 0, 10, -8, 0),
+            slot(ADD_REGISTER, 0, 6, 0, 0),
+            slot(MOVE, 6, 0, 0, 0),
+            END,
+            slot(MOVE, 6, 0, 0, 1),
+            slot(STORE, 10, 6, -8, 0),
+            END,
+        ];
+        assert_eq!(value(&slots), 14);
+    }
+
+    #[test]
+    fn numbers_of_64_bits_take_two_slots_and_one_instruction() {
+        let slots = [slot(LOAD_WIDE, 0, 0, 0, 2), slot(0, 0, 0, 0, 1), END];
+        let (value, count) = run(&slots).expect("it ends");
+        assert_eq!((value, count.instructions), (0x1_0000_0002, 2));
+    }
+
+    #[test]
+    fn operands_are_extended_and_results_cut() {
+        assert_eq!(value(&[slot(MOVE, 0, 0, 0, -1), END]), u64::MAX);
+        assert_eq!(value(&[slot(0xb4, 0, 0, 0, -1), END]), 0xffff_ffff);
+        // Movement with extension of the sign, and a turn of bytes.
+        assert_eq!(value(&[slot(MOVE, 2, 0, 0, 0x80), slot(MOVE_REGISTER, 0, 2, 8, 0), END]), !0x7f);
+        assert_eq!(value(&[slot(MOVE, 0, 0, 0, 0x1234), slot(0xdc, 0, 0, 0, 16), END]), 0x3412);
+        assert_eq!(value(&[slot(MOVE, 0, 0, 0, 0x1234), slot(0xd4, 0, 0, 0, 16), END]), 0x1234);
+        assert_eq!(value(&[slot(MOVE, 0, 0, 0, 0x1234), slot(0xd7, 0, 0, 0, 32), END]), 0x3412_0000);
+    }
+
+    #[test]
+    fn jumps_go_both_ways_and_far() {
+        assert_eq!(value(&[slot(JUMP, 0, 0, 1, 0), END, slot(MOVE, 0, 0, 0, 3), slot(JUMP, 0, 0, -3, 0)]), 3);
+        assert_eq!(value(&[slot(JUMP_FAR, 0, 0, 0, 1), END, slot(MOVE, 0, 0, 0, 3), END]), 3);
+        // A comparison of 32 bits takes no notice of the others.
+        let wide = slot(LOAD_WIDE, 2, 0, 0, 7);
+        let compare = |opcode| {
+            value(&[wide, slot(0, 0, 0, 0, 1), slot(opcode, 2, 1, 1, 0), slot(MOVE, 0, 0, 0, 9), END])
+        };
+        assert_eq!((compare(0x1e), compare(0x1d)), (0, 9));
+    }
+
+    #[test]
+    fn atomics_work_in_memory() {
+        // [stack] = 7; r2 = 5; r2 = [stack] fetched, with r2 added; r0 = [stack] + r2
+        let slots = [
+            slot(STORE, 10, 1, -8, 0),
+            slot(MOVE, 2, 0, 0, 5),
+            slot(0xdb, 10, 2, -8, 1),
+            slot(LOAD, 0, 10, -8, 0),
+            slot(ADD_REGISTER, 0, 2, 0, 0),
+            END,
+        ];
+        assert_eq!(value(&slots), 12 + 7);
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        assert!(complaint(&[slot(0x20, 0, 0, 0, 0), END]).contains("the instruction 0x20"));
+        assert!(complaint(&[slot(CALL, 0, 0, 0, 181), END]).contains("the helper 181"));
+        assert!(complaint(&[slot(CALL, 0, 2, 0, 5), END]).contains("the instruction 0x85 (source 2"));
+        assert!(complaint(&[slot(LOAD, 0, 1, 0, 0), END]).contains("no memory of 8 bytes at 0x7"));
+        assert!(complaint(&[slot(JUMP, 0, 0, -1, 0)]).contains("does not end"));
+        assert!(complaint(&[slot(CALL, 0, 1, 0, -1)]).contains("8 deep"));
+        assert!(complaint(&[slot(MOVE, 0, 0, 0, 0)]).contains("there is no code"));
+        let program = Program::of_code("main", &[END]).expect("code");
+        let unnamed = Machine::run(&program, &mut World::empty().expect("empty"), "other", 0);
+        assert!(unnamed.expect_err("none").to_string().contains("no function other"));
+    }
+}

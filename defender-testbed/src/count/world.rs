@@ -36,7 +36,7 @@ const TCP_LISTEN: u32 = 10;
 #[derive(Debug)]
 struct Map {
     name: String,
-    contents: Shape,
+    shape: Shape,
     base: u64,
 }
 
@@ -96,15 +96,12 @@ impl Outcome {
 impl World {
     /// Copies the maps that are pinned in a directory. Packets come in by an interface, at the moment 0.
     pub fn copy(program: &Program, pins: &Path, ifindex: u32) -> Result<Self> {
-        let mut memory = Memory::default();
-        let stack = memory.add(Owner::Private, vec![0; STACK])?;
-        let context = memory.add(Owner::Private, vec![0; CONTEXT])?;
-        let room = memory.add(Owner::Packet, vec![0; HEADROOM + MOST_FRAME + TAILROOM])?;
-        let socket = memory.add(Owner::Socket, vec![0; SOCKET])?;
-        memory.write(socket + SOCKET_STATE, &TCP_LISTEN.to_ne_bytes())?;
-        let data = program.data.iter().map(|bytes| memory.add(Owner::Constants, bytes.clone()));
-        let data = data.collect::<Result<_>>()?;
-        let mut maps = Vec::new();
+        let mut world = Self::empty()?;
+        world.ifindex = ifindex;
+        let memory = &mut world.memory;
+        for bytes in &program.data {
+            world.data.push(memory.add(Owner::Constants, bytes.clone())?);
+        }
         for definition in &program.maps {
             let name = &definition.name;
             // Maps that are not pinned are scratch.
@@ -120,10 +117,32 @@ impl World {
             };
             let Contents { is_array, stride, entries, bytes } = contents;
             let base = memory.add(Owner::Map(owner), bytes)?;
-            maps.push(Map { name: name.clone(), contents: Shape { is_array, stride, entries }, base });
+            let shape = Shape { is_array, stride, entries };
+            world.maps.push(Map { name: name.clone(), shape, base });
         }
-        let packet = Packet::default();
-        Ok(Self { memory, maps, data, stack, context, room, socket, packet, ifindex, now: 0 })
+        Ok(world)
+    }
+
+    /// No maps, no constants.
+    pub(super) fn empty() -> Result<Self> {
+        let mut memory = Memory::default();
+        let stack = memory.add(Owner::Private, vec![0; STACK])?;
+        let context = memory.add(Owner::Private, vec![0; CONTEXT])?;
+        let room = memory.add(Owner::Packet, vec![0; HEADROOM + MOST_FRAME + TAILROOM])?;
+        let socket = memory.add(Owner::Socket, vec![0; SOCKET])?;
+        memory.write(socket + SOCKET_STATE, &TCP_LISTEN.to_ne_bytes())?;
+        Ok(Self {
+            memory,
+            maps: Vec::new(),
+            data: Vec::new(),
+            stack,
+            context,
+            room,
+            socket,
+            packet: Packet::default(),
+            ifindex: 0,
+            now: 0,
+        })
     }
 
     /// The same at another moment, in nanoseconds of the monotonic clock; there time stands still.
@@ -173,7 +192,7 @@ impl World {
         let number = handle.checked_sub(HANDLES).map(|from_first| from_first / HANDLE);
         let map = number.and_then(|number| self.maps.get(usize::try_from(number).ok()?));
         let map = map.with_context(|| format!("there is no map {handle:#x}"))?;
-        let Shape { is_array, stride, entries } = map.contents;
+        let Shape { is_array, stride, entries } = map.shape;
         if !is_array {
             return Ok((0, false));
         }
@@ -268,4 +287,39 @@ fn moved(before: &[u64], after: &[u64]) -> Option<Reason> {
 /// What a helper returns that fails.
 fn failure(error: i32) -> u64 {
     i64::from(-error) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_verdict_is_told_and_no_more() {
+        let before = [5, 5, 5];
+        assert_eq!(moved(&before, &[5, 6, 5]), Some(Reason::ALL[1]));
+        for after in [[5, 5, 5], [6, 6, 5], [5, 7, 5], [5, 4, 5]] {
+            assert_eq!(moved(&before, &after), None, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn packets_grow_and_shrink_within_bounds() -> Result<()> {
+        let mut world = World::empty()?;
+        let begin = world.room + HEADROOM as u64;
+        world.packet = Packet { metadata: begin, begin, end: begin + 60 };
+        world.memory.write(begin + 60, &[7; 20])?;
+        assert_eq!(world.adjust_tail(20)?, 0);
+        assert_eq!(world.memory.bytes(begin + 60, 20)?, [0; 20]);
+        assert_eq!(world.adjust_tail(-70)?, 0);
+        assert_eq!(world.packet_length(), 10);
+        for by in [-10, -11, MOST_FRAME as i32] {
+            assert_eq!(world.adjust_tail(by)? as i64, -22, "{by}");
+        }
+        assert_eq!(world.adjust_metadata(-8)?, 0);
+        for by in [-3, 12, -248] {
+            assert_eq!(world.adjust_metadata(by)? as i64, -22, "{by}");
+        }
+        assert_eq!(world.packet.metadata, begin - 8);
+        Ok(())
+    }
 }

@@ -16,7 +16,7 @@ pub(super) fn print(counted: &[Counted]) {
 
 fn table(counted: &[Counted]) -> String {
     let header =
-        ["packet", "instructions", "look-ups", "lines: shared", "of the packet", "of the flow", "where"];
+        ["packet", "instructions", "look-ups", "lines: shared", "of the flow", "by table", "of the packet"];
     let mut lines = vec![words(&header)];
     for counted in counted {
         let sum = |lines: &Lines| lines.values().sum::<usize>().to_string();
@@ -25,9 +25,9 @@ fn table(counted: &[Counted]) -> String {
             thousands_exact(counted.instructions as f64),
             counted.look_ups.to_string(),
             sum(&counted.shared),
-            sum(&counted.packet),
             sum(&counted.of_flow),
             places(&counted.of_flow),
+            sum(&counted.packet),
         ]);
     }
     aligned(&lines, 1)
