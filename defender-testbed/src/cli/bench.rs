@@ -8,7 +8,7 @@ use clap::Args;
 use crate::bench::{self, Plan, Question};
 
 /// Measures how fast the defender is, compared with floors and peers, on this machine: per packet in the kernel, end to
-/// end in network namespaces, bulk data, and how costs grow.
+/// end in network namespaces, bulk data, how costs grow, and what each kind of packet executes and touches.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// The defender to measure

@@ -33,11 +33,11 @@ fn frames() -> Vec<(&'static str, Vec<u8>, Reason)> {
         ("cookie, IPv6", cookie(client6(), &LINUX6), Reason::Cookie),
         ("forged ACK", forged(client4()), Reason::AckBadCookie),
         ("forged ACK, IPv6", forged(client6()), Reason::AckBadCookie),
-        ("UDP", udp(syn4()), Reason::NotTcp),
+        ("UDP", udp(&syn4()), Reason::NotTcp),
     ]
 }
 
-fn udp(frame: TcpFrame) -> Vec<u8> {
+fn udp(frame: &TcpFrame) -> Vec<u8> {
     let mut frame = frame.build();
     frame[23] = 17;
     frame
