@@ -23,6 +23,8 @@ pub(super) struct Case {
     pub(super) peers: Option<(f64, f64)>,
     /// The limit of the ratio to a bare swap (see `guard`): half as much again as was measured.
     pub(super) most: f64,
+    /// How many instructions it took when that was last looked at (see `guard`).
+    pub(super) instructions: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ pub(super) enum Frame {
 pub(super) const CASES: [Case; 15] = [
     Case::new("syn", "SYN → SYN-ACK", Frame::Fixed(Kind::Syn), Mode::Always, Reason::SynChallenged)
         .at_most(4.6)
+        .takes(1_272)
         .aims(80.0, 121.0)
         .peers(233.0, 162.0),
     Case::new(
@@ -52,6 +55,7 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(5.6)
+    .takes(1_513)
     .aims(95.0, 144.0)
     .peers(248.0, 183.0),
     Case::new(
@@ -61,7 +65,8 @@ pub(super) const CASES: [Case; 15] = [
         Mode::Always,
         Reason::SynChallenged,
     )
-    .at_most(4.7),
+    .at_most(4.7)
+    .takes(1_277),
     Case::new(
         "syn_auto",
         "SYN → SYN-ACK, auto",
@@ -70,6 +75,7 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(4.6)
+    .takes(1_275)
     .aims(80.0, 121.0),
     Case::new(
         "syn_lookup",
@@ -79,18 +85,22 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(6.0)
+    .takes(1_374)
     .aims(110.0, 167.0)
     .asks_table(),
     Case::new("cookie", "valid cookie, again", Frame::Cookie, Mode::Always, Reason::Cookie)
         .at_most(4.2)
+        .takes(884)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("cookie_new", "valid cookie, new client", Frame::NewCookie, Mode::Always, Reason::Cookie)
         .at_most(5.5)
+        .takes(1_002)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
         .at_most(3.4)
+        .takes(887)
         .aims(60.0, 91.0)
         .peers(94.0, 102.0),
     Case::new(
@@ -101,23 +111,30 @@ pub(super) const CASES: [Case; 15] = [
         Reason::AckBadCookie,
     )
     .at_most(4.5)
+    .takes(975)
     .aims(90.0, 137.0)
     .asks_table(),
     Case::new("data_calm", "data, auto in calm", Frame::Established, Mode::Calm, Reason::Monitored)
         .at_most(2.0)
+        .takes(221)
         .aims(15.0, 23.0),
     Case::new("data_attacked", "data, auto under attack", Frame::Established, Mode::Attacked, Reason::Known)
         .at_most(2.4)
+        .takes(403)
         .aims(40.0, 61.0),
     Case::new("data_always", "data, mode always", Frame::Established, Mode::Always, Reason::Known)
         .at_most(2.4)
+        .takes(396)
         .aims(40.0, 61.0),
     Case::new("syn_calm", "SYN passes, auto in calm", Frame::Opening, Mode::Calm, Reason::SynCalm)
-        .at_most(4.1),
+        .at_most(4.1)
+        .takes(975),
     Case::new("syn_monitor", "SYN passes, monitor", Frame::Opening, Mode::Monitor, Reason::SynMonitored)
-        .at_most(4.1),
+        .at_most(4.1)
+        .takes(984),
     Case::new("udp", "UDP", Frame::Fixed(Kind::Udp), Mode::Always, Reason::NotTcp)
         .at_most(1.6)
+        .takes(106)
         .aims(6.0, 9.0)
         .peers(2.0, 3.0),
 ];
@@ -125,7 +142,18 @@ pub(super) const CASES: [Case; 15] = [
 impl Case {
     const fn new(name: &'static str, title: &'static str, frame: Frame, mode: Mode, reason: Reason) -> Self {
         let sockets = Sockets::Filter;
-        Self { name, title, frame, mode, sockets, reason, aims: [None; 2], peers: None, most: 99.0 }
+        Self {
+            name,
+            title,
+            frame,
+            mode,
+            sockets,
+            reason,
+            aims: [None; 2],
+            peers: None,
+            most: 99.0,
+            instructions: u64::MAX / 2,
+        }
     }
 
     const fn aims(self, few: f64, many: f64) -> Self {
@@ -138,6 +166,10 @@ impl Case {
 
     const fn at_most(self, most: f64) -> Self {
         Self { most, ..self }
+    }
+
+    const fn takes(self, instructions: u64) -> Self {
+        Self { instructions, ..self }
     }
 
     /// The filter does not count.

@@ -1,12 +1,14 @@
-//! What must not get worse unseen: costs as ratios to a floor of the same run, and what the verifier has to walk.
+//! What must not get worse unseen: costs as ratios to a floor of the same run, instructions, and what the verifier has to
+//! walk.
 
 use defender_testbed::{budget, meter::Subject};
 
-use super::{Report, packets::Cost};
+use super::{Report, count::Counted, packets::Cost};
 
 /// Everything that is beyond its limit, in words.
 pub(super) fn complaints(report: &Report) -> Vec<String> {
     let mut complaints = too_slow(report);
+    complaints.extend(too_long(report));
     complaints.extend(too_large(report));
     complaints
 }
@@ -35,6 +37,24 @@ fn too_slow(report: &Report) -> Vec<String> {
         )
     };
     beyond(report).into_iter().map(complain).collect()
+}
+
+/// The share by which a packet may take more instructions than when that was last looked at: compilers differ.
+const MARGIN: u64 = 10;
+
+fn too_long(report: &Report) -> Vec<String> {
+    let complain = |counted: &Counted| {
+        let Counted { case, instructions, .. } = counted;
+        let most = case.instructions + case.instructions / MARGIN;
+        (*instructions > most).then(|| {
+            format!(
+                "{}: it takes {instructions} instructions, and a tenth more than {} is the limit (`CASES` in \
+                 defender-testbed/src/bench/cases.rs)",
+                case.title, case.instructions
+            )
+        })
+    };
+    report.counted.iter().filter_map(complain).collect()
 }
 
 fn too_large(report: &Report) -> Vec<String> {

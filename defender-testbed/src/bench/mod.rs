@@ -100,7 +100,7 @@ struct Priced {
 impl Plan {
     fn asks(&self, question: Question) -> bool {
         match question {
-            Question::Packets => self.only.is_empty() || self.only.contains(&question),
+            Question::Packets | Question::Count => self.only.is_empty() || self.only.contains(&question),
             _ if self.quick => false,
             _ => self.only.is_empty() || self.only.contains(&question),
         }

@@ -14,7 +14,7 @@ pub(crate) struct Bench {
     /// The defender to measure
     #[arg(long, value_name = "PATH")]
     defender: PathBuf,
-    /// Only the cost per packet, in seconds instead of minutes; fails if one is beyond its limit
+    /// Only what packets cost and execute, in seconds instead of minutes; fails if one is beyond its limit
     #[arg(long)]
     quick: bool,
     /// How often everything end to end is measured
