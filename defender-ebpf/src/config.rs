@@ -4,13 +4,13 @@ use aya_ebpf::maps::lpm_trie::Key;
 use defender_common::{
     abi::{
         CONFIG_PREFIXES, Config, INTERFACE_LOCAL_COMPLETE, INTERFACE_NO_METADATA, INTERFACE_PROBES,
-        Interface, KeySlot, Keys, in_place, interface_slot,
+        Interface, Interfaces, KeySlot, Keys, in_place, interface_slot,
     },
     verdict::Reason,
     wire::address::Address,
 };
 
-use crate::maps::{LOCAL, PREFIXES, in_place};
+use crate::maps::{LOCAL, PREFIXES, entry_of, in_place};
 
 /// The global settings.
 #[inline(always)]
@@ -50,8 +50,8 @@ pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
 
 #[inline(always)]
 fn interface_at(ifindex: u32, probe: u32) -> *mut Interface {
-    let interfaces: *mut Interface = in_place!(in_place::INTERFACES);
-    interfaces.wrapping_add(interface_slot(ifindex, probe) as usize)
+    let interfaces: *mut Interfaces = in_place!(in_place::INTERFACES);
+    entry_of(interfaces, interface_slot(ifindex, probe))
 }
 
 /// Notes that an interface's driver cannot carry metadata.

@@ -2,12 +2,12 @@
 //! (`Flow::mix`).
 
 use defender_common::{
-    abi::{Config, FILTER_LEN, in_place},
+    abi::{Config, FilterBytes, in_place},
     budget,
     filter::{self, LOOKUPS, Noted},
 };
 
-use crate::{maps::in_place, packet::hidden};
+use crate::maps::{entry_of, in_place};
 
 /// Notes a connection that is or may become a socket, and whether its packets are to be followed.
 #[inline(always)]
@@ -26,9 +26,8 @@ pub(crate) fn noted(hash: u64, config: &Config) -> Option<Noted> {
 /// The byte of a connection.
 #[inline(always)]
 fn byte(hash: u64) -> *mut u8 {
-    let bytes: *mut u8 = in_place!(in_place::FILTER);
-    // The mask, which says nothing new, is for the verifier.
-    bytes.wrapping_add(hidden(filter::place(hash)) & (FILTER_LEN - 1))
+    let bytes: *mut FilterBytes = in_place!(in_place::FILTER);
+    entry_of(bytes, filter::place(hash) as u32)
 }
 
 /// Whether the socket table need not be asked: it cannot hold the connection. `looked_up` is this CPU's cell.

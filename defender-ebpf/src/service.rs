@@ -17,13 +17,13 @@ pub(crate) struct Found {
 #[inline(always)]
 pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
     let ports = services_of(port);
-    let wildcard = if A::FAMILY == 0 { ports.wildcard4 } else { ports.wildcard6 };
+    let wildcard = wildcard::<A>(ports);
     let id = match ports.bound {
-        0 => wildcard as u32,
+        0 => wildcard,
         1 if address.words() == ports.bound_address => ports.bound_id as u32,
-        1 => wildcard as u32,
+        1 => wildcard,
         _ => match bound(address, port) {
-            0 => wildcard as u32,
+            0 => wildcard,
             id => id,
         },
     };
@@ -34,8 +34,14 @@ pub(crate) fn find<A: Address>(address: A, port: u16) -> Option<Found> {
 #[inline(always)]
 pub(crate) fn of_any_address<A: Address>(port: u16) -> Option<Found> {
     let services = services_of(port);
-    let id = if A::FAMILY == 0 { services.wildcard4 } else { services.wildcard6 } as u32;
+    let id = wildcard::<A>(services);
     (id != 0 && services.bound == 0).then(|| Found { id, service: of(id) })
+}
+
+/// The service of a port's every address; 0: there is none.
+#[inline(always)]
+fn wildcard<A: Address>(port: &Port) -> u32 {
+    if A::FAMILY == 0 { port.wildcard4 as u32 } else { port.wildcard6 as u32 }
 }
 
 /// A service's settings.
