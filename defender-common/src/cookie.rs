@@ -164,8 +164,7 @@ pub fn check<A: Address>(
 #[inline(always)]
 pub const fn timestamp(clock: u32, offset: u32, bits: u32) -> u32 {
     let now = clock.wrapping_add(offset);
-    let value = now & !TERM_BITS | bits & TERM_BITS;
-    if now & TERM_BITS < bits & TERM_BITS { value.wrapping_sub(TERM_BITS + 1) } else { value }
+    now.wrapping_sub(now.wrapping_sub(bits) & TERM_BITS)
 }
 
 /// The timestamp offset of a connection, in the lower half, and its IPv6 flow label, in the upper: what hides this host's

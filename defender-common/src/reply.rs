@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+/// Words of an IP header without options, of 32 bits each for IPv4 and of 64 for IPv6.
+pub const IP_WORDS: usize = 5;
 /// Words of a TCP header without options.
 pub const TCP_WORDS: usize = 5;
 /// The most words of options in a SYN-ACK: MSS, SACK permitted, timestamps, window scale.
@@ -35,11 +37,11 @@ pub struct Own {
     pub flow_label: u32,
 }
 
-/// A SYN-ACK's headers, words in memory order.
+/// A SYN-ACK's headers, words in memory order; `W` is [`Replies::Word`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SynAck<const IP: usize> {
+pub struct SynAck<W> {
     /// The IP header.
-    pub ip: [u32; IP],
+    pub ip: [W; IP_WORDS],
     /// The TCP header.
     pub tcp: [u32; TCP_WORDS],
     /// The options; zero beyond `option_words`.
@@ -48,10 +50,10 @@ pub struct SynAck<const IP: usize> {
     pub option_words: usize,
 }
 
-/// Bytes of all headers of a SYN-ACK with these terms, whose IP header has `IP` words.
+/// Bytes of all headers of a SYN-ACK with these terms.
 #[inline(always)]
-pub fn bytes<const IP: usize>(terms: &Terms) -> usize {
-    (IP + TCP_WORDS + option_words(terms)) * 4
+pub fn bytes<A: Replies>(terms: &Terms) -> usize {
+    size_of::<[A::Word; IP_WORDS]>() + (TCP_WORDS + option_words(terms)) * 4
 }
 
 /// MSS; timestamps, with room for SACK, or SACK; window scale.
@@ -67,15 +69,20 @@ fn option_words(terms: &Terms) -> usize {
     words + terms.scales() as usize
 }
 
-/// An address family that SYN-ACKs can be written for; `IP` is its header's number of words.
-pub trait Replies<const IP: usize>: Address {
+/// An address family that SYN-ACKs can be written for.
+pub trait Replies: Address {
+    /// What the IP header is written in.
+    type Word: Copy;
+
     /// Writes the IP header of a packet from this host (`flow.destination`) to the client.
-    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; IP];
+    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [Self::Word; IP_WORDS];
 }
 
-impl Replies<5> for V4 {
+impl Replies for V4 {
+    type Word = u32;
+
     #[inline(always)]
-    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; 5] {
+    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; IP_WORDS] {
         let first = (4 << 28 | 5 << 24 | (20 + tcp_len as u32)).to_be();
         let second = DONT_FRAGMENT.to_be();
         let third = |[high, low]: [u8; 2]| u32::from_ne_bytes([own.ttl, PROTOCOL_TCP, high, low]);
@@ -86,25 +93,39 @@ impl Replies<5> for V4 {
     }
 }
 
-impl Replies<10> for V6 {
+impl Replies for V6 {
+    type Word = u64;
+
     #[inline(always)]
-    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u32; 10] {
+    fn ip_header(flow: &Flow<Self>, tcp_len: usize, own: &Own) -> [u64; IP_WORDS] {
         let first = 6 << 28 | own.flow_label & 0xf_ffff;
         let second = (tcp_len as u32) << 16 | (PROTOCOL_TCP as u32) << 8 | own.ttl as u32;
-        let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (flow.destination.0, flow.source.0);
-        [first.to_be(), second.to_be(), s0, s1, s2, s3, d0, d1, d2, d3]
+        let ([s0, s1], [d0, d1]) = (flow.destination.halves(), flow.source.halves());
+        [
+            ((first as u64) << 32 | second as u64).to_be(),
+            in_memory(s0),
+            in_memory(s1),
+            in_memory(d0),
+            in_memory(d1),
+        ]
     }
+}
+
+/// One of an address' [`Address::halves`] as it lies in memory.
+#[inline(always)]
+const fn in_memory(half: u64) -> u64 {
+    if cfg!(target_endian = "big") { half.rotate_left(32) } else { half }
 }
 
 /// Writes the SYN-ACK that answers a SYN of `flow` with `client_isn`. `client_timestamp` is echoed.
 #[inline(always)]
-pub fn syn_ack<A: Replies<IP>, const IP: usize>(
-    flow: &Flow<A>,
+pub fn syn_ack<A: Replies>(
+    (flow, addresses_sum): (&Flow<A>, u64),
     client_isn: u32,
     client_timestamp: u32,
     cookie: &Cookie,
     own: &Own,
-) -> SynAck<IP> {
+) -> SynAck<A::Word> {
     let option_words = option_words(&cookie.terms);
     let options = options(cookie, client_timestamp, own);
     let tcp_len = TCP_HEADER_LEN + option_words * 4;
@@ -116,7 +137,7 @@ pub fn syn_ack<A: Replies<IP>, const IP: usize>(
         ((tcp_len as u32 / 4) << 28 | (flags as u32) << 16 | own.window as u32).to_be(),
         0,
     ];
-    let mut sum = checksum::pseudo_header(flow, tcp_len);
+    let mut sum = checksum::pseudo_header(addresses_sum, tcp_len);
     for word in tcp {
         sum += word as u64;
     }
@@ -151,9 +172,10 @@ mod tests {
     use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
     use proptest::prelude::*;
 
-    fn bytes<const IP: usize>(reply: &SynAck<IP>) -> Vec<u8> {
-        let words = reply.ip.iter().chain(&reply.tcp).chain(&reply.options[..reply.option_words]);
-        words.flat_map(|word| word.to_ne_bytes()).collect()
+    fn bytes<W: Copy, const N: usize>(reply: &SynAck<W>, in_memory: fn(W) -> [u8; N]) -> Vec<u8> {
+        let words = reply.tcp.iter().chain(&reply.options[..reply.option_words]);
+        let ip = reply.ip.iter().flat_map(|word| in_memory(*word));
+        ip.chain(words.flat_map(|word| word.to_ne_bytes())).collect()
     }
 
     fn terms(timestamps: bool, sack: bool, window_scale: u8) -> Terms {
@@ -170,7 +192,7 @@ mod tests {
             destination_port: 443,
         };
         let cookie = Cookie { isn: 0xdead_beef, timestamp_bits: 0, terms };
-        bytes(&syn_ack::<_, 5>(&flow, 100, 0x0a0b_0c0d, &cookie, &OWN))
+        bytes(&syn_ack((&flow, flow.addresses_sum()), 100, 0x0a0b_0c0d, &cookie, &OWN), u32::to_ne_bytes)
     }
 
     #[test]
@@ -213,7 +235,7 @@ mod tests {
             stamps: bool, sack: bool, scale in 0u8..=15) {
             let flow = Flow { source: V4(source), destination: V4(destination), source_port: ports.0, destination_port: ports.1 };
             let terms = Terms { ecn, ..terms(stamps, sack, scale) };
-            let reply = bytes(&syn_ack::<_, 5>(&flow, theirs, isn, &Cookie { isn, timestamp_bits: 0, terms }, &OWN));
+            let reply = bytes(&syn_ack((&flow, flow.addresses_sum()), theirs, isn, &Cookie { isn, timestamp_bits: 0, terms }, &OWN), u32::to_ne_bytes);
             let ip = Ipv4HeaderSlice::from_slice(&reply).unwrap();
             let tcp = TcpHeaderSlice::from_slice(&reply[20..]).unwrap();
             prop_assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
@@ -228,7 +250,7 @@ mod tests {
         fn ipv6_checksums(source: [u32; 4], destination: [u32; 4], ports: (u16, u16), isn: u32, sack: bool) {
             let flow = Flow { source: V6(source), destination: V6(destination), source_port: ports.0, destination_port: ports.1 };
             let cookie = Cookie { isn, timestamp_bits: 0, terms: terms(true, sack, 3) };
-            let reply = bytes(&syn_ack::<_, 10>(&flow, 7, 8, &cookie, &OWN));
+            let reply = bytes(&syn_ack((&flow, flow.addresses_sum()), 7, 8, &cookie, &OWN), u64::to_ne_bytes);
             let ip = Ipv6HeaderSlice::from_slice(&reply).unwrap();
             let tcp = TcpHeaderSlice::from_slice(&reply[40..]).unwrap();
             prop_assert_eq!(usize::from(ip.payload_length()), reply.len() - 40);

@@ -7,7 +7,7 @@ use defender_common::{
     profile,
     reply::{self, Own, Replies, SynAck},
     verdict::Reason,
-    wire::{Packet, options::Offer},
+    wire::options::Offer,
 };
 
 use crate::{
@@ -19,23 +19,23 @@ use crate::{
 
 /// Answers the SYN at hand.
 #[inline(always)]
-pub(crate) fn challenge<A: Replies<IP> + Tupled, const IP: usize>(around: &Around<'_, A>) -> Reason {
+pub(crate) fn challenge<A: Replies + Tupled>(around: &Around<'_, A>) -> Reason {
     let slot = around.config.key_current & 1;
     // The controller fills the keys before it attaches anything.
     let Some(key) = config::key(slot) else { return Reason::SynSuspended };
     let offer = around.offer();
     // Once for either kind of cookie: the compiler leaves out what only the other kind needs.
     let answered = if offer.timestamps {
-        answer::<_, IP>(around, &Offer { timestamps: true, ..offer }, slot, key)
+        answer(around, &Offer { timestamps: true, ..offer }, slot, key)
     } else {
-        answer::<_, IP>(around, &Offer { timestamps: false, ..offer }, slot, key)
+        answer(around, &Offer { timestamps: false, ..offer }, slot, key)
     };
     if answered.is_some() { Reason::SynChallenged } else { Reason::SynRewriteFailed }
 }
 
 /// Writes the SYN-ACK over the frame.
 #[inline(always)]
-fn answer<A: Replies<IP> + Tupled, const IP: usize>(
+fn answer<A: Replies + Tupled>(
     around: &Around<'_, A>,
     offer: &Offer,
     slot: u32,
@@ -48,7 +48,7 @@ fn answer<A: Replies<IP> + Tupled, const IP: usize>(
     let proposal = Proposal::new::<A>(offer, index, ecn, host);
     let context = around.packet.context;
     let delta =
-        (around.network_offset + reply::bytes::<IP>(&proposal.terms)) as i32 - around.packet.len() as i32;
+        (around.network_offset + reply::bytes::<A>(&proposal.terms)) as i64 - around.packet.len() as i64;
     // A frame that is too short for the reply grows first; what is too long is cut off at the end.
     if delta > 0 {
         adjust(context, delta)?;
@@ -60,12 +60,18 @@ fn answer<A: Replies<IP> + Tupled, const IP: usize>(
     let learnt_mss = around.service.mss[A::FAMILY & 1];
     let own = Own {
         mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },
-        window: around.service.window[A::FAMILY & 1][offer.timestamps_index()],
+        window: around.service.window[A::FAMILY & 1][offer.timestamps as usize],
         ttl: if A::FAMILY == 0 { around.interface.ttl } else { around.interface.hop_limit },
         timestamp: cookie::timestamp(around.now, offset as u32, cookie.timestamp_bits),
         flow_label: (offset >> 32) as u32,
     };
-    let reply = reply::syn_ack::<A, IP>(&segment.flow, segment.sequence, offer.timestamp, &cookie, &own);
+    let reply = reply::syn_ack(
+        (&segment.flow, around.addresses_sum),
+        segment.sequence,
+        offer.timestamp,
+        &cookie,
+        &own,
+    );
     put(&XdpPacket::of_xdp(context), around.network_offset, &reply)?;
     if delta < 0 {
         adjust(context, delta)?;
@@ -102,18 +108,17 @@ extern "C" fn choose_profile(family: u64, offered: u64, mss: u64, window_scale: 
 }
 
 #[inline(always)]
-fn adjust(context: *mut xdp_md, delta: i32) -> Option<()> {
+fn adjust(context: *mut xdp_md, delta: i64) -> Option<()> {
     // SAFETY: the context is the program's own; pointers into the packet are not used after this.
-    (unsafe { bpf_xdp_adjust_tail(context, delta) } == 0).then_some(())
+    (unsafe { bpf_xdp_adjust_tail(context, delta as i32) } == 0).then_some(())
 }
 
 /// Writes the reply over the frame.
 #[inline(always)]
-fn put<const IP: usize>(frame: &XdpPacket, network: usize, reply: &SynAck<IP>) -> Option<()> {
-    let [a, b, c, d, e, f] = frame.halves(0)?;
-    frame.put(0, [d, e, f, a, b, c])?;
+fn put<W: Copy>(frame: &XdpPacket, network: usize, reply: &SynAck<W>) -> Option<()> {
+    frame.turn_round()?;
     frame.put(network, reply.ip)?;
-    let tcp = network + IP * 4;
+    let tcp = network + size_of_val(&reply.ip);
     frame.put(tcp, reply.tcp)?;
     let options = tcp + reply::TCP_WORDS * 4;
     // All at once where there is room, which what is over may take: it is cut off.

@@ -87,7 +87,7 @@ extern "C" fn ipv4_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
     let network_offset = network_offset as usize & MAX_NETWORK_OFFSET;
     let Some(counters) = account::counters() else { return xdp_action::XDP_PASS as u64 };
     let ip = ipv4::parse(&packet, network_offset);
-    let reason = inbound::<_, 5>(&packet, network_offset, ip, counters);
+    let reason = inbound(&packet, network_offset, ip, counters);
     conclude(counters, reason)
 }
 
@@ -99,7 +99,7 @@ extern "C" fn ipv6_packet(ctx: *mut xdp_md, network_offset: u64) -> u64 {
     let Some(counters) = account::counters() else { return xdp_action::XDP_PASS as u64 };
     let reason = match ipv6::parse(&packet, network_offset) {
         Err(Reason::ExtensionChain) => too_long(&packet, network_offset),
-        ip => inbound::<_, 10>(&packet, network_offset, ip, counters),
+        ip => inbound(&packet, network_offset, ip, counters),
     };
     conclude(counters, reason)
 }
@@ -137,7 +137,7 @@ fn conclude(counters: &mut Counters, reason: Reason) -> u64 {
 
 /// An IP packet, of either family.
 #[inline(always)]
-fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
+fn inbound<A: Replies + Tupled>(
     packet: &XdpPacket,
     network_offset: usize,
     ip: Result<Ip<A>, Reason>,
@@ -156,7 +156,7 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
     let config = config::config();
     let class = classify(segment.flags);
     let hash = segment.flow.mix(&config.table_keys);
-    let reason = judge::<_, IP>(packet, network_offset, interface, (&segment, hash), class, config, counters);
+    let reason = judge(packet, network_offset, interface, (&segment, hash), class, config, counters);
     if class == Class::Syn && reason.verdict() == Verdict::Pass {
         filter::note(hash, config, Noted::Followed);
     }
@@ -165,7 +165,7 @@ fn inbound<A: Replies<IP> + Tupled, const IP: usize>(
 
 /// A TCP segment.
 #[inline(always)]
-fn judge<A: Replies<IP> + Tupled, const IP: usize>(
+fn judge<A: Replies + Tupled>(
     packet: &XdpPacket,
     network_offset: usize,
     interface: &Interface,
@@ -190,7 +190,7 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
         (service, load, local),
     );
     let reason = match class {
-        Class::Syn => opening::<_, IP>(&mut around, &found),
+        Class::Syn => opening(&mut around, &found),
         class => going_on(&mut around, &found, class),
     };
     if trace::is_worth_it(reason) {
@@ -203,14 +203,14 @@ fn judge<A: Replies<IP> + Tupled, const IP: usize>(
 
 /// A SYN.
 #[inline(always)]
-fn opening<A: Replies<IP> + Tupled, const IP: usize>(around: &mut Around<'_, A>, found: &Found) -> Reason {
+fn opening<A: Replies + Tupled>(around: &mut Around<'_, A>, found: &Found) -> Reason {
     let (segment, hash, config) = (around.segment, around.hash, around.config);
     let Some(counters) = account::of_service(found.id) else { return Reason::Unprotected };
     let watched = around.local && found.service.mode != MODE_OFF;
     let arrival = if watched { load::arrives(found, around.load, counters) } else { Arrival::NONE };
     around.now = arrival.ms;
     let reason = match decide(Class::Syn, around) {
-        Reason::SynChallenged => answer::challenge::<_, IP>(around),
+        Reason::SynChallenged => answer::challenge(around),
         reason => reason,
     };
     if reason == Reason::SynChallenged {

@@ -48,8 +48,13 @@ fn wildcard<A: Address>(port: &Port) -> u32 {
 #[inline(always)]
 pub(crate) fn of(id: u32) -> &'static Service {
     let services: *mut Services = in_place!(in_place::SERVICES);
-    // SAFETY: an entry of a map's value, of integers; the controller rewrites it seldom.
-    unsafe { &*entry_of(services, id) }
+    let service = entry_of(services, id);
+    // SAFETY: an entry of a map's value, of integers; the controller rewrites it seldom. It is nowhere near 0, which the
+    // compiler would otherwise ask wherever there may be a service or none.
+    unsafe {
+        core::hint::assert_unchecked(!service.is_null());
+        &*service
+    }
 }
 
 #[inline(always)]

@@ -54,6 +54,8 @@ pub(crate) struct Around<'a, A> {
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
+    /// Of a SYN and its answer; read by `checksum_is_acceptable`.
+    pub(crate) addresses_sum: u64,
     /// Milliseconds; 0 before [`Self::now`] has read them.
     pub(crate) now: u32,
 }
@@ -85,6 +87,7 @@ impl<'a, A: Address> Around<'a, A> {
             ruled_out: false,
             offer,
             options_sum,
+            addresses_sum: 0,
             now: 0,
         }
     }
@@ -223,7 +226,8 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn checksum_is_acceptable(&mut self) -> bool {
-        let pseudo_header = checksum::pseudo_header(&self.segment.flow, self.segment.len);
+        self.addresses_sum = self.segment.flow.addresses_sum();
+        let pseudo_header = checksum::pseudo_header(self.addresses_sum, self.segment.len);
         let partial = self.interface.flags & INTERFACE_PARTIAL_CHECKSUMS != 0;
         let Some(sum) = self.segment_sum() else { return false };
         checksum::acceptable(pseudo_header, sum, self.segment.checksum, partial)

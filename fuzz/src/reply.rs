@@ -7,7 +7,7 @@ use defender_common::{
     checksum,
     cookie::{Cookie, Host, Proposal},
     profile,
-    reply::{self, Own, Replies, SynAck},
+    reply::{self, Own, Replies},
     wire::{
         Ip,
         address::{Address, Flow},
@@ -24,7 +24,7 @@ pub(crate) fn run(data: &[u8]) {
     let mut input = Bytes(data);
     if input.bool() {
         let flow = input.flow_v6();
-        let (bytes, made) = written::<_, 10>(&flow, &mut input, [0x86, 0xdd]);
+        let (bytes, made) = written(&flow, u64::to_ne_bytes, &mut input, [0x86, 0xdd]);
         let ip = Ipv6HeaderSlice::from_slice(&bytes[14..]).expect("an IPv6 header");
         assert_eq!(usize::from(ip.payload_length()), bytes.len() - 54);
         assert_eq!((ip.hop_limit(), ip.flow_label().value()), (made.own.ttl, made.own.flow_label & 0xf_ffff));
@@ -34,7 +34,7 @@ pub(crate) fn run(data: &[u8]) {
         read_back(&bytes, ipv6::parse(&Frame(&bytes), 14).expect("IPv6"), &flow, &mut input);
     } else {
         let flow = input.flow_v4();
-        let (bytes, made) = written::<_, 5>(&flow, &mut input, [0x08, 0]);
+        let (bytes, made) = written(&flow, u32::to_ne_bytes, &mut input, [0x08, 0]);
         let ip = Ipv4HeaderSlice::from_slice(&bytes[14..]).expect("an IPv4 header");
         assert_eq!(usize::from(ip.total_len()), bytes.len() - 14);
         assert_eq!((ip.ttl(), ip.identification(), ip.dont_fragment()), (made.own.ttl, 0, true));
@@ -54,8 +54,9 @@ struct Made {
     own: Own,
 }
 
-fn written<A: Replies<IP>, const IP: usize>(
+fn written<A: Replies, const N: usize>(
     flow: &Flow<A>,
+    in_memory: fn(A::Word) -> [u8; N],
     input: &mut Bytes<'_>,
     ethertype: [u8; 2],
 ) -> (Vec<u8>, Made) {
@@ -71,11 +72,12 @@ fn written<A: Replies<IP>, const IP: usize>(
         timestamp: input.u32(),
         flow_label: input.u32(),
     };
-    let reply: SynAck<IP> = reply::syn_ack(flow, isn, offer.timestamp, &cookie, &own);
-    let words = reply.ip.iter().chain(&reply.tcp).chain(&reply.options[..reply.option_words]);
+    let reply = reply::syn_ack((flow, flow.addresses_sum()), isn, offer.timestamp, &cookie, &own);
+    let words = reply.tcp.iter().chain(&reply.options[..reply.option_words]);
     let mut bytes = [[0; 12].as_slice(), &ethertype].concat();
+    bytes.extend(reply.ip.iter().flat_map(|word| in_memory(*word)));
     bytes.extend(words.flat_map(|word| word.to_ne_bytes()));
-    assert_eq!(bytes.len(), 14 + reply::bytes::<IP>(&cookie.terms));
+    assert_eq!(bytes.len(), 14 + reply::bytes::<A>(&cookie.terms));
     assert!(reply.options[reply.option_words..].iter().all(|word| *word == 0));
     (bytes, Made { offer, isn, cookie, own })
 }
@@ -108,7 +110,7 @@ fn read_back<A: Address + Debug>(bytes: &[u8], ip: Ip<A>, flow: &Flow<A>, input:
     assert_eq!(ethernet::parse(&frame).map(|frame| frame.network_offset), Ok(14));
     let segment = tcp::parse(&frame, &ip).expect("TCP");
     assert_eq!(segment.flow, flow.reversed());
-    let pseudo_header = checksum::pseudo_header(&segment.flow, segment.len);
+    let pseudo_header = checksum::pseudo_header(segment.flow.addresses_sum(), segment.len);
     let sum = |bytes: &[u8]| {
         let words = bytes[ip.transport..].as_chunks().0.iter();
         words.map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>()

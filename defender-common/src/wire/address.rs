@@ -166,8 +166,11 @@ impl Address for V6 {
 
     #[inline(always)]
     fn is_any_of(self, _: &[V4; 4], [a, b]: &[[u64; 2]; 2]) -> bool {
-        let halves = self.halves();
-        halves != [0; 2] && (halves == *a || halves == *b)
+        // By halves: comparing arrays, the compiler loads them in quarters.
+        let [first, second] = self.halves();
+        let is =
+            |[other_first, other_second]: &[u64; 2]| (first ^ other_first) | (second ^ other_second) == 0;
+        first | second != 0 && (is(a) || is(b))
     }
 
     #[inline(always)]
@@ -248,6 +251,12 @@ impl<A: Address> Flow<A> {
     #[inline(always)]
     pub fn ports(&self) -> u32 {
         (self.source_port as u32) << 16 | self.destination_port as u32
+    }
+
+    /// The sum of both addresses' words, for checksums.
+    #[inline(always)]
+    pub fn addresses_sum(&self) -> u64 {
+        self.source.sum() + self.destination.sum()
     }
 
     /// A keyed hash for tables, far cheaper than SipHash. Nobody outside sees its results.
