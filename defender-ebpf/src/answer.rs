@@ -19,7 +19,7 @@ use crate::{
 
 /// Answers the SYN at hand.
 #[inline(always)]
-pub(crate) fn challenge<A: Replies + Tupled>(around: &Around<'_, A>) -> Reason {
+pub(crate) fn challenge<A: Replies + Tupled>(around: &mut Around<'_, A>) -> Reason {
     let slot = around.config.key_current & 1;
     // The controller fills the keys before it attaches anything.
     let Some(key) = config::key(slot) else { return Reason::SynSuspended };
@@ -36,7 +36,7 @@ pub(crate) fn challenge<A: Replies + Tupled>(around: &Around<'_, A>) -> Reason {
 /// Writes the SYN-ACK over the frame.
 #[inline(always)]
 fn answer<A: Replies + Tupled>(
-    around: &Around<'_, A>,
+    around: &mut Around<'_, A>,
     offer: &Offer,
     slot: u32,
     key: &KeySlot,
@@ -62,7 +62,7 @@ fn answer<A: Replies + Tupled>(
         mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },
         window: around.service.window[A::FAMILY & 1][offer.timestamps as usize],
         ttl: if A::FAMILY == 0 { around.interface.ttl } else { around.interface.hop_limit },
-        timestamp: cookie::timestamp(around.now, offset as u32, cookie.timestamp_bits),
+        timestamp: cookie::timestamp(around.now(), offset as u32, cookie.timestamp_bits),
         flow_label: (offset >> 32) as u32,
     };
     let reply = reply::syn_ack(

@@ -33,9 +33,10 @@ use crate::{
 
 /// Remembers the connection and marks its packet. Called by XDP.
 #[inline(always)]
-pub(crate) fn announce<A: Tupled>(around: &Around<'_, A>, reason: Reason) -> Reason {
+pub(crate) fn announce<A: Tupled>(around: &mut Around<'_, A>, reason: Reason) -> Reason {
     if reason == Reason::Cookie {
-        recent::note(&around.segment.flow, around.config, What::Proved, around.now);
+        let now = around.now();
+        recent::note(&around.segment.flow, around.config, What::Proved, now);
     }
     let mark = Mark { magic: MAGIC, ifindex: around.interface.ifindex };
     if attach(around.packet.context, mark).is_none() {

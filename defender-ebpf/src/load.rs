@@ -22,31 +22,17 @@ pub(crate) fn of(service: u32) -> &'static mut Load {
     unsafe { &mut *entry_of(loads, service) }
 }
 
-/// What a SYN's arrival was.
-#[derive(Clone, Copy)]
-pub(crate) struct Arrival {
-    /// By how many it counts, see [`load::batch`].
-    pub(crate) count: u32,
-    /// When it was, in milliseconds; 0: not known.
-    pub(crate) ms: u32,
-}
-
-impl Arrival {
-    /// Of a packet that is not counted.
-    pub(crate) const NONE: Self = Self { count: 0, ms: 0 };
-}
-
 /// A SYN arrives: before it is judged, what it means for its service. Most of a flood's are not counted one by one, and
-/// then there is something to do only in a new second or where any SYN may be the one too many.
+/// then there is something to do only in a new second or where any SYN may be the one too many. Returns by how many it
+/// counts, see [`load::batch`].
 #[inline(always)]
-pub(crate) fn arrives(found: &Found, load: &Load, counters: &ServiceCounters) -> Arrival {
+pub(crate) fn arrives(found: &Found, load: &Load, counters: &ServiceCounters, time: Time) -> u32 {
     let count = load::batch(load, counters.syn_received);
-    let time = clock::time();
     let load = advance(found.id, load, time);
     if count != 0 || Policy::may_begin(found.service, load) {
         load_count(found.id as u64, count as u64, pack(time));
     }
-    Arrival { count, ms: time.ms }
+    count
 }
 
 /// A packet of no connection arrives.

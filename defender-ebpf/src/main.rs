@@ -52,8 +52,7 @@ use defender_common::{
 };
 
 use crate::{
-    flow::Known, handoff::Passage, load::Arrival, packet::XdpPacket, service::Found, socket::Tupled,
-    surroundings::Around,
+    flow::Known, handoff::Passage, packet::XdpPacket, service::Found, socket::Tupled, surroundings::Around,
 };
 
 /// parse → classify → decide → rewrite | pass | drop → account
@@ -206,9 +205,10 @@ fn judge<A: Replies + Tupled>(
 fn opening<A: Replies + Tupled>(around: &mut Around<'_, A>, found: &Found) -> Reason {
     let (segment, hash, config) = (around.segment, around.hash, around.config);
     let Some(counters) = account::of_service(found.id) else { return Reason::Unprotected };
+    let time = clock::time();
+    around.now = Some(time.ms);
     let watched = around.local && found.service.mode != MODE_OFF;
-    let arrival = if watched { load::arrives(found, around.load, counters) } else { Arrival::NONE };
-    around.now = arrival.ms;
+    let count = if watched { load::arrives(found, around.load, counters, time) } else { 0 };
     let reason = match decide(Class::Syn, around) {
         Reason::SynChallenged => answer::challenge(around),
         reason => reason,
@@ -225,8 +225,8 @@ fn opening<A: Replies + Tupled>(around: &mut Around<'_, A>, found: &Found) -> Re
     }
     account::syn(counters, reason);
     sources::note(found.id, segment.flow.source, around.now());
-    if arrival.count != 0 && reason.would_be_half_open() {
-        load::load_spared(found.id as u64, arrival.count as u64, clock::epoch() as u64);
+    if count != 0 && reason.would_be_half_open() {
+        load::load_spared(found.id as u64, count as u64, clock::epoch() as u64);
     }
     reason
 }

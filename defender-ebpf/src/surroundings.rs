@@ -56,8 +56,8 @@ pub(crate) struct Around<'a, A> {
     options_sum: u64,
     /// Of a SYN and its answer; read by `checksum_is_acceptable`.
     pub(crate) addresses_sum: u64,
-    /// Milliseconds; 0 before [`Self::now`] has read them.
-    pub(crate) now: u32,
+    /// Milliseconds, once [`Self::now`] has read them.
+    pub(crate) now: Option<u32>,
 }
 
 impl<'a, A: Address> Around<'a, A> {
@@ -88,17 +88,14 @@ impl<'a, A: Address> Around<'a, A> {
             offer,
             options_sum,
             addresses_sum: 0,
-            now: 0,
+            now: None,
         }
     }
 
     /// Milliseconds, read when first asked for: most packets need no clock.
     #[inline(always)]
     pub(crate) fn now(&mut self) -> u32 {
-        if self.now == 0 {
-            self.now = clock::now();
-        }
-        self.now
+        *self.now.get_or_insert_with(clock::now)
     }
 
     /// Where the headers are: that of the network and, from bit 16, of TCP.
@@ -240,17 +237,18 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
             return true;
         }
         let place = budget::place(self.segment.flow.source.budget_prefix(), self.config.secret);
+        let now = self.now();
         let lines: *mut BudgetLines = in_place!(in_place::BUDGET);
         // SAFETY: an entry of a map's value, of integers. CPUs may count at the same time and lose one another's replies,
         // which makes the budget a little larger, not smaller.
         let line = unsafe { &mut *entry_of(lines, place.line) };
-        budget::charge_line(line, place, self.now) <= limit
+        budget::charge_line(line, place, now) <= limit
     }
 
     #[inline(always)]
     fn accepts_cookies(&mut self) -> bool {
         let (service, load, config) = (self.service, self.load, self.config);
-        Policy::accepts_cookies(service, load, config, || self.now())
+        Policy::accepts_cookies(service, load, config, clock::now)
     }
 
     #[inline(always)]
@@ -260,7 +258,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn accepts_kernel_cookies(&mut self) -> bool {
-        decide::kernel_cookies(self.service, self.load, self.now)
+        decide::kernel_cookies(self.service, self.load, self.now())
     }
 
     #[inline(always)]
@@ -270,7 +268,8 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
 
     #[inline(always)]
     fn proved_recently(&mut self) -> bool {
-        recent::seen(&self.segment.flow, self.config, What::Proved, self.now, PASS_MS)
+        let now = self.now();
+        recent::seen(&self.segment.flow, self.config, What::Proved, now, PASS_MS)
     }
 }
 
