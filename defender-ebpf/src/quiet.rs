@@ -8,7 +8,7 @@ use defender_common::{
     flow,
     verdict::Reason,
     wire::{
-        Ip, Packet,
+        Ip, PROTOCOL_TCP, Packet,
         address::{Address, V4, V6},
         ipv4, ipv6,
         tcp::{self, ACK},
@@ -24,24 +24,30 @@ use crate::{
 /// Whether an IPv4 packet belongs to a quiet connection; if so it has been counted, and passes.
 #[inline(always)]
 pub(crate) fn passes4(packet: &XdpPacket, network_offset: usize) -> bool {
-    may_be::<V4>(packet, network_offset + ipv4::HEADER_LEN)
-        && quiet_packet4(packet.context, network_offset as u64) != 0
+    let words: Option<[u32; 10]> = packet.words(network_offset);
+    let Some([_, _, third, .., ports, _, _, control, _]) = words else { return false };
+    let [_, protocol, ..] = third.to_ne_bytes();
+    may_be::<V4>(protocol, ports, control) && quiet_packet4(packet.context, network_offset as u64) != 0
 }
 
 /// The same for IPv6.
 #[inline(always)]
 pub(crate) fn passes6(packet: &XdpPacket, network_offset: usize) -> bool {
-    may_be::<V6>(packet, network_offset + ipv6::HEADER_LEN)
-        && quiet_packet6(packet.context, network_offset as u64) != 0
+    let words: Option<[u32; 15]> = packet.words(network_offset);
+    let Some([_, second, .., ports, _, _, control, _]) = words else { return false };
+    let [_, _, next, _] = second.to_ne_bytes();
+    may_be::<V6>(next, ports, control) && quiet_packet6(packet.context, network_offset as u64) != 0
 }
 
-/// What is asked first, of the TCP header that follows on an IP header without options or extensions: in a flood, or of a
-/// SYN, nothing else is.
+/// What is asked first, of an IP header without options or extensions and the TCP header that follows on it: in a flood, or
+/// of a SYN, nothing else is.
 #[inline(always)]
-fn may_be<A: Address>(packet: &XdpPacket, header: usize) -> bool {
-    let Some([ports, _, _, control, _]) = packet.words(header) else { return false };
+fn may_be<A: Address>(protocol: u8, ports: u32, control: u32) -> bool {
     let flags = (u32::from_be(control) >> 16) as u8;
-    flags & ACK != 0 && flow::is_plain(flags) && is_calm::<A>(u32::from_be(ports) as u16)
+    protocol == PROTOCOL_TCP
+        && flags & ACK != 0
+        && flow::is_plain(flags)
+        && is_calm::<A>(u32::from_be(ports) as u16)
 }
 
 /// Whether a port's one service, whatever the address, is in calm.

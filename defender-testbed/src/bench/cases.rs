@@ -44,7 +44,7 @@ pub(super) enum Frame {
 pub(super) const CASES: [Case; 15] = [
     Case::new("syn", "SYN → SYN-ACK", Frame::Fixed(Kind::Syn), Mode::Always, Reason::SynChallenged)
         .at_most(4.6)
-        .takes(1_272)
+        .takes(1_231)
         .aims(80.0, 121.0)
         .peers(233.0, 162.0),
     Case::new(
@@ -55,7 +55,7 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(5.6)
-    .takes(1_513)
+    .takes(1_426)
     .aims(95.0, 144.0)
     .peers(248.0, 183.0),
     Case::new(
@@ -66,7 +66,7 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(4.7)
-    .takes(1_277),
+    .takes(1_236),
     Case::new(
         "syn_auto",
         "SYN → SYN-ACK, auto",
@@ -75,7 +75,7 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(4.6)
-    .takes(1_275)
+    .takes(1_236)
     .aims(80.0, 121.0),
     Case::new(
         "syn_lookup",
@@ -85,22 +85,22 @@ pub(super) const CASES: [Case; 15] = [
         Reason::SynChallenged,
     )
     .at_most(6.0)
-    .takes(1_374)
+    .takes(1_336)
     .aims(110.0, 167.0)
     .asks_table(),
     Case::new("cookie", "valid cookie, again", Frame::Cookie, Mode::Always, Reason::Cookie)
         .at_most(4.2)
-        .takes(884)
+        .takes(868)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("cookie_new", "valid cookie, new client", Frame::NewCookie, Mode::Always, Reason::Cookie)
         .at_most(5.5)
-        .takes(1_002)
+        .takes(986)
         .aims(70.0, 106.0)
         .peers(110.0, 93.0),
     Case::new("forged", "forged ACK", Frame::Fixed(Kind::Forged), Mode::Always, Reason::AckBadCookie)
         .at_most(3.4)
-        .takes(887)
+        .takes(873)
         .aims(60.0, 91.0)
         .peers(94.0, 102.0),
     Case::new(
@@ -111,7 +111,7 @@ pub(super) const CASES: [Case; 15] = [
         Reason::AckBadCookie,
     )
     .at_most(4.5)
-    .takes(975)
+    .takes(966)
     .aims(90.0, 137.0)
     .asks_table(),
     Case::new("data_calm", "data, auto in calm", Frame::Established, Mode::Calm, Reason::Monitored)
@@ -120,21 +120,21 @@ pub(super) const CASES: [Case; 15] = [
         .aims(15.0, 23.0),
     Case::new("data_attacked", "data, auto under attack", Frame::Established, Mode::Attacked, Reason::Known)
         .at_most(2.4)
-        .takes(403)
+        .takes(395)
         .aims(40.0, 61.0),
     Case::new("data_always", "data, mode always", Frame::Established, Mode::Always, Reason::Known)
         .at_most(2.4)
-        .takes(396)
+        .takes(388)
         .aims(40.0, 61.0),
     Case::new("syn_calm", "SYN passes, auto in calm", Frame::Opening, Mode::Calm, Reason::SynCalm)
         .at_most(4.1)
-        .takes(975),
+        .takes(956),
     Case::new("syn_monitor", "SYN passes, monitor", Frame::Opening, Mode::Monitor, Reason::SynMonitored)
         .at_most(4.1)
-        .takes(984),
+        .takes(965),
     Case::new("udp", "UDP", Frame::Fixed(Kind::Udp), Mode::Always, Reason::NotTcp)
         .at_most(1.6)
-        .takes(106)
+        .takes(97)
         .aims(6.0, 9.0)
         .peers(2.0, 3.0),
 ];
