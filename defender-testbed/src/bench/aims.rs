@@ -4,7 +4,7 @@ use super::{
     Report,
     bulk::{Between, Bulk},
 };
-use crate::rounds::{Defence, Level, Row};
+use crate::rounds::{Defence, Figure, Level, Round, Row};
 
 /// The flood at which clients' success and handshakes are judged.
 const JUDGED_AT: Level = Level::Paced(200_000);
@@ -13,8 +13,8 @@ const JUDGED_AT: Level = Level::Paced(200_000);
 pub(super) struct Aim {
     /// What is measured, in words.
     pub(super) what: String,
-    /// What was found.
-    pub(super) found: f64,
+    /// What was found, round by round.
+    pub(super) found: Figure,
     bound: Bound,
 }
 
@@ -34,8 +34,8 @@ impl Aim {
     /// Whether it is met.
     pub(super) fn is_met(&self) -> bool {
         match self.bound {
-            Bound::AtLeast(aim) => self.found >= aim,
-            Bound::AtMost(aim) => self.found <= aim,
+            Bound::AtLeast(aim) => self.found.median >= aim,
+            Bound::AtMost(aim) => self.found.median <= aim,
         }
     }
 }
@@ -54,33 +54,31 @@ fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
     let find =
         |defence, level| rows.iter().find(|row| row.cell.defence == defence && row.cell.level == level);
     let own = |level| find(defence, level);
-    let aim = |what: &str, found: Option<f64>, bound| {
+    let aim = |what: &str, found: Option<Figure>, bound| {
         Some(Aim { what: format!("{}: {what}", defence.title()), found: found?, bound })
     };
-    let ratio = |own: Option<f64>, other: Option<f64>| Some(own? / other.filter(|other| *other > 0.0)?);
-    let answers = |row: Option<&Row>| row.map(|row| row.answered.median);
-    let success = |row: Option<&Row>| row.map(Row::pooled_success);
-    let p99 = |row: Option<&Row>| row.and_then(|row| row.p99).map(|p99| p99.median);
+    let ratio =
+        |own: Option<&Row>, other: Option<&Row>, number| Round::ratio(&own?.rounds, &other?.rounds, number);
     let full = own(Level::Full);
     [
         aim(
             "answers at full speed, in those of a bare swap",
-            ratio(answers(full), answers(find(Defence::Swap, Level::Full))),
+            ratio(full, find(Defence::Swap, Level::Full), |round| Some(round.answered)),
             Bound::AtLeast(0.96),
         ),
         aim(
             "microseconds of processor time a packet at full speed",
-            full.map(|row| row.nanoseconds.median / 1000.0),
+            full.map(|row| row.nanoseconds.times(0.001)),
             Bound::AtMost(0.30),
         ),
         aim(
             "clients that get through at 200k/s, in those of dropping by address",
-            ratio(success(own(JUDGED_AT)), success(find(Defence::Drop, JUDGED_AT))),
+            ratio(own(JUDGED_AT), find(Defence::Drop, JUDGED_AT), |round| Some(round.success)),
             Bound::AtLeast(0.999),
         ),
         aim(
             "p99 of handshakes at 200k/s, in calm's",
-            ratio(p99(own(JUDGED_AT)), p99(own(Level::Calm))),
+            ratio(own(JUDGED_AT), own(Level::Calm), |round| round.p99),
             Bound::AtMost(1.2),
         ),
     ]
@@ -93,7 +91,8 @@ fn of_bulk(bulk: &[Bulk]) -> Option<Aim> {
     let calm = |between| bulk.iter().find(|bulk| bulk.between == between && !bulk.flooded);
     let (own, pass) = (calm(Between::Defender)?, calm(Between::Pass)?);
     let what = "bulk data in calm, in what a program that passes lets through".to_owned();
-    Some(Aim { what, found: own.rate.median / pass.rate.median, bound: Bound::AtLeast(0.98) })
+    let ratios: Vec<_> = own.rates.iter().zip(&pass.rates).map(|(own, pass)| own / pass).collect();
+    Some(Aim { what, found: Figure::of(&ratios), bound: Bound::AtLeast(0.98) })
 }
 
 #[cfg(test)]
@@ -102,7 +101,7 @@ mod tests {
 
     #[test]
     fn bounds_are_met_where_they_are_reached() {
-        let aim = |found, bound| Aim { what: String::new(), found, bound };
+        let aim = |found, bound| Aim { what: String::new(), found: Figure::of(&[found]), bound };
         assert!(aim(0.96, Bound::AtLeast(0.96)).is_met() && !aim(0.95, Bound::AtLeast(0.96)).is_met());
         assert!(aim(0.3, Bound::AtMost(0.3)).is_met() && !aim(0.31, Bound::AtMost(0.3)).is_met());
     }

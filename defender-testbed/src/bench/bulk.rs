@@ -38,11 +38,13 @@ pub(super) enum Between {
 }
 
 /// How fast data came through, in bits per second.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Bulk {
     pub(super) between: Between,
     pub(super) flooded: bool,
     pub(super) rate: Figure,
+    /// Round by round.
+    pub(super) rates: Vec<f64>,
 }
 
 impl Between {
@@ -93,7 +95,9 @@ pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result
         }
     }
     let rows = cells.into_iter().zip(rates);
-    Ok(rows.map(|((between, flooded), rates)| Bulk { between, flooded, rate: Figure::of(&rates) }).collect())
+    Ok(rows
+        .map(|((between, flooded), rates)| Bulk { between, flooded, rate: Figure::of(&rates), rates })
+        .collect())
 }
 
 fn once(bed: &Topology, program: &Path, between: Between, flooded: bool) -> Result<f64> {

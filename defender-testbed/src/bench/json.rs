@@ -26,7 +26,7 @@ pub(crate) fn json(plan: &Plan, report: &Report) -> Value {
         "bulk": report.bulk.iter().map(bulk).collect::<Vec<_>>(),
         "growth": report.growth.as_ref().map(growth),
         "aims": aims::all(report).iter().map(|aim| {
-            json!({ "what": aim.what, "found": aim.found, "aim": aim.aim(), "met": aim.is_met() })
+            json!({ "what": aim.what, "found": figure(&aim.found), "aim": aim.aim(), "met": aim.is_met() })
         }).collect::<Vec<_>>(),
         "complaints": report.complaints(),
     })

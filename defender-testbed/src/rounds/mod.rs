@@ -16,7 +16,7 @@ use defender_testbed::{
 
 pub(crate) use defence::{Defence, Level};
 pub(crate) use measure::{Cell, Sample};
-pub(crate) use summary::{Figure, Kept, Row};
+pub(crate) use summary::{Figure, Kept, Round, Row};
 
 /// Where the server end is polled and where server and clients run; they need little of it. The source has the last
 /// processor to itself.

@@ -41,6 +41,19 @@ pub(crate) struct Row {
     pub(crate) kept_windows: Option<Kept>,
     /// What the defender counted last.
     pub(crate) defender: Option<serde_json::Value>,
+    /// Round by round, for ratios between rows.
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// What one round had.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    /// SYNs answered per second.
+    pub(crate) answered: f64,
+    /// Share of clients that succeeded, 0 to 1.
+    pub(crate) success: f64,
+    /// The slowest hundredth of handshakes, in microseconds; nothing if none succeeded.
+    pub(crate) p99: Option<f64>,
 }
 
 /// Shares of connections, 0 to 1, that kept an option, as the server's kernel sees them.
@@ -69,6 +82,12 @@ impl Row {
     pub(super) fn new(cell: Cell, mut samples: Vec<Sample>) -> Self {
         let figure = |number: fn(&Sample) -> f64| Figure::of(&samples.iter().map(number).collect::<Vec<_>>());
         let clients: Vec<_> = samples.iter().map(Sample::clients).collect();
+        let rounds = samples.iter().zip(&clients).map(|(sample, clients)| Round {
+            answered: sample.answered,
+            success: clients.success(),
+            p99: clients.connect_percentile(0.99).map(micros),
+        });
+        let rounds = rounds.collect();
         let percentile = |p| {
             let times = clients.iter().filter_map(|clients| clients.connect_percentile(p));
             let times: Vec<_> = times.map(micros).collect();
@@ -88,6 +107,7 @@ impl Row {
             kept_linux: Kept::of(samples.iter().map(|sample| &sample.linux), true),
             kept_windows: Kept::of(samples.iter().map(|sample| &sample.windows), false),
             defender: samples.pop().and_then(|sample| sample.defender),
+            rounds,
         }
     }
 
@@ -97,11 +117,27 @@ impl Row {
     }
 }
 
+impl Round {
+    /// A number of each round in that of another row's same round. Rows take turns within a round, so a machine that slows
+    /// down for a while slows both.
+    pub(crate) fn ratio(own: &[Self], other: &[Self], number: fn(&Self) -> Option<f64>) -> Option<Figure> {
+        let pairs = own.iter().zip(other).map(|(own, other)| (number(own), number(other)));
+        let ratios: Vec<_> =
+            pairs.filter_map(|(own, other)| Some(own? / other.filter(|other| *other > 0.0)?)).collect();
+        (!ratios.is_empty()).then(|| Figure::of(&ratios))
+    }
+}
+
 impl Figure {
     /// Of some values; zeroes if there are none.
     pub(crate) fn of(values: &[f64]) -> Self {
         let (least, most) = extremes(values).unwrap_or_default();
         Self { median: median(values).unwrap_or_default(), least, most }
+    }
+
+    /// In another unit.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self { median: self.median * factor, least: self.least * factor, most: self.most * factor }
     }
 }
 
@@ -148,4 +184,20 @@ impl Agreement {
 
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_round_of_both_changes_no_ratio() {
+        let rounds =
+            |answered: [f64; 3]| answered.map(|answered| Round { answered, success: 1.0, p99: None });
+        let (own, other) = (rounds([96.0, 98.0, 40.0]), rounds([100.0, 100.0, 50.0]));
+        let ratio = Round::ratio(&own, &other, |round| Some(round.answered)).unwrap();
+        assert_eq!([ratio.least, ratio.median, ratio.most], [0.8, 0.96, 0.98]);
+        assert!(Round::ratio(&own, &other, |round| round.p99).is_none());
+        assert!(Round::ratio(&own, &rounds([0.0; 3]), |round| Some(round.answered)).is_none());
+    }
 }

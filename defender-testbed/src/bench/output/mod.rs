@@ -59,15 +59,12 @@ fn figure(figure: Option<Figure>) -> [String; 3] {
 }
 
 fn aims_met(aims: &[Aim]) -> String {
-    let mut lines = vec![words(&["aims", "found", "aim", ""])];
+    let mut lines = vec![words(&["aims", "found", "least", "greatest", "aim", ""])];
     for aim in aims {
         let met = if aim.is_met() { "met" } else { "no" };
-        lines.push(vec![
-            aim.what.clone(),
-            format!("{:.3}", aim.found),
-            format!("{:.3}", aim.aim()),
-            met.to_owned(),
-        ]);
+        let numbers = [aim.found.median, aim.found.least, aim.found.most, aim.aim()];
+        let numbers = numbers.map(|number| format!("{number:.3}"));
+        lines.push([aim.what.clone()].into_iter().chain(numbers).chain([met.to_owned()]).collect());
     }
     aligned(&lines, 1)
 }
