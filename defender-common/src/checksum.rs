@@ -13,8 +13,8 @@ pub const fn fold(sum: u64) -> u16 {
     (sum >> 16) as u16
 }
 
-/// The sum of TCP's pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1). `addresses` is [`Flow::addresses_sum`],
-/// `len` that of header and data.
+/// The sum of TCP's pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1). `addresses` is the sum of their words
+/// ([`Flow::addresses_sum`](crate::wire::address::Flow::addresses_sum)), `len` that of header and data.
 #[inline(always)]
 pub const fn pseudo_header(addresses: u64, len: usize) -> u64 {
     addresses + (PROTOCOL_TCP as u32 + len as u32).to_be() as u64

@@ -288,6 +288,7 @@ mod tests {
         recent: bool,
         kernel_cookie: bool,
         asked_socket: bool,
+        asked_checksum: bool,
         charged: bool,
     }
 
@@ -330,6 +331,7 @@ mod tests {
             self.signed
         }
         fn checksum_is_acceptable(&mut self) -> bool {
+            self.asked_checksum = true;
             self.checksum
         }
         fn charge_budget(&mut self) -> bool {
@@ -393,6 +395,7 @@ mod tests {
                 recent,
                 kernel_cookie,
                 asked_socket: false,
+                asked_checksum: false,
                 charged: false,
             }
         })
@@ -428,6 +431,13 @@ mod tests {
         ) {
             if decide(class, &mut world).verdict() != Verdict::Pass {
                 prop_assert!(world.asked_socket && world.socket == Socket::Listener && world.local);
+            }
+        }
+
+        #[test]
+        fn nothing_is_answered_whose_checksum_was_not_asked(class in classes(), mut world in worlds()) {
+            if decide(class, &mut world) == Reason::SynChallenged {
+                prop_assert!(world.asked_checksum && world.checksum);
             }
         }
 

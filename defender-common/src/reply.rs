@@ -117,7 +117,7 @@ const fn in_memory(half: u64) -> u64 {
     if cfg!(target_endian = "big") { half.rotate_left(32) } else { half }
 }
 
-/// Writes the SYN-ACK that answers a SYN of `flow` with `client_isn`. `client_timestamp` is echoed.
+/// Writes the SYN-ACK that answers a SYN of `flow`, with its [`Flow::addresses_sum`], and with `client_isn`. `client_timestamp` is echoed.
 #[inline(always)]
 pub fn syn_ack<A: Replies>(
     (flow, addresses_sum): (&Flow<A>, u64),

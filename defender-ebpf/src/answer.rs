@@ -60,6 +60,7 @@ fn answer<A: Replies + Tupled>(
     let learnt_mss = around.service.mss[A::FAMILY & 1];
     let own = Own {
         mss: if learnt_mss != 0 && learnt_mss < host.mss { learnt_mss } else { host.mss },
+        // Without a mask: in either copy of this function the flag is a constant, see `challenge`.
         window: around.service.window[A::FAMILY & 1][offer.timestamps as usize],
         ttl: if A::FAMILY == 0 { around.interface.ttl } else { around.interface.hop_limit },
         timestamp: cookie::timestamp(around.now(), offset as u32, cookie.timestamp_bits),

@@ -86,14 +86,10 @@ impl XdpPacket {
         if at + 12 > self.end {
             return None;
         }
-        let (destination, source) =
-            ((at as *mut u32, (at + 4) as *mut u16), ((at + 6) as *mut u32, (at + 10) as *mut u16));
         // SAFETY: the bytes are within the frame, which the verifier checks again; for alignment see `load`.
-        unsafe {
-            let (words, halves) = ((*destination.0, *source.0), (*destination.1, *source.1));
-            (*destination.0, *source.0) = (words.1, words.0);
-            (*destination.1, *source.1) = (halves.1, halves.0);
-        }
+        unsafe { core::ptr::swap(at as *mut u32, (at + 6) as *mut u32) };
+        // SAFETY: likewise.
+        unsafe { core::ptr::swap((at + 4) as *mut u16, (at + 10) as *mut u16) };
         Some(())
     }
 

@@ -75,7 +75,7 @@ extern "C" fn quiet_packet6(context: *mut xdp_md, network_offset: u64) -> u64 {
     pass(&packet, network_offset + ipv6::HEADER_LEN, ip).is_some() as u64
 }
 
-/// Counts a packet of a quiet connection. The TCP header is where [`may_be`] has looked for it, or nothing is done.
+/// Counts a packet of a quiet connection. The TCP header is where [`may_be`] was told of one, or nothing is done.
 #[inline(always)]
 fn pass<A: Address>(packet: &XdpPacket, header: usize, ip: Result<Ip<A>, Reason>) -> Option<()> {
     let ip = ip.ok().filter(|ip| ip.transport == header)?;

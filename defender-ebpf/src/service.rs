@@ -49,12 +49,11 @@ fn wildcard<A: Address>(port: &Port) -> u32 {
 pub(crate) fn of(id: u32) -> &'static Service {
     let services: *mut Services = in_place!(in_place::SERVICES);
     let service = entry_of(services, id);
-    // SAFETY: an entry of a map's value, of integers; the controller rewrites it seldom. It is nowhere near 0, which the
-    // compiler would otherwise ask wherever there may be a service or none.
-    unsafe {
-        core::hint::assert_unchecked(!service.is_null());
-        &*service
-    }
+    // The compiler would otherwise compare it with 0 wherever there may be a service or none.
+    // SAFETY: it is within a map's value.
+    unsafe { core::hint::assert_unchecked(!service.is_null()) };
+    // SAFETY: an entry of a map's value, of integers; the controller rewrites it seldom.
+    unsafe { &*service }
 }
 
 #[inline(always)]

@@ -54,9 +54,9 @@ pub(crate) struct Around<'a, A> {
     /// What a SYN offers and the sum of its options; read by `is_signed`.
     offer: Offer,
     options_sum: u64,
-    /// Of a SYN and its answer; read by `checksum_is_acceptable`.
+    /// Of a SYN and its answer; summed by `checksum_is_acceptable`, without which nothing is answered.
     pub(crate) addresses_sum: u64,
-    /// Milliseconds, once [`Self::now`] has read them.
+    /// Milliseconds: read as a SYN arrives, or when [`Self::now`] is first asked for them.
     pub(crate) now: Option<u32>,
 }
 
@@ -248,6 +248,7 @@ impl<A: Tupled> Surroundings for Around<'_, A> {
     #[inline(always)]
     fn accepts_cookies(&mut self) -> bool {
         let (service, load, config) = (self.service, self.load, self.config);
+        // Not `self.now()`: read on some ways only, it would have to be asked for on all that follow.
         Policy::accepts_cookies(service, load, config, clock::now)
     }
 

@@ -310,6 +310,16 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_one_of_those_whose_every_half_it_has() {
+        let (own, other) = (v6("2001:db8::1"), v6("2001:db8::2"));
+        let list = [own.halves(), [0; 2]];
+        assert!(own.is_any_of(&[V4(0); 4], &list) && own.is_any_of(&[V4(0); 4], &[[0; 2], own.halves()]));
+        for none in [other, v6("2001:db9::1"), v6("::1"), v6("2001:db8::"), v6("::")] {
+            assert!(!none.is_any_of(&[V4(0); 4], &list), "{none:?}");
+        }
+    }
+
+    #[test]
     fn only_unicast_is_answered() {
         for yes in [
             "192.0.2.1",

@@ -119,11 +119,11 @@ impl Row {
 
 impl Round {
     /// A number of each round in that of another row's same round. Rows take turns within a round, so a machine that slows
-    /// down for a while slows both.
-    pub(crate) fn ratio(own: &[Self], other: &[Self], number: fn(&Self) -> Option<f64>) -> Option<Figure> {
+    /// down for a while slows both. Rounds in which the other has none, or an infinite one, are left out.
+    pub(crate) fn ratio(own: &[Self], other: &[Self], number: fn(&Self) -> f64) -> Option<Figure> {
         let pairs = own.iter().zip(other).map(|(own, other)| (number(own), number(other)));
         let ratios: Vec<_> =
-            pairs.filter_map(|(own, other)| Some(own? / other.filter(|other| *other > 0.0)?)).collect();
+            pairs.filter(|(_, other)| other.is_normal()).map(|(own, other)| own / other).collect();
         (!ratios.is_empty()).then(|| Figure::of(&ratios))
     }
 }
@@ -195,9 +195,10 @@ mod tests {
         let rounds =
             |answered: [f64; 3]| answered.map(|answered| Round { answered, success: 1.0, p99: None });
         let (own, other) = (rounds([96.0, 98.0, 40.0]), rounds([100.0, 100.0, 50.0]));
-        let ratio = Round::ratio(&own, &other, |round| Some(round.answered)).unwrap();
+        let ratio = Round::ratio(&own, &other, |round| round.answered).unwrap();
         assert_eq!([ratio.least, ratio.median, ratio.most], [0.8, 0.96, 0.98]);
-        assert!(Round::ratio(&own, &other, |round| round.p99).is_none());
-        assert!(Round::ratio(&own, &rounds([0.0; 3]), |round| Some(round.answered)).is_none());
+        let never = Round::ratio(&own, &other, |round| round.p99.unwrap_or(f64::INFINITY));
+        assert!(never.is_none());
+        assert!(Round::ratio(&own, &rounds([0.0; 3]), |round| round.answered).is_none());
     }
 }
