@@ -83,7 +83,12 @@ pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result
         Between::ALL.into_iter().flat_map(|between| [(between, false), (between, true)]).collect();
     let mut rates = vec![Vec::new(); cells.len()];
     for round in 1..=count {
-        for ((between, flooded), rates) in cells.iter().zip(&mut rates) {
+        let mut turns: Vec<_> = cells.iter().zip(&mut rates).collect();
+        if round % 2 == 0 {
+            // Whoever comes after a flood, or last, is not always the same.
+            turns.reverse();
+        }
+        for ((between, flooded), rates) in turns {
             let rate = once(&bed, program, *between, *flooded)?;
             let flood = if *flooded { "flooded" } else { "calm" };
             tell(&format!(
