@@ -9,6 +9,7 @@ use crate::{
     wire::{
         PROTOCOL_TCP,
         address::{Address, Flow, V4, V6},
+        in_memory,
         options::{MSS, NOP, SACK_PERMITTED, TIMESTAMPS, WINDOW_SCALE, word},
         tcp::{ACK, ECE, HEADER_LEN as TCP_HEADER_LEN, SYN},
     },
@@ -111,13 +112,8 @@ impl Replies for V6 {
     }
 }
 
-/// One of an address' [`Address::halves`] as it lies in memory.
-#[inline(always)]
-const fn in_memory(half: u64) -> u64 {
-    if cfg!(target_endian = "big") { half.rotate_left(32) } else { half }
-}
-
-/// Writes the SYN-ACK that answers a SYN of `flow`, with its [`Flow::addresses_sum`], and with `client_isn`. `client_timestamp` is echoed.
+/// Writes the SYN-ACK that answers a SYN of `flow`, with its [`Flow::addresses_sum`], and with `client_isn`.
+/// `client_timestamp` is echoed.
 #[inline(always)]
 pub fn syn_ack<A: Replies>(
     (flow, addresses_sum): (&Flow<A>, u64),

@@ -12,7 +12,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::{TcContext, XdpContext},
 };
-use defender_common::wire::{Packet, ipv4, ipv6, options, tcp};
+use defender_common::wire::{Packet, in_memory, ipv4, ipv6, options, tcp};
 
 /// The number, of which the compiler knows nothing any more. Unlike with `core::hint::black_box` it stays in registers.
 #[inline(always)]
@@ -224,8 +224,7 @@ impl<C: Context> Packet for Linear<C> {
 
     #[inline(always)]
     fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
-        let pairs = load!(self, offset, [u64; N])?;
-        Some(if cfg!(target_endian = "big") { pairs.map(|pair| pair.rotate_left(32)) } else { pairs })
+        Some(load!(self, offset, [u64; N])?.map(in_memory))
     }
 
     #[inline(always)]

@@ -52,6 +52,12 @@ pub trait Packet {
     }
 }
 
+/// A pair of [`Packet::pairs`] as it lies in memory, and one that lies in memory as such a pair.
+#[inline(always)]
+pub const fn in_memory(pair: u64) -> u64 {
+    if cfg!(target_endian = "big") { pair.rotate_left(32) } else { pair }
+}
+
 /// An IP packet that may carry TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip<A> {

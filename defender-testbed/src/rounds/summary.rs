@@ -3,7 +3,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use defender_testbed::{
-    client::LoadReport,
     statistics::{extremes, median},
     tcp_info::TcpInfo,
 };
@@ -87,7 +86,7 @@ impl Row {
             success: clients.success(),
             p99: clients.connect_percentile(0.99).map(micros),
         });
-        let rounds = rounds.collect();
+        let rounds: Vec<_> = rounds.collect();
         let percentile = |p| {
             let times = clients.iter().filter_map(|clients| clients.connect_percentile(p));
             let times: Vec<_> = times.map(micros).collect();
@@ -101,7 +100,7 @@ impl Row {
             nanoseconds: figure(|sample| sample.nanoseconds),
             attempts: clients.iter().map(|clients| clients.attempts).sum(),
             succeeded: clients.iter().map(|clients| clients.connect_times.len() as u32).sum(),
-            success: Figure::of(&clients.iter().map(LoadReport::success).collect::<Vec<_>>()),
+            success: Figure::of(&rounds.iter().map(|round| round.success).collect::<Vec<_>>()),
             p50: percentile(0.5),
             p99: percentile(0.99),
             kept_linux: Kept::of(samples.iter().map(|sample| &sample.linux), true),
