@@ -118,45 +118,74 @@ impl Load {
     }
 }
 
-/// What the clients saw.
+/// What the clients saw, in the order in which they were done.
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
-    /// Connections begun.
-    pub attempts: u32,
-    /// Connections that could not be begun or were reset.
-    pub refused: u32,
-    /// Clients that gave up.
-    pub timed_out: u32,
-    /// Clients that were connected, and not greeted before they spoke.
-    pub spoke: u32,
-    /// For each client that succeeded, how long the handshake took.
-    pub connect_times: Vec<Duration>,
-    /// For each client that succeeded, how long it took until the first byte came.
-    pub first_byte_times: Vec<Duration>,
-    /// For each client that succeeded, its address and what its kernel says.
-    pub infos: Vec<(SocketAddr, TcpInfo)>,
+    /// Each client.
+    pub clients: Vec<Outcome>,
+}
+
+/// What one client saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// When it began.
+    pub begun: Instant,
+    /// Whether it was connected, not greeted for long, and spoke.
+    pub spoke: bool,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a client ended.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// Its connection could not be begun or was reset.
+    Refused,
+    /// It gave up.
+    TimedOut,
+    /// It succeeded.
+    Greeted(Greeted),
+}
+
+/// A client that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Greeted {
+    /// How long the handshake took.
+    pub connect: Duration,
+    /// Its own address.
+    pub address: SocketAddr,
+    /// What its kernel says of the connection.
+    pub info: TcpInfo,
 }
 
 impl LoadReport {
+    /// The clients that succeeded.
+    pub fn greeted(&self) -> impl Iterator<Item = &Greeted> {
+        self.clients.iter().filter_map(|client| match &client.end {
+            End::Greeted(greeted) => Some(greeted),
+            End::Refused | End::TimedOut => None,
+        })
+    }
+
     /// Share of the clients that succeeded, 0 to 1.
     pub fn success(&self) -> f64 {
-        self.connect_times.len() as f64 / f64::from(self.attempts.max(1))
+        self.greeted().count() as f64 / self.clients.len().max(1) as f64
+    }
+
+    /// How many were refused, and how many gave up.
+    pub fn failed(&self) -> (usize, usize) {
+        let count = |is: fn(&End) -> bool| self.clients.iter().filter(|client| is(&client.end)).count();
+        (count(|end| matches!(end, End::Refused)), count(|end| matches!(end, End::TimedOut)))
+    }
+
+    /// How many were connected, not greeted for long, and spoke.
+    pub fn spoke(&self) -> usize {
+        self.clients.iter().filter(|client| client.spoke).count()
     }
 
     /// The time below which the share `p` of the successful handshakes lies.
     pub fn connect_percentile(&self, p: f64) -> Option<Duration> {
-        percentile(&self.connect_times, p)
-    }
-
-    /// Adds what other clients saw.
-    pub fn merge(&mut self, other: Self) {
-        self.attempts += other.attempts;
-        self.refused += other.refused;
-        self.timed_out += other.timed_out;
-        self.spoke += other.spoke;
-        self.connect_times.extend(other.connect_times);
-        self.first_byte_times.extend(other.first_byte_times);
-        self.infos.extend(other.infos);
+        percentile(&self.greeted().map(|greeted| greeted.connect).collect::<Vec<_>>(), p)
     }
 }
 
@@ -179,6 +208,8 @@ struct Clients {
     deadlines: VecDeque<(Instant, u32)>,
     /// When each client speaks unless it was greeted, likewise.
     words: VecDeque<(Instant, u32)>,
+    /// How many were begun.
+    begun: u32,
     report: LoadReport,
 }
 
@@ -191,13 +222,14 @@ impl Clients {
             waiting: HashMap::new(),
             deadlines: VecDeque::new(),
             words: VecDeque::new(),
+            begun: 0,
             report: LoadReport::default(),
         })
     }
 
     fn run(mut self) -> Result<LoadReport> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        while self.report.attempts < self.load.connections() || !self.waiting.is_empty() {
+        while self.begun < self.load.connections() || !self.waiting.is_empty() {
             self.begin_due();
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
@@ -215,24 +247,22 @@ impl Clients {
 
     /// When the next connection is to begin.
     fn next_begin(&self) -> Option<Instant> {
-        let next = self.report.attempts;
-        (next < self.load.connections())
-            .then(|| self.started + Duration::from_secs_f64(f64::from(next) / self.load.rate))
+        (self.begun < self.load.connections())
+            .then(|| self.started + Duration::from_secs_f64(f64::from(self.begun) / self.load.rate))
     }
 
     fn begin_due(&mut self) {
         while self.next_begin().is_some_and(|next| next <= Instant::now()) {
-            let number = self.report.attempts;
-            self.report.attempts += 1;
-            if self.begin(number).is_err() {
-                self.report.refused += 1;
+            let (number, begun) = (self.begun, Instant::now());
+            self.begun += 1;
+            if self.begin(number, begun).is_err() {
+                self.report.clients.push(Outcome { begun, spoke: false, end: End::Refused });
             }
         }
     }
 
-    fn begin(&mut self, number: u32) -> Result<()> {
+    fn begin(&mut self, number: u32, begun: Instant) -> Result<()> {
         let from = topology::client(self.load.first_client.wrapping_add(number), self.load.target);
-        let begun = Instant::now();
         let stream = TcpStream::from(socket::begin_connect(Some(from), self.load.target)?);
         let interest = EpollFlags::EPOLLOUT | EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         self.epoll.add(&stream, EpollEvent::new(interest, u64::from(number)))?;
@@ -255,18 +285,14 @@ impl Clients {
         let Some(client) = self.waiting.get_mut(&number) else { return };
         match client.advance() {
             Ok(None) => {}
-            Ok(Some((connect, first_byte, info))) => {
-                self.report.connect_times.push(connect);
-                self.report.first_byte_times.push(first_byte);
-                let client = self.waiting.remove(&number);
-                let address = client.and_then(|client| client.stream.local_addr().ok());
-                self.report.infos.extend(address.map(|address| (address, info)));
-            }
-            Err(_) => {
-                self.report.refused += 1;
-                self.waiting.remove(&number);
-            }
+            Ok(Some(greeted)) => self.end(number, End::Greeted(greeted)),
+            Err(_) => self.end(number, End::Refused),
         }
+    }
+
+    fn end(&mut self, number: u32, end: End) {
+        let Some(Client { begun, spoke, .. }) = self.waiting.remove(&number) else { return };
+        self.report.clients.push(Outcome { begun, spoke, end });
     }
 
     fn give_up(&mut self) {
@@ -274,9 +300,7 @@ impl Clients {
         while let Some((_, number)) =
             self.deadlines.pop_front_if(|(at, number)| *at <= now || !self.waiting.contains_key(number))
         {
-            if self.waiting.remove(&number).is_some() {
-                self.report.timed_out += 1;
-            }
+            self.end(number, End::TimedOut);
         }
     }
 
@@ -291,26 +315,24 @@ impl Clients {
                 self.words.push_back((now + SPEAKS_AFTER, number));
             } else if client.stream.write(&[WORD]).is_ok() {
                 client.spoke = true;
-                self.report.spoke += 1;
             }
         }
     }
 }
 
 impl Client {
-    /// Looks how far it got; the times and what the kernel says when the greeting is there.
-    fn advance(&mut self) -> Result<Option<(Duration, Duration, TcpInfo)>> {
+    /// Looks how far it got; something when the greeting is there.
+    fn advance(&mut self) -> Result<Option<Greeted>> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error.into());
         }
-        let elapsed = self.begun.elapsed();
         let (connect, info) = match self.connected {
             Some(connected) => connected,
             None => {
                 if self.stream.peer_addr().is_err() {
                     return Ok(None);
                 }
-                *self.connected.insert((elapsed, TcpInfo::of(&self.stream)?))
+                *self.connected.insert((self.begun.elapsed(), TcpInfo::of(&self.stream)?))
             }
         };
         // Who spoke waits for the echo as well, so that nothing comes when it has gone.
@@ -324,6 +346,7 @@ impl Client {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
-        Ok((self.got == expected.len()).then_some((connect, elapsed, info)))
+        let address = self.stream.local_addr()?;
+        Ok((self.got == expected.len()).then_some(Greeted { connect, address, info }))
     }
 }

@@ -9,6 +9,8 @@ use crate::{command, netns::Namespace};
 /// What an interface counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
+    /// Bytes received, Ethernet headers included.
+    pub rx_bytes: u64,
     /// Packets received.
     pub rx_packets: u64,
     /// Packets that arrived and were thrown away.
@@ -27,8 +29,13 @@ pub fn index(namespace: &Namespace, name: &str) -> Result<u32> {
 
 /// Reads the counters of an interface of the namespace.
 pub fn statistics(namespace: &Namespace, name: &str) -> Result<Statistics> {
-    let table = namespace.run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
-    parse(&table, name).with_context(|| format!("there is no interface {name} in {}", namespace.name()))
+    namespace.run(|| own_statistics(name)).with_context(|| format!("in {}", namespace.name()))
+}
+
+/// Reads the counters of an interface of the namespace that the calling thread is in.
+pub fn own_statistics(name: &str) -> Result<Statistics> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+    parse(&table, name).with_context(|| format!("there is no interface {name}"))
 }
 
 /// Switches a feature of an interface, as `ethtool -K` names it.
@@ -54,7 +61,8 @@ fn parse(table: &str, name: &str) -> Option<Statistics> {
     let row = table.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))?;
     let mut columns = row.split_whitespace().map(|column| column.parse().unwrap_or(0));
     Some(Statistics {
-        rx_packets: columns.nth(1)?,
+        rx_bytes: columns.next()?,
+        rx_packets: columns.next()?,
         rx_dropped: columns.nth(1)?,
         tx_packets: columns.nth(5)?,
         tx_dropped: columns.nth(1)?,
@@ -71,7 +79,8 @@ mod tests {
                      face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop\n \
                      srv01: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9\n  \
                      srv0: 100 1 0 2 0 0 0 0 200 3 0 4 0 0 0 0\n";
-        let expected = Statistics { rx_packets: 1, rx_dropped: 2, tx_packets: 3, tx_dropped: 4 };
+        let expected =
+            Statistics { rx_bytes: 100, rx_packets: 1, rx_dropped: 2, tx_packets: 3, tx_dropped: 4 };
         assert_eq!(parse(table, "srv0"), Some(expected));
         assert_eq!(parse(table, "eth0"), None);
     }

@@ -42,6 +42,7 @@ pub mod programs;
 pub mod server;
 mod signal;
 mod socket;
+pub mod speed;
 pub mod statistics;
 pub mod tcp_info;
 pub mod topology;

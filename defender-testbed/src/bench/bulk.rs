@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use defender_testbed::{
     controller::Controller,
     flood::{Flood, Kind, MAX_PACKETS},
+    interface::{self, Statistics},
     programs::{Attached, Program},
     topology::{SERVER_INTERFACE, Topology},
 };
@@ -25,6 +26,8 @@ const PORT: u16 = 5201;
 pub(super) const RATE: u64 = 200_000;
 const SECONDS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of Ethernet, IPv4 and TCP headers, the latter with timestamps.
+const HEADERS: u64 = 14 + 20 + 32;
 
 /// What is attached to the server's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,9 +130,30 @@ fn once(bed: &Topology, program: &Path, between: Between, flooded: bool) -> Resu
         flood.start(bed)
     });
     let flood = flood.transpose()?;
-    let rate = server.client(bed)?;
+    let read = || interface::own_statistics(SERVER_INTERFACE);
+    let (result, readings) = rounds::during(bed, read, || server.client(bed))?;
     drop(flood);
-    Ok(rate)
+    result?;
+    let spans = readings.at_full_speed();
+    rate(&spans.iter().map(|(time, before, after)| (*time, payload(before, after))).collect::<Vec<_>>())
+        .context("iperf3 sent nothing")
+}
+
+/// Bytes of data that came. A SYN of the flood counts as eight.
+fn payload(before: &Statistics, after: &Statistics) -> u64 {
+    (after.rx_bytes - before.rx_bytes).saturating_sub((after.rx_packets - before.rx_packets) * HEADERS)
+}
+
+/// Bits per second from bytes in some times one after another, without those before and after the test.
+fn rate(spans: &[(Duration, u64)]) -> Option<f64> {
+    let most = spans.iter().map(|(_, bytes)| *bytes).max()?;
+    let is_test = |(_, bytes): &(Duration, u64)| *bytes > most / 10;
+    let (first, last) = (spans.iter().position(is_test)?, spans.iter().rposition(is_test)?);
+    // In the first and in the last one the test began and ended.
+    let test = spans.get(first + 1..last)?;
+    let (time, bytes) =
+        test.iter().fold((Duration::ZERO, 0), |(time, bytes), span| (time + span.0, bytes + span.1));
+    Some(bytes as f64 * 8.0 / time.as_secs_f64()).filter(|rate| rate.is_normal())
 }
 
 fn target(bed: &Topology) -> SocketAddr {
@@ -154,8 +178,8 @@ impl Iperf {
         Ok(server)
     }
 
-    /// Bits per second that the server received.
-    fn client(&mut self, bed: &Topology) -> Result<f64> {
+    /// Sends as much as goes through.
+    fn client(&mut self, bed: &Topology) -> Result<()> {
         let mut client = bed.client.command("iperf3")?;
         let to = target(bed);
         client.args(["--client", &to.ip().to_string(), "--port", &to.port().to_string(), "--json"]);
@@ -165,7 +189,7 @@ impl Iperf {
         if let Some(error) = report["error"].as_str() {
             bail!("iperf3: {error}");
         }
-        report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 tells no rate")
+        Ok(())
     }
 }
 
@@ -173,5 +197,21 @@ impl Drop for Iperf {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_of_the_test_alone() {
+        let span = |bytes| (Duration::from_millis(20), bytes);
+        // The control connection, the beginning, the test with a stall, its end, and nothing.
+        let spans = [3, 400, 1000, 0, 2000, 300, 5].map(span);
+        assert_eq!(rate(&spans), Some(3000.0 * 8.0 / 0.06));
+        assert_eq!(rate(&[]), None);
+        assert_eq!(rate(&[0, 0, 0].map(span)), None);
+        assert_eq!(rate(&[7].map(span)), None);
     }
 }

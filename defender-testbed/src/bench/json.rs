@@ -84,6 +84,7 @@ fn row(row: &Row) -> Value {
     json!({
         "defence": row.cell.defence.name(),
         "flood": row.cell.level.rate(),
+        "full_speed": figure(&row.full_speed),
         "offered_per_second": figure(&row.offered),
         "taken_per_second": figure(&row.taken),
         "answered_per_second": figure(&row.answered),

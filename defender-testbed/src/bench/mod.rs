@@ -16,6 +16,7 @@ mod plots;
 use std::{panic, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 use defender_testbed::{
     cpu::{self, Undisturbed},
     flood::source_cpu,
@@ -33,7 +34,8 @@ use self::{
     growth::Grown,
     packets::{Cost, MANY},
 };
-use crate::rounds::{self, Cell, Defence, Level, Row};
+pub(crate) use crate::rounds::Defence;
+use crate::rounds::{self, Cell, Level, Row};
 
 /// How often what is beyond its limit is measured again, and the pause before each time.
 const TRIES: usize = 6;
@@ -60,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) only: Vec<Question>,
     /// The kinds of packets to measure, by name; all if empty.
     pub(crate) packets: Vec<String>,
+    /// What to measure end to end; all if empty.
+    pub(crate) defences: Vec<Defence>,
     /// Runs of each kind of packet, if not the usual number.
     pub(crate) runs: Option<u32>,
 }
@@ -227,7 +231,7 @@ fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
         seconds: SECONDS,
         rounds: plan.rounds,
         clients: CLIENTS,
-        cells: cells(),
+        cells: cells(plan),
     };
     rounds::run(&plan, |round, cell, sample| {
         let success = sample.clients().success() * 100.0;
@@ -236,23 +240,12 @@ fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
 }
 
 /// Each defence against each flood.
-fn cells() -> Vec<Cell> {
-    let defences = [
-        Defence::Undefended,
-        Defence::Cookies,
-        Defence::CookiesAlways,
-        Defence::Synproxy,
-        Defence::Auto,
-        Defence::Defender,
-        Defence::Drop,
-        Defence::Swap,
-        Defence::Rewrite,
-    ];
-    let mut levels = vec![Level::Calm];
-    levels.extend(RATES.map(Level::Paced));
-    levels.push(Level::Full);
-    let of = |defence| levels.iter().map(move |level| Cell { defence, level: *level });
-    defences.into_iter().flat_map(of).collect()
+fn cells(plan: &Plan) -> Vec<Cell> {
+    let levels = [&[Level::Calm][..], &RATES.map(Level::Paced), &[Level::Full]].concat();
+    let wanted = |defence: &&Defence| plan.defences.is_empty() || plan.defences.contains(defence);
+    let of =
+        |defence: &Defence| levels.iter().map(|level| Cell { defence: *defence, level: *level }).collect();
+    Defence::value_variants().iter().filter(wanted).flat_map::<Vec<_>, _>(of).collect()
 }
 
 fn tell(what: &str) {

@@ -26,6 +26,9 @@ pub(crate) struct Bench {
     /// Only these kinds of packets, as JSON names them
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     packet: Vec<String>,
+    /// End to end, only these rows
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
+    row: Vec<bench::Defence>,
     /// Runs of each kind of packet, of 20,000 packets each; many of one kind are something to profile
     #[arg(long, value_name = "COUNT")]
     runs: Option<u32>,
@@ -48,6 +51,7 @@ impl Bench {
             rounds: self.rounds,
             only: self.only,
             packets: self.packet,
+            defences: self.row,
             runs: self.runs,
         };
         let report = bench::run(&plan)?;

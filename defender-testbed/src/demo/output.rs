@@ -47,6 +47,7 @@ fn row_json(row: &Row) -> Value {
     json!({
         "defence": row.cell.defence.name(),
         "flood": row.cell.level.name(),
+        "full_speed": figure_json(&row.full_speed),
         "offered_per_second": figure_json(&row.offered),
         "taken_per_second": figure_json(&row.taken),
         "answered_per_second": figure_json(&row.answered),
@@ -84,7 +85,8 @@ const LEGEND: &str = "offered, taken, answered: SYNs of the flood per second, as
     long their handshakes took. kept: connections of clients with timestamps that kept these, SACK, MSS and both \
     window scales; kept, no TS: the same of clients without. At full speed the flood overflows the link itself, so \
     clients lose packets before any program sees them: compare answered there, not clients. The source's processor \
-    then takes the answers as well, as the attacker's host would, and sends less where it gets more of them.";
+    then takes the answers as well, as the attacker's host would, and sends less where it gets more of them. Moments \
+    in which the host throttles the processor are left out, with the clients that came then.";
 
 /// Prints the table and what it means.
 pub(crate) fn print(plan: &Plan, rows: &[Row]) {

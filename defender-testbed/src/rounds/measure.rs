@@ -2,17 +2,23 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use defender_testbed::{
-    client::{DEADLINE, Load, LoadReport},
+    client::{DEADLINE, Load, LoadReport, Outcome},
     flood::{Flood, FloodHandle, Kind, MAX_PACKETS},
-    programs::Counters,
     server::{self, Accepted, Server},
+    speed::Speeds,
     topology::Topology,
 };
 use serde_json::Value;
 
-use super::{Defence, Level, Plan, SERVER_CPU, defence::Standing, spent};
+use super::{
+    Defence, Level, Plan, SERVER_CPU,
+    defence::Standing,
+    rates::{Counts, Rates},
+    readings,
+    spent::Receiver,
+};
 
 const PORT: u16 = 80;
 
@@ -26,15 +32,18 @@ pub(crate) struct Cell {
     pub(crate) level: Level,
 }
 
+/// Around the moment in which a client begins, when the processor must run at full speed: what a packet finds in a full ring
+/// is of the last milliseconds, and a handshake takes one or two, or until the SYN is repeated after a second.
+const BEFORE: Duration = Duration::from_millis(5);
+const AFTER: Duration = Duration::from_millis(10);
+
 /// What one measurement found.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// SYNs of the flood, per second: sent, taken by the server end, answered.
-    pub(crate) offered: f64,
-    pub(crate) taken: f64,
-    pub(crate) answered: f64,
-    /// Time of the thread that takes packets at the server end, in nanoseconds for each packet taken.
-    pub(crate) nanoseconds: f64,
+    /// Share of the time in which the processor of the server end ran at full speed, 0 to 1. All else is of that time.
+    pub(crate) full_speed: f64,
+    /// SYNs of the flood.
+    pub(crate) rates: Rates,
     /// Clients like Linux, which use timestamps, and like Windows, which do not.
     pub(crate) linux: Half,
     pub(crate) windows: Half,
@@ -52,9 +61,8 @@ pub(crate) struct Half {
 impl Sample {
     /// What clients of both kinds saw.
     pub(crate) fn clients(&self) -> LoadReport {
-        let mut clients = self.linux.clients.clone();
-        clients.merge(self.windows.clients.clone());
-        clients
+        let both = [&self.linux, &self.windows].into_iter();
+        LoadReport { clients: both.flat_map(|half| half.clients.clients.clone()).collect() }
     }
 }
 
@@ -67,25 +75,23 @@ impl Cell {
             controller.wait_for_listener(PORT)?;
         }
         bed.poll_client_end(self.level.client_cpu())?;
-        let before = answers(bed)?;
-        let spent_before = spent::by_receiver(bed)?;
         let flood = self.start_flood(bed, plan, server.address())?;
-        let linux = half(bed, plan, &server, true)?;
-        let windows = half(bed, plan, &server, false)?;
-        let flood = flood.map(FloodHandle::stop).transpose()?;
-        let spent = spent::by_receiver(bed)?.saturating_sub(spent_before);
-        let answered = answers(bed)?.spoofed() - before.spoofed();
+        let receiver = Receiver::of(bed)?;
+        let read = || Counts::read(bed, flood.as_ref(), &receiver);
+        let clients = || [true, false].map(|timestamps| half(bed, plan, &server, timestamps));
+        let (halves, readings) = readings::during(bed, read, clients)?;
+        let rates = if flood.is_some() { Rates::of(&readings) } else { Rates::default() };
+        flood.map(FloodHandle::stop).transpose()?;
         let defender = match standing {
             Standing::Defender(controller) => Some(controller.statistics()?),
             Standing::Program { .. } | Standing::Rules { .. } => None,
         };
+        let [linux, windows] = halves.map(|half| half.map(|half| half.at_full_speed(&readings.speeds)));
         Ok(Sample {
-            offered: flood.map_or(0.0, |flood| flood.sent_per_second()),
-            taken: flood.map_or(0.0, |flood| flood.taken_per_second()),
-            nanoseconds: flood.map_or(0.0, |flood| spent.as_nanos() as f64 / (flood.taken.max(1)) as f64),
-            answered: flood.map_or(0.0, |flood| answered as f64 / flood.elapsed.as_secs_f64()),
-            linux,
-            windows,
+            full_speed: readings.speeds.full_share(),
+            rates,
+            linux: linux?,
+            windows: windows?,
             defender,
         })
     }
@@ -113,6 +119,17 @@ impl Cell {
     }
 }
 
+impl Half {
+    /// Leaves out the clients that came while the processor was throttled; none if all did.
+    fn at_full_speed(mut self, speeds: &Speeds) -> Self {
+        let came = |client: &Outcome| speeds.were_full(client.begun - BEFORE..client.begun + AFTER);
+        if self.clients.clients.iter().any(came) {
+            self.clients.clients.retain(came);
+        }
+        self
+    }
+}
+
 impl fmt::Display for Cell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}, {}", self.defence, self.level.rate())
@@ -127,8 +144,4 @@ fn half(bed: &Topology, plan: &Plan, server: &Server, timestamps: bool) -> Resul
     let load = Load::new(bed, server.address()).with(bed, plan.clients, duration);
     let clients = Load { cpu: Some(SERVER_CPU), urgent: true, ..load }.run(&bed.client)?;
     Ok(Half { clients, accepted: server.take_accepted() })
-}
-
-fn answers(bed: &Topology) -> Result<Counters> {
-    bed.client_end().context("nothing counts at the client end")?.counters()
 }

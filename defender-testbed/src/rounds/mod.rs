@@ -2,6 +2,8 @@
 
 mod defence;
 mod measure;
+mod rates;
+mod readings;
 mod spent;
 mod summary;
 
@@ -16,6 +18,7 @@ use defender_testbed::{
 
 pub(crate) use defence::{Defence, Level};
 pub(crate) use measure::{Cell, Sample};
+pub(crate) use readings::during;
 pub(crate) use summary::{Figure, Kept, Round, Row};
 
 /// Where the server end is polled and where server and clients run; they need little of it. The source has the last

@@ -8,10 +8,18 @@ use defender_testbed::{
     topology::{SERVER_INTERFACE, Topology},
 };
 
-/// What the threads have used so far that poll the server end: all that packets cost, up to the socket.
-pub(super) fn by_receiver(bed: &Topology) -> Result<Duration> {
-    let threads = napi::threads(&bed.server, SERVER_INTERFACE)?;
-    threads.into_iter().map(used).sum()
+/// The threads that poll the server end.
+pub(super) struct Receiver(Vec<i32>);
+
+impl Receiver {
+    pub(super) fn of(bed: &Topology) -> Result<Self> {
+        napi::threads(&bed.server, SERVER_INTERFACE).map(Self)
+    }
+
+    /// What they have used so far: all that packets cost, up to the socket.
+    pub(super) fn spent(&self) -> Result<Duration> {
+        self.0.iter().copied().map(used).sum()
+    }
 }
 
 /// The first number of schedstat: nanoseconds on a processor.

@@ -21,6 +21,8 @@ pub(crate) struct Figure {
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) cell: Cell,
+    /// Share of the time in which the processor ran at full speed, 0 to 1. All else is of that time.
+    pub(crate) full_speed: Figure,
     /// SYNs of the flood, per second: sent, taken by the server end, answered.
     pub(crate) offered: Figure,
     pub(crate) taken: Figure,
@@ -28,8 +30,8 @@ pub(crate) struct Row {
     /// Processor time at the server end for each packet taken, in nanoseconds.
     pub(crate) nanoseconds: Figure,
     /// Clients of all rounds, and those who succeeded.
-    pub(crate) attempts: u32,
-    pub(crate) succeeded: u32,
+    pub(crate) attempts: usize,
+    pub(crate) succeeded: usize,
     /// Share of clients that succeeded in each round, 0 to 1.
     pub(crate) success: Figure,
     /// How long handshakes took, in microseconds; nothing if none succeeded.
@@ -82,7 +84,7 @@ impl Row {
         let figure = |number: fn(&Sample) -> f64| Figure::of(&samples.iter().map(number).collect::<Vec<_>>());
         let clients: Vec<_> = samples.iter().map(Sample::clients).collect();
         let rounds = samples.iter().zip(&clients).map(|(sample, clients)| Round {
-            answered: sample.answered,
+            answered: sample.rates.answered,
             success: clients.success(),
             p99: clients.connect_percentile(0.99).map(micros),
         });
@@ -94,12 +96,13 @@ impl Row {
         };
         Self {
             cell,
-            offered: figure(|sample| sample.offered),
-            taken: figure(|sample| sample.taken),
-            answered: figure(|sample| sample.answered),
-            nanoseconds: figure(|sample| sample.nanoseconds),
-            attempts: clients.iter().map(|clients| clients.attempts).sum(),
-            succeeded: clients.iter().map(|clients| clients.connect_times.len() as u32).sum(),
+            full_speed: figure(|sample| sample.full_speed),
+            offered: figure(|sample| sample.rates.offered),
+            taken: figure(|sample| sample.rates.taken),
+            answered: figure(|sample| sample.rates.answered),
+            nanoseconds: figure(|sample| sample.rates.nanoseconds),
+            attempts: clients.iter().map(|clients| clients.clients.len()).sum(),
+            succeeded: clients.iter().map(|clients| clients.greeted().count()).sum(),
             success: Figure::of(&rounds.iter().map(|round| round.success).collect::<Vec<_>>()),
             p50: percentile(0.5),
             p99: percentile(0.99),
@@ -112,7 +115,7 @@ impl Row {
 
     /// Share of the clients of all rounds that succeeded, 0 to 1.
     pub(crate) fn pooled_success(&self) -> f64 {
-        f64::from(self.succeeded) / f64::from(self.attempts.max(1))
+        self.succeeded as f64 / self.attempts.max(1) as f64
     }
 }
 
@@ -162,9 +165,8 @@ impl Kept {
 fn agreements(half: &Half) -> Vec<Agreement> {
     let accepted: HashMap<_, _> =
         half.accepted.iter().map(|accepted| (accepted.peer, accepted.info)).collect();
-    let pairs =
-        half.clients.infos.iter().filter_map(|(address, client)| Some((client, accepted.get(address)?)));
-    pairs.map(|(client, server)| Agreement::of(client, server)).collect()
+    let pairs = half.clients.greeted().filter_map(|client| Some((client, accepted.get(&client.address)?)));
+    pairs.map(|(client, server)| Agreement::of(&client.info, server)).collect()
 }
 
 impl Agreement {

@@ -116,11 +116,13 @@ pub(crate) fn talk(stream: &mut TcpStream) -> Result<()> {
 pub(crate) fn clients_connect(bed: &Topology, server: SocketAddr) -> Result<u32> {
     let load = Load { deadline: PATIENCE, ..Load::new(bed, server) };
     let report = load.with(bed, 100.0, Duration::from_millis(500)).run(&bed.client)?;
-    ensure!(report.success() == 1.0, "{} refused, {} gave up", report.refused, report.timed_out);
-    ensure!(report.spoke * 2 < report.attempts, "{} of {} spoke first", report.spoke, report.attempts);
-    let poor = report.infos.iter().find(|(_, info)| !info.has_all_options());
+    let (refused, timed_out) = report.failed();
+    ensure!(refused + timed_out == 0, "{refused} refused, {timed_out} gave up");
+    let (spoke, all) = (report.spoke(), report.clients.len());
+    ensure!(spoke * 2 < all, "{spoke} of {all} spoke first");
+    let poor = report.greeted().find(|greeted| !greeted.info.has_all_options());
     ensure!(poor.is_none(), "not all options: {poor:?}");
-    Ok(report.attempts)
+    Ok(all as u32)
 }
 
 /// Waits until SYNs to every service on this port are challenged, and there is one at least.

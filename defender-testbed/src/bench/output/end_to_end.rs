@@ -8,7 +8,8 @@ use crate::{
 
 const END_TO_END: &str = "Medians of all rounds, least and greatest behind. CPU: time of the thread that takes packets at \
     the server's end, up to the socket, for each packet taken. At full speed the flood overflows the link itself: compare \
-    answers there, not clients.";
+    answers there, not clients. Full speed: share of the time in which the host did not throttle the processor; all else is of \
+    that time.";
 
 pub(super) fn print(rows: &[Row]) {
     println!("{}\n\n{}\n", end_to_end(rows), wrapped(END_TO_END));
@@ -28,6 +29,7 @@ fn end_to_end(rows: &[Row]) -> String {
         "p99",
         "p99 least",
         "p99 greatest",
+        "full speed",
     ])];
     for row in rows {
         let flooded = row.cell.level != Level::Calm;
@@ -46,6 +48,7 @@ fn end_to_end(rows: &[Row]) -> String {
             time(row.p99.map(|figure| figure.median)),
             time(row.p99.map(|figure| figure.least)),
             time(row.p99.map(|figure| figure.most)),
+            percent(row.full_speed.median),
         ]);
     }
     aligned(&lines, 2)

@@ -1,0 +1,91 @@
+//! What a flood's packets come to in a second.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use defender_testbed::{
+    flood::FloodHandle,
+    interface,
+    topology::{SERVER_INTERFACE, Topology},
+};
+
+use super::{readings::Readings, spent::Receiver};
+
+/// SYNs of a flood, per second, and what they cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Rates {
+    /// Sent by the source.
+    pub(crate) offered: f64,
+    /// Taken by the server end.
+    pub(crate) taken: f64,
+    /// Answered, as the client end sees it.
+    pub(crate) answered: f64,
+    /// Time of the thread that takes packets at the server end, in nanoseconds for each packet taken.
+    pub(crate) nanoseconds: f64,
+}
+
+/// Counters at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    sent: u64,
+    taken: u64,
+    answered: u64,
+    spent: Duration,
+}
+
+impl Counts {
+    /// Reads them, inside the server's namespace.
+    pub(super) fn read(bed: &Topology, flood: Option<&FloodHandle<'_>>, receiver: &Receiver) -> Result<Self> {
+        let client_end = bed.client_end().context("nothing counts at the client end")?;
+        Ok(Self {
+            sent: flood.map_or(Ok(0), FloodHandle::sent)?,
+            taken: interface::own_statistics(SERVER_INTERFACE)?.rx_packets,
+            answered: client_end.counters()?.spoofed(),
+            spent: receiver.spent()?,
+        })
+    }
+}
+
+impl Rates {
+    /// Of the time in which the processor ran at full speed.
+    pub(super) fn of(readings: &Readings<Counts>) -> Self {
+        Self::over(&readings.at_full_speed())
+    }
+
+    fn over(spans: &[(Duration, &Counts, &Counts)]) -> Self {
+        let time: Duration = spans.iter().map(|(time, ..)| time).sum();
+        let count = |of: fn(&Counts) -> u64| {
+            spans.iter().map(|(_, before, after)| of(after) - of(before)).sum::<u64>() as f64
+        };
+        let rate = |of| count(of) / time.as_secs_f64().max(f64::EPSILON);
+        let spent = count(|counts| counts.spent.as_nanos() as u64);
+        Self {
+            offered: rate(|counts| counts.sent),
+            taken: rate(|counts| counts.taken),
+            answered: rate(|counts| counts.answered),
+            nanoseconds: spent / count(|counts| counts.taken).max(1.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_of_the_spans_alone() {
+        let counts = |sent, taken, answered, micros| Counts {
+            sent,
+            taken,
+            answered,
+            spent: Duration::from_micros(micros),
+        };
+        let (a, b) = (counts(100, 90, 0, 5), counts(300, 190, 50, 25));
+        let (c, d) = (counts(10_000, 9000, 8000, 7000), counts(10_200, 9100, 8050, 7020));
+        let span = Duration::from_millis(20);
+        let rates = Rates::over(&[(span, &a, &b), (span, &c, &d)]);
+        let expected = Rates { offered: 10_000.0, taken: 5000.0, answered: 2500.0, nanoseconds: 200.0 };
+        assert_eq!(rates, expected);
+        assert_eq!(Rates::over(&[]), Rates::default());
+    }
+}
