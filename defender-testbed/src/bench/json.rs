@@ -89,6 +89,8 @@ fn row(row: &Row) -> Value {
         "taken_per_second": figure(&row.taken),
         "answered_per_second": figure(&row.answered),
         "cpu_ns_per_packet": figure(&row.nanoseconds),
+        "answered_per_second_best_tenth": row.best.map(|best| best.answered),
+        "cpu_ns_per_packet_best_tenth": row.best.map(|best| best.nanoseconds),
         "success": row.pooled_success(),
         "success_by_round": figure(&row.success),
         "connect_p50_us": row.p50.as_ref().map(figure),

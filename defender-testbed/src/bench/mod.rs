@@ -233,19 +233,22 @@ fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
         clients: CLIENTS,
         cells: cells(plan),
     };
-    rounds::run(&plan, |round, cell, sample| {
+    let mut rows = rounds::run(&plan, |round, cell, sample| {
         let success = sample.clients().success() * 100.0;
         tell(&format!("round {round} of {}: {cell}: {success:.1} % of clients within 1 s", plan.rounds));
-    })
+    })?;
+    rows.sort_by_key(|row| row.cell.defence);
+    Ok(rows)
 }
 
-/// Each defence against each flood.
+/// Each flood against each defence: those that are compared with one another come one right after the other, for a
+/// neighbour on the same core may slow this machine down for minutes.
 fn cells(plan: &Plan) -> Vec<Cell> {
     let levels = [&[Level::Calm][..], &RATES.map(Level::Paced), &[Level::Full]].concat();
     let wanted = |defence: &&Defence| plan.defences.is_empty() || plan.defences.contains(defence);
-    let of =
-        |defence: &Defence| levels.iter().map(|level| Cell { defence: *defence, level: *level }).collect();
-    Defence::value_variants().iter().filter(wanted).flat_map::<Vec<_>, _>(of).collect()
+    let defences: Vec<_> = Defence::value_variants().iter().filter(wanted).collect();
+    let of = |level| defences.iter().map(move |defence| Cell { defence: **defence, level });
+    levels.into_iter().flat_map(of).collect()
 }
 
 fn tell(what: &str) {

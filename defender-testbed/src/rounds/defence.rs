@@ -16,7 +16,7 @@ use defender_testbed::{
 use super::Plan;
 
 /// A defence, or a ceiling to compare it with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Defence {
     /// The kernel alone, without SYN cookies
     Undefended,

@@ -44,6 +44,8 @@ pub(crate) struct Sample {
     pub(crate) full_speed: f64,
     /// SYNs of the flood.
     pub(crate) rates: Rates,
+    /// The same of short times.
+    pub(crate) short: Vec<Rates>,
     /// Clients like Linux, which use timestamps, and like Windows, which do not.
     pub(crate) linux: Half,
     pub(crate) windows: Half,
@@ -80,7 +82,10 @@ impl Cell {
         let read = || Counts::read(bed, flood.as_ref(), &receiver);
         let clients = || [true, false].map(|timestamps| half(bed, plan, &server, timestamps));
         let (halves, readings) = readings::during(bed, read, clients)?;
-        let rates = if flood.is_some() { Rates::of(&readings) } else { Rates::default() };
+        let (rates, short) = match flood {
+            Some(_) => (Rates::of(&readings), Rates::of_each(&readings)),
+            None => Default::default(),
+        };
         flood.map(FloodHandle::stop).transpose()?;
         let defender = match standing {
             Standing::Defender(controller) => Some(controller.statistics()?),
@@ -90,6 +95,7 @@ impl Cell {
         Ok(Sample {
             full_speed: readings.speeds.full_share(),
             rates,
+            short,
             linux: linux?,
             windows: windows?,
             defender,

@@ -18,6 +18,7 @@ use defender_testbed::{
 
 pub(crate) use defence::{Defence, Level};
 pub(crate) use measure::{Cell, Sample};
+pub(crate) use rates::Best;
 pub(crate) use readings::during;
 pub(crate) use summary::{Figure, Kept, Round, Row};
 
@@ -36,7 +37,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Clients per second.
     pub(crate) clients: f64,
-    /// The rows, those of one defence one after the other.
+    /// The rows, in the order in which they are measured. What defends stays in place from one to the next.
     pub(crate) cells: Vec<Cell>,
 }
 

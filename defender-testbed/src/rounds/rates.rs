@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use defender_testbed::{
     flood::FloodHandle,
     interface,
+    statistics::percentile,
     topology::{SERVER_INTERFACE, Topology},
 };
 
@@ -46,10 +47,35 @@ impl Counts {
     }
 }
 
+/// What the best tenth of short times reaches. Neighbours on the same core only ever make
+/// a moment slower, for minutes at times, so this is to rates what the least is to times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Best {
+    pub(crate) answered: f64,
+    pub(crate) nanoseconds: f64,
+}
+
+impl Best {
+    /// Of rates of short times.
+    pub(super) fn of(rates: &[Rates]) -> Option<Self> {
+        let numbers = |of: fn(&Rates) -> f64| rates.iter().map(of).collect::<Vec<_>>();
+        Some(Self {
+            answered: percentile(&numbers(|rates| rates.answered), 0.9)?,
+            nanoseconds: percentile(&numbers(|rates| rates.nanoseconds), 0.1)?,
+        })
+    }
+}
+
 impl Rates {
     /// Of the time in which the processor ran at full speed.
     pub(super) fn of(readings: &Readings<Counts>) -> Self {
         Self::over(&readings.at_full_speed())
+    }
+
+    /// Of each time between two readings in which it did, and something came.
+    pub(super) fn of_each(readings: &Readings<Counts>) -> Vec<Self> {
+        let each = readings.at_full_speed().into_iter().map(|span| Self::over(&[span]));
+        each.filter(|rates| rates.taken > 0.0).collect()
     }
 
     fn over(spans: &[(Duration, &Counts, &Counts)]) -> Self {
@@ -87,5 +113,13 @@ mod tests {
         let expected = Rates { offered: 10_000.0, taken: 5000.0, answered: 2500.0, nanoseconds: 200.0 };
         assert_eq!(rates, expected);
         assert_eq!(Rates::over(&[]), Rates::default());
+    }
+
+    #[test]
+    fn the_best_tenth_is_the_fastest_and_the_cheapest() {
+        let rates = |number| Rates { answered: number, nanoseconds: number, ..Rates::default() };
+        let best = Best::of(&(1..=20).map(|number| rates(f64::from(number))).collect::<Vec<_>>()).unwrap();
+        assert_eq!((best.answered, best.nanoseconds), (18.0, 2.0));
+        assert!(Best::of(&[]).is_none());
     }
 }

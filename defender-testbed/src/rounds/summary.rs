@@ -7,7 +7,10 @@ use defender_testbed::{
     tcp_info::TcpInfo,
 };
 
-use super::measure::{Cell, Half, Sample};
+use super::{
+    measure::{Cell, Half, Sample},
+    rates::Best,
+};
 
 /// A number that was measured in several rounds.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Row {
     pub(crate) answered: Figure,
     /// Processor time at the server end for each packet taken, in nanoseconds.
     pub(crate) nanoseconds: Figure,
+    /// What the best tenth of the time of all rounds reaches; nothing if there was no flood.
+    pub(crate) best: Option<Best>,
     /// Clients of all rounds, and those who succeeded.
     pub(crate) attempts: usize,
     pub(crate) succeeded: usize,
@@ -101,6 +106,7 @@ impl Row {
             taken: figure(|sample| sample.rates.taken),
             answered: figure(|sample| sample.rates.answered),
             nanoseconds: figure(|sample| sample.rates.nanoseconds),
+            best: Best::of(&samples.iter().flat_map(|sample| sample.short.clone()).collect::<Vec<_>>()),
             attempts: clients.iter().map(|clients| clients.clients.len()).sum(),
             succeeded: clients.iter().map(|clients| clients.greeted().count()).sum(),
             success: Figure::of(&rounds.iter().map(|round| round.success).collect::<Vec<_>>()),
