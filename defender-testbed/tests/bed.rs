@@ -20,6 +20,7 @@ use defender_testbed::{
     netns::{self, Namespace},
     programs::Program,
     server::{self, GREETING, Server},
+    speed::Watch,
     topology::{BEHIND_V4, CLIENT_INTERFACE, Options, SERVER_INTERFACE, Topology},
 };
 
@@ -299,4 +300,17 @@ fn next_tcp_bytes(capture: &Capture) -> Result<Vec<u8>> {
             return Ok(frame.bytes);
         }
     }
+}
+
+#[test]
+fn a_processor_is_watched() -> Result<()> {
+    let before = Instant::now();
+    let watch = Watch::start(0)?;
+    std::thread::sleep(QUIET);
+    let speeds = watch.stop()?;
+    assert!((0.0..=1.0).contains(&speeds.full_share()));
+    // Nobody watched then.
+    let (early, late) = (before - QUIET, Instant::now() + QUIET);
+    assert!(!speeds.were_full(early..before) && !speeds.were_full(before..late));
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::{
     Report,
     bulk::{Between, Bulk},
 };
-use crate::rounds::{Best, Defence, Figure, Level, Round, Row};
+use crate::rounds::{Defence, Figure, Level, Round, Row};
 
 /// The flood at which clients' success and handshakes are judged.
 const JUDGED_AT: Level = Level::Paced(200_000);
@@ -60,7 +60,6 @@ fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
     let ratio =
         |own: Option<&Row>, other: Option<&Row>, number| Round::ratio(&own?.rounds, &other?.rounds, number);
     let full = own(Level::Full);
-    let answered = |best: &Best| best.answered;
     [
         aim(
             "answers at full speed, in those of a bare swap",
@@ -68,18 +67,8 @@ fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
             Bound::AtLeast(0.96),
         ),
         aim(
-            "the same, both in the best tenth of the time",
-            quotient(best(full, answered), best(find(Defence::Swap, Level::Full), answered)),
-            Bound::AtLeast(0.96),
-        ),
-        aim(
             "microseconds of processor time a packet at full speed",
             full.map(|row| row.nanoseconds.times(0.001)),
-            Bound::AtMost(0.30),
-        ),
-        aim(
-            "the same in the best tenth of the time",
-            best(full, |best| best.nanoseconds * 0.001).map(|best| Figure::of(&[best])),
             Bound::AtMost(0.30),
         ),
         aim(
@@ -97,14 +86,6 @@ fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
     .into_iter()
     .flatten()
     .collect()
-}
-
-fn best(row: Option<&Row>, number: fn(&Best) -> f64) -> Option<f64> {
-    row?.best.as_ref().map(number)
-}
-
-fn quotient(own: Option<f64>, other: Option<f64>) -> Option<Figure> {
-    Some(Figure::of(&[own? / other?]))
 }
 
 /// The clients of all rounds together: what counts is how many are lost, however they are spread.

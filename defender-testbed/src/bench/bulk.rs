@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    ops::Range,
     path::Path,
     process::{Child, Stdio},
     thread,
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use defender_testbed::{
     controller::Controller,
     flood::{Flood, Kind, MAX_PACKETS},
-    interface::{self, Statistics},
+    interface,
     programs::{Attached, Program},
     topology::{SERVER_INTERFACE, Topology},
 };
@@ -26,8 +27,6 @@ const PORT: u16 = 5201;
 pub(super) const RATE: u64 = 200_000;
 const SECONDS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of Ethernet, IPv4 and TCP headers, the latter with timestamps.
-const HEADERS: u64 = 14 + 20 + 32;
 
 /// What is attached to the server's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,34 +129,38 @@ fn once(bed: &Topology, program: &Path, between: Between, flooded: bool) -> Resu
         flood.start(bed)
     });
     let flood = flood.transpose()?;
-    let read = || interface::own_statistics(SERVER_INTERFACE);
-    let (result, readings) = rounds::during(bed, read, || server.client(bed))?;
+    let read = || Ok(interface::own_statistics(SERVER_INTERFACE)?.rx_bytes);
+    let (received, readings) = rounds::during(bed, read, || server.client(bed))?;
     drop(flood);
-    result?;
+    let received = received?;
+    let whole = readings.whole().map_or(0, |span| span.after - span.before);
     let spans = readings.at_full_speed();
-    rate(&spans.iter().map(|(time, before, after)| (*time, payload(before, after))).collect::<Vec<_>>())
-        .context("iperf3 sent nothing")
+    let spans: Vec<_> = spans.iter().map(|span| (span.from..span.to, span.after - span.before)).collect();
+    // Of what comes over the link, this share is data that the server gets.
+    let link = rate(&spans).map(|rate| rate * received.bytes / whole as f64);
+    Ok(link.filter(|rate| rate.is_normal()).unwrap_or(received.rate))
 }
 
-/// Bytes of data that came. A SYN of the flood counts as eight.
-fn payload(before: &Statistics, after: &Statistics) -> u64 {
-    (after.rx_bytes - before.rx_bytes).saturating_sub((after.rx_packets - before.rx_packets) * HEADERS)
-}
-
-/// Bits per second from bytes in some times one after another, without those before and after the test.
-fn rate(spans: &[(Duration, u64)]) -> Option<f64> {
+/// Bits per second from bytes in some times one after another, of the test alone, which begins in the first with many.
+fn rate(spans: &[(Range<Instant>, u64)]) -> Option<f64> {
     let most = spans.iter().map(|(_, bytes)| *bytes).max()?;
-    let is_test = |(_, bytes): &(Duration, u64)| *bytes > most / 10;
-    let (first, last) = (spans.iter().position(is_test)?, spans.iter().rposition(is_test)?);
-    // In the first and in the last one the test began and ended.
-    let test = spans.get(first + 1..last)?;
-    let (time, bytes) =
-        test.iter().fold((Duration::ZERO, 0), |(time, bytes), span| (time + span.0, bytes + span.1));
-    Some(bytes as f64 * 8.0 / time.as_secs_f64()).filter(|rate| rate.is_normal())
+    let (first, _) = spans.iter().find(|(_, bytes)| *bytes > most / 10)?;
+    let end = first.start + Duration::from_secs(SECONDS);
+    let test = spans.iter().filter(|(span, _)| span.start >= first.end && span.end <= end);
+    let (time, bytes) = test.fold((Duration::ZERO, 0), |(time, sum), (span, bytes)| {
+        (time + (span.end - span.start), sum + bytes)
+    });
+    Some(bytes as f64 * 8.0 / time.as_secs_f64())
 }
 
 fn target(bed: &Topology) -> SocketAddr {
     bed.server_v4(PORT)
+}
+
+/// What iperf3's server received: bytes, and bits per second of the whole test.
+struct Received {
+    bytes: f64,
+    rate: f64,
 }
 
 /// iperf3 that serves one test.
@@ -178,8 +181,8 @@ impl Iperf {
         Ok(server)
     }
 
-    /// Sends as much as goes through.
-    fn client(&mut self, bed: &Topology) -> Result<()> {
+    /// Sends as much as goes through; what the server received of it.
+    fn client(&mut self, bed: &Topology) -> Result<Received> {
         let mut client = bed.client.command("iperf3")?;
         let to = target(bed);
         client.args(["--client", &to.ip().to_string(), "--port", &to.port().to_string(), "--json"]);
@@ -189,7 +192,10 @@ impl Iperf {
         if let Some(error) = report["error"].as_str() {
             bail!("iperf3: {error}");
         }
-        Ok(())
+        let number = |name| {
+            report["end"]["sum_received"][name].as_f64().with_context(|| format!("iperf3 tells no {name}"))
+        };
+        Ok(Received { bytes: number("bytes")?, rate: number("bits_per_second")? })
     }
 }
 
@@ -206,12 +212,16 @@ mod tests {
 
     #[test]
     fn a_rate_is_of_the_test_alone() {
-        let span = |bytes| (Duration::from_millis(20), bytes);
-        // The control connection, the beginning, the test with a stall, its end, and nothing.
-        let spans = [3, 400, 1000, 0, 2000, 300, 5].map(span);
-        assert_eq!(rate(&spans), Some(3000.0 * 8.0 / 0.06));
+        let begun = Instant::now();
+        let half = |number: u32| begun + Duration::from_millis(500) * number;
+        let spans = |bytes: &[u64]| -> Vec<_> {
+            (0..).zip(bytes).map(|(number, bytes)| (half(number)..half(number + 1), *bytes)).collect()
+        };
+        // The control connection, the beginning, two seconds and a half of the test with a stall at its end, and what is later.
+        let with_stall = spans(&[3, 400, 1000, 2000, 1000, 1000, 0, 70, 5]);
+        assert_eq!(rate(&with_stall), Some(5000.0 * 8.0 / 2.5));
         assert_eq!(rate(&[]), None);
-        assert_eq!(rate(&[0, 0, 0].map(span)), None);
-        assert_eq!(rate(&[7].map(span)), None);
+        assert!(!rate(&spans(&[0, 0, 0])).unwrap_or(f64::NAN).is_normal());
+        assert!(!rate(&spans(&[7])).unwrap_or(f64::NAN).is_normal());
     }
 }

@@ -35,7 +35,7 @@ use self::{
     packets::{Cost, MANY},
 };
 pub(crate) use crate::rounds::Defence;
-use crate::rounds::{self, Cell, Level, Row};
+use crate::rounds::{self, Level, Row, Turn};
 
 /// How often what is beyond its limit is measured again, and the pause before each time.
 const TRIES: usize = 6;
@@ -231,24 +231,30 @@ fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
         seconds: SECONDS,
         rounds: plan.rounds,
         clients: CLIENTS,
-        cells: cells(plan),
+        turns: turns(plan),
     };
     let mut rows = rounds::run(&plan, |round, cell, sample| {
         let success = sample.clients().success() * 100.0;
         tell(&format!("round {round} of {}: {cell}: {success:.1} % of clients within 1 s", plan.rounds));
     })?;
-    rows.sort_by_key(|row| row.cell.defence);
+    rows.sort_by_key(|row| (row.cell.defence, row.cell.level));
     Ok(rows)
 }
 
-/// Each flood against each defence: those that are compared with one another come one right after the other, for a
-/// neighbour on the same core may slow this machine down for minutes.
-fn cells(plan: &Plan) -> Vec<Cell> {
-    let levels = [&[Level::Calm][..], &RATES.map(Level::Paced), &[Level::Full]].concat();
+/// Each flood meets all defences, each set up anew: those that are compared with one another come soon one after the other, for
+/// a neighbour on the same core may slow this machine down for minutes. Calm and the flood at which handshakes are judged
+/// are compared as well.
+fn turns(plan: &Plan) -> Vec<Turn> {
+    let [slow, judged, fast] = RATES.map(Level::Paced);
     let wanted = |defence: &&Defence| plan.defences.is_empty() || plan.defences.contains(defence);
     let defences: Vec<_> = Defence::value_variants().iter().filter(wanted).collect();
-    let of = |level| defences.iter().map(move |defence| Cell { defence: **defence, level });
-    levels.into_iter().flat_map(of).collect()
+    let of = |levels: Vec<Level>| {
+        defences
+            .iter()
+            .map(move |defence| Turn { defence: **defence, levels: levels.clone() })
+            .collect::<Vec<_>>()
+    };
+    [vec![slow], vec![Level::Calm, judged], vec![fast], vec![Level::Full]].into_iter().flat_map(of).collect()
 }
 
 fn tell(what: &str) {

@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     /// Only these kinds of packets, as JSON names them
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     packet: Vec<String>,
-    /// End to end, only these rows
+    /// End to end, only these rows, as the demo names them
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
     row: Vec<bench::Defence>,
     /// Runs of each kind of packet, of 20,000 packets each; many of one kind are something to profile

@@ -10,7 +10,7 @@ use anyhow::Result;
 pub(crate) use crate::rounds::Defence;
 pub(crate) use output::{json, print};
 
-use crate::rounds::{self, Cell, Level, Row};
+use crate::rounds::{self, Level, Row, Turn};
 
 /// What is to be measured.
 #[derive(Debug)]
@@ -34,15 +34,12 @@ const SHOWN: [Defence; 6] =
     [Defence::Undefended, Defence::Cookies, Defence::Defender, Defence::Auto, Defence::Drop, Defence::Swap];
 
 impl Plan {
-    /// The cells of the table, in its order.
-    fn cells(&self) -> Vec<Cell> {
+    /// Each defence of the table, in its order.
+    fn turns(&self) -> Vec<Turn> {
         let wanted = if self.only.is_empty() { &SHOWN[..] } else { &self.only };
         let possible = |defence: &&Defence| !defence.needs_controller() || self.defender.is_some();
-        let cells = |defence: &Defence| {
-            let defence = *defence;
-            self.levels(defence).into_iter().map(move |level| Cell { defence, level })
-        };
-        wanted.iter().filter(possible).flat_map(cells).collect()
+        let turn = |defence: &Defence| Turn { defence: *defence, levels: self.levels(*defence) };
+        wanted.iter().filter(possible).map(turn).collect()
     }
 
     /// The floods that a defence meets. Swapping is a ceiling for answers only: at any rate it answers everything.
@@ -61,7 +58,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
         seconds: plan.seconds,
         rounds: plan.rounds,
         clients: plan.clients,
-        cells: plan.cells(),
+        turns: plan.turns(),
     };
     rounds::run(&rounds, |round, cell, sample| {
         eprintln!("round {round} of {}: {cell}: {}", plan.rounds, output::progress(sample));

@@ -39,7 +39,7 @@ pub(crate) enum Defence {
 }
 
 /// How strong the flood is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// No flood.
     Calm,

@@ -1,6 +1,6 @@
 //! One measurement: one defence, one flood, some seconds of clients.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, sync::OnceLock, time::Duration};
 
 use anyhow::Result;
 use defender_testbed::{
@@ -40,7 +40,8 @@ const AFTER: Duration = Duration::from_millis(10);
 /// What one measurement found.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// Share of the time in which the processor of the server end ran at full speed, 0 to 1. All else is of that time.
+    /// Share of the time in which the processor of the server end ran at full speed, 0 to 1. All else is of that time, or of
+    /// all if there is none.
     pub(crate) full_speed: f64,
     /// SYNs of the flood.
     pub(crate) rates: Rates,
@@ -77,32 +78,32 @@ impl Cell {
             controller.wait_for_listener(PORT)?;
         }
         bed.poll_client_end(self.level.client_cpu())?;
-        let flood = self.start_flood(bed, plan, server.address())?;
-        let receiver = Receiver::of(bed)?;
-        let read = || Counts::read(bed, flood.as_ref(), &receiver);
-        let clients = || [true, false].map(|timestamps| half(bed, plan, &server, timestamps));
-        let (halves, readings) = readings::during(bed, read, clients)?;
-        let (rates, short) = match flood {
-            Some(_) => (Rates::of(&readings), Rates::of_each(&readings)),
-            None => Default::default(),
+        let (receiver, flood) = (Receiver::of(bed)?, OnceLock::new());
+        let read = || Counts::read(bed, flood.get(), &receiver);
+        let clients_come = || -> Result<[Half; 2]> {
+            if let Some(started) = self.start_flood(bed, plan, server.address())? {
+                flood.get_or_init(|| started).wait_until_running()?;
+            }
+            Ok([half(bed, plan, &server, true)?, half(bed, plan, &server, false)?])
         };
-        flood.map(FloodHandle::stop).transpose()?;
+        let (halves, readings) = readings::during(bed, read, clients_come)?;
+        flood.into_inner().map(FloodHandle::stop).transpose()?;
+        let [linux, windows] = halves?.map(|half| half.at_full_speed(&readings.speeds));
         let defender = match standing {
             Standing::Defender(controller) => Some(controller.statistics()?),
             Standing::Program { .. } | Standing::Rules { .. } => None,
         };
-        let [linux, windows] = halves.map(|half| half.map(|half| half.at_full_speed(&readings.speeds)));
         Ok(Sample {
             full_speed: readings.speeds.full_share(),
-            rates,
-            short,
-            linux: linux?,
-            windows: windows?,
+            rates: Rates::of(&readings),
+            short: Rates::of_each(&readings),
+            linux,
+            windows,
             defender,
         })
     }
 
-    /// Starts the flood of this cell, if it has one, and waits until it comes.
+    /// Starts the flood of this cell, if it has one.
     fn start_flood<'a>(
         self,
         bed: &'a Topology,
@@ -119,9 +120,7 @@ impl Cell {
             max_time: clients + 2 * DEADLINE + FLOOD_MARGIN,
             ..Flood::new(Kind::LinuxSyn, target)
         };
-        let flood = flood.start(bed)?;
-        flood.wait_until_running()?;
-        Ok(Some(flood))
+        flood.start(bed).map(Some)
     }
 }
 

@@ -18,7 +18,6 @@ use defender_testbed::{
 
 pub(crate) use defence::{Defence, Level};
 pub(crate) use measure::{Cell, Sample};
-pub(crate) use rates::Best;
 pub(crate) use readings::during;
 pub(crate) use summary::{Figure, Kept, Round, Row};
 
@@ -37,8 +36,15 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Clients per second.
     pub(crate) clients: f64,
-    /// The rows, in the order in which they are measured. What defends stays in place from one to the next.
-    pub(crate) cells: Vec<Cell>,
+    /// Who takes turns: each is set up, meets these floods one after the other, and is taken away again.
+    pub(crate) turns: Vec<Turn>,
+}
+
+/// A defence and the floods that it meets in one go.
+#[derive(Clone, Debug)]
+pub(crate) struct Turn {
+    pub(crate) defence: Defence,
+    pub(crate) levels: Vec<Level>,
 }
 
 /// Measures everything and tells of each measurement.
@@ -46,18 +52,25 @@ pub(crate) fn run(plan: &Plan, progress: impl Fn(u32, Cell, &Sample)) -> Result<
     let _undisturbed = Undisturbed::new();
     cpu::prioritise(0)?;
     let bed = topology()?;
-    let mut samples: Vec<(Cell, Vec<Sample>)> = plan.cells.iter().map(|cell| (*cell, Vec::new())).collect();
+    let mut samples: Vec<Vec<(Cell, Vec<Sample>)>> =
+        plan.turns.iter().map(|turn| turn.cells().map(|cell| (cell, Vec::new())).collect()).collect();
     for round in 1..=plan.rounds {
-        for same in samples.chunk_by_mut(|(a, _), (b, _)| a.defence == b.defence) {
-            let standing = same[0].0.defence.set_up(&bed, plan)?;
-            for (cell, samples) in same {
+        for (turn, cells) in plan.turns.iter().zip(&mut samples) {
+            let standing = turn.defence.set_up(&bed, plan)?;
+            for (cell, samples) in cells {
                 let sample = cell.measure(&bed, plan, &standing)?;
                 progress(round, *cell, &sample);
                 samples.push(sample);
             }
         }
     }
-    Ok(samples.into_iter().map(|(cell, samples)| Row::new(cell, samples)).collect())
+    Ok(samples.into_iter().flatten().map(|(cell, samples)| Row::new(cell, samples)).collect())
+}
+
+impl Turn {
+    fn cells(&self) -> impl Iterator<Item = Cell> {
+        self.levels.iter().map(|level| Cell { defence: self.defence, level: *level })
+    }
 }
 
 /// The two ends of the link: the server's polled by a processor of its own, the client's taking answers away.

@@ -10,7 +10,10 @@ use defender_testbed::{
     topology::{SERVER_INTERFACE, Topology},
 };
 
-use super::{readings::Readings, spent::Receiver};
+use super::{
+    readings::{Readings, Span},
+    spent::Receiver,
+};
 
 /// SYNs of a flood, per second, and what they cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,6 +37,15 @@ pub(super) struct Counts {
     spent: Duration,
 }
 
+/// What short times reach when nothing disturbs: a tenth of them reach as much or more. Neighbours on the same core make moments
+/// slower, for minutes at times, and none faster than the machine is, so at full load this is what the least is to the
+/// times of many runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Best {
+    pub(crate) answered: f64,
+    pub(crate) nanoseconds: f64,
+}
+
 impl Counts {
     /// Reads them, inside the server's namespace.
     pub(super) fn read(bed: &Topology, flood: Option<&FloodHandle<'_>>, receiver: &Receiver) -> Result<Self> {
@@ -45,14 +57,6 @@ impl Counts {
             spent: receiver.spent()?,
         })
     }
-}
-
-/// What the best tenth of short times reaches. Neighbours on the same core only ever make
-/// a moment slower, for minutes at times, so this is to rates what the least is to times.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Best {
-    pub(crate) answered: f64,
-    pub(crate) nanoseconds: f64,
 }
 
 impl Best {
@@ -67,21 +71,21 @@ impl Best {
 }
 
 impl Rates {
-    /// Of the time in which the processor ran at full speed.
+    /// From the flood's first packet on, of the time in which the processor ran at full speed; zeroes if there was no flood.
     pub(super) fn of(readings: &Readings<Counts>) -> Self {
-        Self::over(&readings.at_full_speed())
+        Self::over(&flooded(readings).collect::<Vec<_>>())
     }
 
-    /// Of each time between two readings in which it did, and something came.
+    /// The same of each short time.
     pub(super) fn of_each(readings: &Readings<Counts>) -> Vec<Self> {
-        let each = readings.at_full_speed().into_iter().map(|span| Self::over(&[span]));
+        let each = flooded(readings).map(|span| Self::over(&[span]));
         each.filter(|rates| rates.taken > 0.0).collect()
     }
 
-    fn over(spans: &[(Duration, &Counts, &Counts)]) -> Self {
-        let time: Duration = spans.iter().map(|(time, ..)| time).sum();
+    fn over(spans: &[Span<'_, Counts>]) -> Self {
+        let time: Duration = spans.iter().map(|span| span.to - span.from).sum();
         let count = |of: fn(&Counts) -> u64| {
-            spans.iter().map(|(_, before, after)| of(after) - of(before)).sum::<u64>() as f64
+            spans.iter().map(|span| of(span.after) - of(span.before)).sum::<u64>() as f64
         };
         let rate = |of| count(of) / time.as_secs_f64().max(f64::EPSILON);
         let spent = count(|counts| counts.spent.as_nanos() as u64);
@@ -94,8 +98,14 @@ impl Rates {
     }
 }
 
+fn flooded(readings: &Readings<Counts>) -> impl Iterator<Item = Span<'_, Counts>> {
+    readings.at_full_speed().into_iter().filter(|span| span.after.sent > 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -108,8 +118,9 @@ mod tests {
         };
         let (a, b) = (counts(100, 90, 0, 5), counts(300, 190, 50, 25));
         let (c, d) = (counts(10_000, 9000, 8000, 7000), counts(10_200, 9100, 8050, 7020));
-        let span = Duration::from_millis(20);
-        let rates = Rates::over(&[(span, &a, &b), (span, &c, &d)]);
+        let from = Instant::now();
+        let span = |before, after| Span { from, to: from + Duration::from_millis(20), before, after };
+        let rates = Rates::over(&[span(&a, &b), span(&c, &d)]);
         let expected = Rates { offered: 10_000.0, taken: 5000.0, answered: 2500.0, nanoseconds: 200.0 };
         assert_eq!(rates, expected);
         assert_eq!(Rates::over(&[]), Rates::default());

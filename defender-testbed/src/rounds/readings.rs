@@ -19,14 +19,26 @@ use super::SERVER_CPU;
 /// How often counters are read: a throttled moment takes two or three of these.
 const EVERY: Duration = Duration::from_millis(20);
 
+/// How long it is watched before and after the job at least.
+const MARGIN: Duration = Duration::from_millis(20);
+
 /// What was read in some time, and how fast the server's processor was.
 pub(crate) struct Readings<T> {
     readings: Vec<(Instant, T)>,
     pub(crate) speeds: Speeds,
 }
 
-/// Does a job, and reads counters from before it until after it, inside the server's namespace. Reading comes before whatever
-/// else the server's processor does.
+/// From one reading to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span<'a, T> {
+    pub(crate) from: Instant,
+    pub(crate) to: Instant,
+    pub(crate) before: &'a T,
+    pub(crate) after: &'a T,
+}
+
+/// Does a job, and reads counters from before it until after it, inside the server's namespace and before every other thread of the
+/// server's processor.
 pub(crate) fn during<T: Send, R>(
     bed: &Topology,
     read: impl Fn() -> Result<T> + Send,
@@ -36,7 +48,9 @@ pub(crate) fn during<T: Send, R>(
     let (result, readings) = thread::scope(|scope| {
         let (under_way, over) = mpsc::channel();
         let reader = scope.spawn(move || bed.server.run(move || read_until(&over, read)));
+        thread::sleep(MARGIN);
         let result = job();
+        thread::sleep(MARGIN);
         drop(under_way);
         (result, reader.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
     });
@@ -47,25 +61,35 @@ pub(crate) fn during<T: Send, R>(
 fn read_until<T>(over: &Receiver<()>, read: impl Fn() -> Result<T>) -> Result<Vec<(Instant, T)>> {
     cpu::pin_current(SERVER_CPU)?;
     cpu::make_real_time(0)?;
-    let mut readings = vec![(Instant::now(), read()?)];
+    let now = || read().map(|counters| (Instant::now(), counters));
+    let mut readings = vec![now()?];
     while over.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-        readings.push((Instant::now(), read()?));
+        readings.push(now()?);
     }
-    readings.push((Instant::now(), read()?));
+    readings.push(now()?);
     Ok(readings)
 }
 
 impl<T> Readings<T> {
-    /// From one reading to the next: the time between them and both, where the processor ran at full speed; if it never did,
-    /// all of them.
-    pub(crate) fn at_full_speed(&self) -> Vec<(Duration, &T, &T)> {
-        let spans = |speeds: Option<&Speeds>| -> Vec<_> {
-            let pairs = self.readings.windows(2).map(|pair| (&pair[0], &pair[1]));
-            let wanted =
-                pairs.filter(|(from, to)| speeds.is_none_or(|speeds| speeds.were_full(from.0..to.0)));
-            wanted.map(|((from, before), (to, after))| (*to - *from, before, after)).collect()
-        };
-        let full = spans(Some(&self.speeds));
-        if full.is_empty() { spans(None) } else { full }
+    /// Where the processor ran at full speed; if it never did, everywhere.
+    pub(crate) fn at_full_speed(&self) -> Vec<Span<'_, T>> {
+        let full = self.spans().filter(|span| self.speeds.were_full(span.from..span.to));
+        let full: Vec<_> = full.collect();
+        if full.is_empty() { self.spans().collect() } else { full }
+    }
+
+    /// All of it.
+    pub(crate) fn whole(&self) -> Option<Span<'_, T>> {
+        let ((from, before), (to, after)) = (self.readings.first()?, self.readings.last()?);
+        Some(Span { from: *from, to: *to, before, after })
+    }
+
+    fn spans(&self) -> impl Iterator<Item = Span<'_, T>> {
+        self.readings.array_windows().map(|[(from, before), (to, after)]| Span {
+            from: *from,
+            to: *to,
+            before,
+            after,
+        })
     }
 }

@@ -8,6 +8,7 @@ use defender_testbed::{
 };
 
 use super::{
+    Level,
     measure::{Cell, Half, Sample},
     rates::Best,
 };
@@ -32,9 +33,9 @@ pub(crate) struct Row {
     pub(crate) answered: Figure,
     /// Processor time at the server end for each packet taken, in nanoseconds.
     pub(crate) nanoseconds: Figure,
-    /// What the best tenth of the time of all rounds reaches; nothing if there was no flood.
+    /// What short times of all rounds reach when nothing disturbs, at full load.
     pub(crate) best: Option<Best>,
-    /// Clients of all rounds, and those who succeeded.
+    /// Clients of all rounds that came at full speed, and those who succeeded.
     pub(crate) attempts: usize,
     pub(crate) succeeded: usize,
     /// Share of clients that succeeded in each round, 0 to 1.
@@ -106,7 +107,7 @@ impl Row {
             taken: figure(|sample| sample.rates.taken),
             answered: figure(|sample| sample.rates.answered),
             nanoseconds: figure(|sample| sample.rates.nanoseconds),
-            best: Best::of(&samples.iter().flat_map(|sample| sample.short.clone()).collect::<Vec<_>>()),
+            best: (cell.level == Level::Full).then(|| best(&samples)).flatten(),
             attempts: clients.iter().map(|clients| clients.clients.len()).sum(),
             succeeded: clients.iter().map(|clients| clients.greeted().count()).sum(),
             success: Figure::of(&rounds.iter().map(|round| round.success).collect::<Vec<_>>()),
@@ -123,6 +124,10 @@ impl Row {
     pub(crate) fn pooled_success(&self) -> f64 {
         self.succeeded as f64 / self.attempts.max(1) as f64
     }
+}
+
+fn best(samples: &[Sample]) -> Option<Best> {
+    Best::of(&samples.iter().flat_map(|sample| sample.short.clone()).collect::<Vec<_>>())
 }
 
 impl Round {

@@ -6,11 +6,11 @@ use crate::{
     rounds::{Level, Row},
 };
 
-const END_TO_END: &str = "Medians of all rounds, least and greatest behind. Best: what the best tenth of the time reaches, \
-    20 ms each, for neighbours on the same core slow this machine down for minutes. CPU: time of the thread that takes packets at \
-    the server's end, up to the socket, for each packet taken. At full speed the flood overflows the link itself: compare \
-    answers there, not clients. Full speed: share of the time in which the host did not throttle the processor; all else is of \
-    that time.";
+const END_TO_END: &str = "Medians of all rounds, least and greatest behind. Best: what a tenth of all times of 20 ms reach or exceed; \
+    neighbours on the same core may slow a machine down for minutes. CPU: time of the thread that takes packets at the \
+    server's end, up to the socket, for each packet taken. At full speed the flood overflows the link itself: compare \
+    answers there, not clients. Full speed: share of the time in which the host did not throttle the processor; all \
+    else is of that time, or of all if there is none.";
 
 pub(super) fn print(rows: &[Row]) {
     println!("{}\n\n{}\n", end_to_end(rows), wrapped(END_TO_END));
@@ -45,9 +45,9 @@ fn end_to_end(rows: &[Row]) -> String {
             rate(row.answered.median),
             rate(row.answered.least),
             rate(row.answered.most),
-            rate(row.best.map_or(0.0, |best| best.answered)),
+            row.best.map_or("-".to_owned(), |best| thousands(best.answered)),
             rate(row.nanoseconds.median),
-            rate(row.best.map_or(0.0, |best| best.nanoseconds)),
+            row.best.map_or("-".to_owned(), |best| thousands(best.nanoseconds)),
             percent(row.pooled_success()),
             time(row.p50.map(|figure| figure.median)),
             time(row.p99.map(|figure| figure.median)),

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const BULK: &str = "iperf3, one connection. On a veth, any XDP program makes the kernel copy large segments: compare the \
-    defender with a program that passes everything.";
+    defender with a program that passes everything. What arrived while the host did not throttle the processor.";
 
 /// Prints all that was measured.
 pub(crate) fn print(report: &Report) {
