@@ -346,7 +346,9 @@ impl Client {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
-        let address = self.stream.local_addr()?;
-        Ok((self.got == expected.len()).then_some(Greeted { connect, address, info }))
+        if self.got < expected.len() {
+            return Ok(None);
+        }
+        Ok(Some(Greeted { connect, address: self.stream.local_addr()?, info }))
     }
 }

@@ -3,7 +3,9 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    ptr, thread,
+    ptr,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    thread,
     time::Duration,
 };
 
@@ -53,6 +55,24 @@ pub fn prioritise(thread: i32) -> Result<()> {
 /// processor.
 pub fn make_real_time(thread: i32) -> Result<()> {
     set_scheduling(thread, &scheduling(libc::SCHED_FIFO, 1)).context("cannot make a thread real-time")
+}
+
+/// Takes samples on a processor, before every other thread there: one now, one at each interval, and one when whoever has the
+/// other end of the channel drops it. The calling thread stays what it becomes, so it should be one for this alone.
+pub fn sample<T>(
+    cpu: usize,
+    every: Duration,
+    stopped: &Receiver<()>,
+    sample: impl Fn() -> Result<T>,
+) -> Result<Vec<T>> {
+    pin_current(cpu)?;
+    make_real_time(0)?;
+    let mut samples = vec![sample()?];
+    while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+        samples.push(sample()?);
+    }
+    samples.push(sample()?);
+    Ok(samples)
 }
 
 fn scheduling(policy: libc::c_int, priority: u32) -> libc::sched_attr {

@@ -7,7 +7,7 @@
 use std::{
     hint::black_box,
     ops::Range,
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::mpsc::{self, Sender},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -54,16 +54,7 @@ impl Watch {
     /// Watches the processor with this number from now on, before every other thread there.
     pub fn start(cpu: usize) -> Result<Self> {
         let (stop, stopped) = mpsc::channel();
-        let watch = move || {
-            cpu::pin_current(cpu)?;
-            cpu::make_real_time(0)?;
-            let mut looks = vec![Look::now()];
-            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                looks.push(Look::now());
-            }
-            looks.push(Look::now());
-            Ok(looks)
-        };
+        let watch = move || cpu::sample(cpu, EVERY, &stopped, || Ok(Look::now()));
         Ok(Self { stop, thread: thread::Builder::new().name("speed".to_owned()).spawn(watch)? })
     }
 
@@ -89,24 +80,20 @@ impl Speeds {
         let after = self.looks.partition_point(|look| look.at < span.end);
         // From the last look before it to the first one after it.
         let seen = self.looks.get(before.saturating_sub(1)..=after).unwrap_or_default();
-        let in_time = |pair: &[Look]| pair[1].at.saturating_duration_since(pair[0].at) <= GAP;
-        before > 0
-            && !seen.is_empty()
-            && seen.iter().all(|look| self.is_full(look))
-            && seen.windows(2).all(in_time)
+        before > 0 && seen.len() > 1 && seen.windows(2).all(|pair| self.is_full(pair))
     }
 
     /// Share of the time at full speed, 0 to 1.
     pub fn full_share(&self) -> f64 {
-        let times = || self.looks.windows(2).map(|pair| (pair, pair[1].at - pair[0].at));
-        let all: Duration = times().map(|(_, time)| time).sum();
-        let full = times().filter(|(pair, time)| *time <= GAP && pair.iter().all(|look| self.is_full(look)));
-        let full: Duration = full.map(|(_, time)| time).sum();
+        let time = |pair: &[Look]| pair[1].at - pair[0].at;
+        let full: Duration = self.looks.windows(2).filter(|pair| self.is_full(pair)).map(time).sum();
+        let all: Duration = self.looks.windows(2).map(time).sum();
         full.as_secs_f64() / all.as_secs_f64().max(f64::EPSILON)
     }
 
-    fn is_full(&self, look: &Look) -> bool {
-        look.took <= self.best * SLOW
+    /// Whether it did from one look to the next.
+    fn is_full(&self, pair: &[Look]) -> bool {
+        pair[1].at - pair[0].at <= GAP && pair.iter().all(|look| look.took <= self.best * SLOW)
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     Defence, Level, Plan, SERVER_CPU,
     defence::Standing,
-    rates::{Counts, Rates},
+    rates::{self, Counts, Rates},
     readings,
     spent::Receiver,
 };
@@ -93,10 +93,11 @@ impl Cell {
             Standing::Defender(controller) => Some(controller.statistics()?),
             Standing::Program { .. } | Standing::Rules { .. } => None,
         };
+        let flooded = rates::flooded(&readings);
         Ok(Sample {
             full_speed: readings.speeds.full_share(),
-            rates: Rates::of(&readings),
-            short: Rates::of_each(&readings),
+            rates: Rates::of(&flooded),
+            short: Rates::of_each(&flooded),
             linux,
             windows,
             defender,

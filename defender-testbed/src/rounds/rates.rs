@@ -71,18 +71,8 @@ impl Best {
 }
 
 impl Rates {
-    /// From the flood's first packet on, of the time in which the processor ran at full speed; zeroes if there was no flood.
-    pub(super) fn of(readings: &Readings<Counts>) -> Self {
-        Self::over(&flooded(readings).collect::<Vec<_>>())
-    }
-
-    /// The same of each short time.
-    pub(super) fn of_each(readings: &Readings<Counts>) -> Vec<Self> {
-        let each = flooded(readings).map(|span| Self::over(&[span]));
-        each.filter(|rates| rates.taken > 0.0).collect()
-    }
-
-    fn over(spans: &[Span<'_, Counts>]) -> Self {
+    /// Of some times together; zeroes if there are none.
+    pub(super) fn of(spans: &[Span<'_, Counts>]) -> Self {
         let time: Duration = spans.iter().map(|span| span.to - span.from).sum();
         let count = |of: fn(&Counts) -> u64| {
             spans.iter().map(|span| of(span.after) - of(span.before)).sum::<u64>() as f64
@@ -96,10 +86,16 @@ impl Rates {
             nanoseconds: spent / count(|counts| counts.taken).max(1.0),
         }
     }
+
+    /// Of each time in which something came.
+    pub(super) fn of_each(spans: &[Span<'_, Counts>]) -> Vec<Self> {
+        spans.iter().map(|span| Self::of(&[*span])).filter(|rates| rates.taken > 0.0).collect()
+    }
 }
 
-fn flooded(readings: &Readings<Counts>) -> impl Iterator<Item = Span<'_, Counts>> {
-    readings.at_full_speed().into_iter().filter(|span| span.after.sent > 0)
+/// From the flood's first packet on, the times in which the processor ran at full speed; none if there was no flood.
+pub(super) fn flooded(readings: &Readings<Counts>) -> Vec<Span<'_, Counts>> {
+    readings.at_full_speed().into_iter().filter(|span| span.after.sent > 0).collect()
 }
 
 #[cfg(test)]
@@ -120,10 +116,10 @@ mod tests {
         let (c, d) = (counts(10_000, 9000, 8000, 7000), counts(10_200, 9100, 8050, 7020));
         let from = Instant::now();
         let span = |before, after| Span { from, to: from + Duration::from_millis(20), before, after };
-        let rates = Rates::over(&[span(&a, &b), span(&c, &d)]);
+        let rates = Rates::of(&[span(&a, &b), span(&c, &d)]);
         let expected = Rates { offered: 10_000.0, taken: 5000.0, answered: 2500.0, nanoseconds: 200.0 };
         assert_eq!(rates, expected);
-        assert_eq!(Rates::over(&[]), Rates::default());
+        assert_eq!(Rates::of(&[]), Rates::default());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     panic,
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -47,7 +47,8 @@ pub(crate) fn during<T: Send, R>(
     let watch = Watch::start(SERVER_CPU)?;
     let (result, readings) = thread::scope(|scope| {
         let (under_way, over) = mpsc::channel();
-        let reader = scope.spawn(move || bed.server.run(move || read_until(&over, read)));
+        let now = move || read().map(|counters| (Instant::now(), counters));
+        let reader = scope.spawn(move || bed.server.run(move || cpu::sample(SERVER_CPU, EVERY, &over, now)));
         thread::sleep(MARGIN);
         let result = job();
         thread::sleep(MARGIN);
@@ -56,18 +57,6 @@ pub(crate) fn during<T: Send, R>(
     });
     let speeds = watch.stop()?;
     Ok((result, Readings { readings: readings?, speeds }))
-}
-
-fn read_until<T>(over: &Receiver<()>, read: impl Fn() -> Result<T>) -> Result<Vec<(Instant, T)>> {
-    cpu::pin_current(SERVER_CPU)?;
-    cpu::make_real_time(0)?;
-    let now = || read().map(|counters| (Instant::now(), counters));
-    let mut readings = vec![now()?];
-    while over.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-        readings.push(now()?);
-    }
-    readings.push(now()?);
-    Ok(readings)
 }
 
 impl<T> Readings<T> {
