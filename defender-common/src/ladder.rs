@@ -173,6 +173,18 @@ impl Measures {
     const fn surges(&self, rate: u32, syns: u32) -> bool {
         rate != 0 && syns >= rate && self.earlier >= rate / 2 && self.earlier_half_open > self.earlier / 2
     }
+
+    /// Far more SYNs than usual come, most of this second and the last are half open, and they have filled the queue as
+    /// far as `up`. No need to wait until they are older: they come faster than that.
+    #[inline(always)]
+    const fn floods(&self, rate: u32, up: u32) -> bool {
+        let fresh = self.held.saturating_sub(self.stale);
+        rate != 0
+            && up != 0
+            && self.syns >= rate
+            && self.held >= up
+            && fresh > self.syns / 2 + self.syns_before / 2
+    }
 }
 
 /// The step up that a packet leads to, if one: it and why.
@@ -197,7 +209,7 @@ const fn alarm(measures: &Measures, lines: &Lines) -> Option<Because> {
         Some(Because::Queue)
     } else if lines.up != 0 && measures.stale >= lines.up {
         Some(Because::HalfOpen)
-    } else if measures.surges(lines.rate, measures.syns) {
+    } else if measures.floods(lines.rate, lines.up) || measures.surges(lines.rate, measures.syns) {
         Some(Because::SynRate)
     } else if lines.strays != 0 && measures.strays >= lines.strays {
         Some(Because::Strays)
@@ -337,6 +349,25 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_that_fills_the_queue_is_noticed_before_it_is_old() {
+        let lines = Lines { rate: 30, ..LINES };
+        let flood = Measures { held: 25, half_open: 25, syns: 30, syns_before: 19, ..Measures::default() };
+        assert_eq!(rise(Step::Pass, &flood, &lines), Some((Step::Challenge, Because::SynRate)));
+        let calm = [
+            ("the queue is not filled as far as up", Measures { held: 24, ..flood }, lines),
+            ("so many SYNs are usual", Measures { syns: 29, ..flood }, lines),
+            ("half of this second's went on", Measures { syns: 32, ..flood }, lines),
+            ("half of the last second's went on", Measures { syns_before: 20, ..flood }, lines),
+            ("some are older", Measures { stale: 1, ..flood }, lines),
+            ("no rate is a surge", flood, Lines { rate: 0, ..lines }),
+            ("there is no line", flood, Lines { up: 0, ..lines }),
+        ];
+        for (case, measures, lines) in calm {
+            assert_eq!(rise(Step::Pass, &measures, &lines), None, "{case}");
+        }
+    }
+
+    #[test]
     fn the_ladder_goes_up_with_the_rate_and_down_a_step_at_a_time() {
         let flood = |syns| Measures { half_open: 10_000, syns, syns_before: syns, ..Measures::default() };
         assert_eq!(rise(Step::Challenge, &flood(5000), &LINES), None);
@@ -392,6 +423,7 @@ mod tests {
             let calm = measures.held < lines.danger
                 && measures.stale < lines.up
                 && measures.earlier_half_open <= measures.earlier / 2
+                && (measures.held < lines.up || measures.syns < lines.rate)
                 && measures.strays < lines.strays;
             if calm {
                 prop_assert_eq!(rise(Step::Pass, &measures, &lines), None);

@@ -444,6 +444,39 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_flood_takes_little_of_a_long_queue() {
+        let mut world = World::new(Lines { up: 1024, danger: 3072, down: 491, ..LINES });
+        // Clients that go on: as many as are usual.
+        for _ in 0..900 {
+            let began = world.syn();
+            world.completes(began);
+            world.wait(1);
+        }
+        let passed = (0..10_000).filter(|_| world.syn().is_some()).count();
+        assert_eq!(passed, 1024);
+        assert_eq!(world.changes.len(), 1);
+        assert_eq!(world.changes[0].1.because, Because::SynRate);
+    }
+
+    #[test]
+    fn a_rush_of_clients_with_a_round_trip_is_no_flood() {
+        let mut world = World::new(Lines { up: 1024, danger: 3072, down: 491, ..LINES });
+        let mut under_way = std::collections::VecDeque::new();
+        // From 2,000 a second to 10,000, with a round trip of 150 ms.
+        for (rate, count) in [(2_000_u64, 4_000), (10_000, 30_000)] {
+            for _ in 0..count {
+                under_way.push_back((world.syn(), world.ns + 150_000_000));
+                world.ns += 1_000_000_000 / rate;
+                while under_way.front().is_some_and(|(_, done)| *done <= world.ns) {
+                    world.completes(under_way.pop_front().and_then(|(began, _)| began));
+                }
+            }
+        }
+        assert!(held(&world.load) > world.lines.up);
+        assert_eq!(world.changes, []);
+    }
+
+    #[test]
     fn a_slow_flood_is_noticed_by_what_stays_half_open() {
         let mut world = World::new(LINES);
         let mut passed = 0;

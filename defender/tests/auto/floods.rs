@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use defender::dataplane::maps::possible_cpus;
 use defender_common::ladder::{Because, Step};
 use defender_testbed::{
     crowd::Crowd,
@@ -13,10 +14,10 @@ use defender_testbed::{
 
 use crate::{
     bed::{
-        Ladder, NEVER, PORT, Room, flood, half_open, serve, serve_defended, service_is, set, start_auto,
-        topology,
+        Ladder, NEVER, PORT, Room, events, flood, half_open, serve, serve_defended, service_is, set,
+        start_auto, summary, topology,
     },
-    support::{Counts, clients_connect, counts_when},
+    support::{Counts, clients_connect, counts_when, eventually},
     traffic::Traffic,
 };
 
@@ -59,6 +60,32 @@ fn a_surge_that_leads_to_nothing_is_noticed() -> Result<()> {
     clients_connect(&bed, address)?;
     handle.stop()?;
     Counts::of(&defender)?.assert_no_drops_but(&[]);
+    Ok(())
+}
+
+/// A flood that is faster than clients ever were is told from them by what it leaves in the queue, long before `danger`.
+#[test]
+fn a_fast_flood_takes_little_of_a_long_queue() -> Result<()> {
+    let bed = topology()?;
+    let address = bed.server_v4(PORT);
+    let defender = start_auto(&bed, &[])?;
+    let _server = serve(&bed, address, 4096)?;
+    defender.wait_for_listener(PORT)?;
+    let ladder = Ladder::of(&defender, PORT)?;
+    let handle = flood(Kind::LinuxSyn, address, 50_000, 10).start(&bed)?;
+    assert_eq!(ladder.wait_for(Step::Challenge)?.because, Because::SynRate);
+    handle.stop()?;
+    let lines = ladder.lines()?;
+    // The rate may be reached in the second after the one in which the flood began.
+    let most = u64::from(lines.up.max(2 * lines.rate)) + u64::from(possible_cpus()?) - 1;
+    let passed = Counts::of(&defender)?.get("pass.syn_calm");
+    assert!(passed >= lines.up.into() && passed <= most && most < lines.danger.into(), "{passed}, {lines:?}");
+    eventually("it is told of", || Ok(!events(&defender)?.is_empty()))?;
+    let events = events(&defender)?;
+    assert_eq!(summary(&events), ["began challenge syn_rate syn_flood"]);
+    // Of a service that is new as well.
+    let rate = events[0]["evidence"]["syn_rate"].as_u64();
+    assert!(rate.is_some_and(|rate| rate > lines.rate.into()), "{:?}", events[0]);
     Ok(())
 }
 
