@@ -382,7 +382,7 @@ pub type Services = [Service; SERVICE_SLOTS as usize];
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
-    /// Up: so many connections have been half open for more than a second. 0: no such line.
+    /// Up: so many connections have been half open for more than a second, or at all in a flood. 0: no such line.
     pub up: u32,
     /// Up: so many connections are half open. 0: no such line.
     pub danger: u32,
@@ -396,8 +396,8 @@ pub struct Lines {
     pub replies: u32,
     /// For how long a step is kept at least, in milliseconds.
     pub min_active: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// A flood: so many SYNs a second, if most of this second's and the last's are half open. 0: no such line.
+    pub flood: u32,
 }
 
 /// Cohorts of a [`Load`]: a power of two.

@@ -86,11 +86,13 @@ pub enum Because {
     RepliesTwice,
     /// It has been quiet for long enough.
     Quiet,
+    /// A surge of SYNs fills the listener's queue: [`Lines::flood`].
+    Flood,
 }
 
 impl Because {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Nothing,
         Self::HalfOpen,
         Self::Queue,
@@ -99,6 +101,7 @@ impl Because {
         Self::Replies,
         Self::RepliesTwice,
         Self::Quiet,
+        Self::Flood,
     ];
 
     /// As reports name it.
@@ -112,6 +115,7 @@ impl Because {
             Self::Replies => "replies",
             Self::RepliesTwice => "replies_twice",
             Self::Quiet => "quiet",
+            Self::Flood => "flood",
         }
     }
 
@@ -126,6 +130,7 @@ impl Because {
             Self::Replies => "more SYNs than the reply limit allows answers to",
             Self::RepliesTwice => "more than twice as many SYNs as the reply limit allows answers to",
             Self::Quiet => "it has been quiet",
+            Self::Flood => "a surge of SYNs fills the listener's queue",
         }
     }
 
@@ -139,6 +144,7 @@ impl Because {
             5 => Self::Replies,
             6 => Self::RepliesTwice,
             7 => Self::Quiet,
+            8 => Self::Flood,
             _ => Self::Nothing,
         }
     }
@@ -174,15 +180,15 @@ impl Measures {
         rate != 0 && syns >= rate && self.earlier >= rate / 2 && self.earlier_half_open > self.earlier / 2
     }
 
-    /// Far more SYNs than usual come, most of this second and the last are half open, and they have filled the queue as
-    /// far as `up`. No need to wait until they are older: they come faster than that.
+    /// More SYNs than usual come, most of this second's and the last's are half open, and the queue is filled as far as
+    /// [`Lines::up`]. Those that come as fast are not waited for until they are a second old.
     #[inline(always)]
-    const fn floods(&self, rate: u32, up: u32) -> bool {
+    const fn floods(&self, lines: &Lines) -> bool {
         let fresh = self.held.saturating_sub(self.stale);
-        rate != 0
-            && up != 0
-            && self.syns >= rate
-            && self.held >= up
+        lines.flood != 0
+            && self.syns >= lines.flood
+            && lines.up != 0
+            && self.held >= lines.up
             && fresh > self.syns / 2 + self.syns_before / 2
     }
 }
@@ -209,7 +215,9 @@ const fn alarm(measures: &Measures, lines: &Lines) -> Option<Because> {
         Some(Because::Queue)
     } else if lines.up != 0 && measures.stale >= lines.up {
         Some(Because::HalfOpen)
-    } else if measures.floods(lines.rate, lines.up) || measures.surges(lines.rate, measures.syns) {
+    } else if measures.floods(lines) {
+        Some(Because::Flood)
+    } else if measures.surges(lines.rate, measures.syns) {
         Some(Because::SynRate)
     } else if lines.strays != 0 && measures.strays >= lines.strays {
         Some(Because::Strays)
@@ -276,7 +284,7 @@ mod tests {
         strays: 10_000,
         replies: 5000,
         min_active: 30_000,
-        reserved: 0,
+        flood: 0,
     };
 
     fn measures() -> impl Strategy<Value = Measures> {
@@ -300,8 +308,8 @@ mod tests {
 
     fn lines() -> impl Strategy<Value = Lines> {
         let number = || prop_oneof![Just(0u32), 1u32..200, any::<u32>()];
-        prop::array::uniform7(number()).prop_map(|[up, danger, down, rate, strays, replies, min_active]| {
-            Lines {
+        prop::array::uniform8(number()).prop_map(
+            |[up, danger, down, rate, strays, replies, min_active, flood]| Lines {
                 up,
                 danger,
                 down,
@@ -309,9 +317,9 @@ mod tests {
                 strays,
                 replies,
                 min_active: min_active.min(1 << 30),
-                reserved: 0,
-            }
-        })
+                flood,
+            },
+        )
     }
 
     #[test]
@@ -350,16 +358,16 @@ mod tests {
 
     #[test]
     fn a_flood_that_fills_the_queue_is_noticed_before_it_is_old() {
-        let lines = Lines { rate: 30, ..LINES };
+        let lines = Lines { flood: 30, ..LINES };
         let flood = Measures { held: 25, half_open: 25, syns: 30, syns_before: 19, ..Measures::default() };
-        assert_eq!(rise(Step::Pass, &flood, &lines), Some((Step::Challenge, Because::SynRate)));
+        assert_eq!(rise(Step::Pass, &flood, &lines), Some((Step::Challenge, Because::Flood)));
         let calm = [
             ("the queue is not filled as far as up", Measures { held: 24, ..flood }, lines),
-            ("so many SYNs are usual", Measures { syns: 29, ..flood }, lines),
+            ("no more SYNs than usual", Measures { syns: 29, ..flood }, lines),
             ("half of this second's went on", Measures { syns: 32, ..flood }, lines),
             ("half of the last second's went on", Measures { syns_before: 20, ..flood }, lines),
             ("some are older", Measures { stale: 1, ..flood }, lines),
-            ("no rate is a surge", flood, Lines { rate: 0, ..lines }),
+            ("nobody knows what is usual", flood, Lines { flood: 0, ..lines }),
             ("there is no line", flood, Lines { up: 0, ..lines }),
         ];
         for (case, measures, lines) in calm {
@@ -423,7 +431,7 @@ mod tests {
             let calm = measures.held < lines.danger
                 && measures.stale < lines.up
                 && measures.earlier_half_open <= measures.earlier / 2
-                && (measures.held < lines.up || measures.syns < lines.rate)
+                && (measures.held < lines.up || measures.syns < lines.flood || lines.flood == 0)
                 && measures.strays < lines.strays;
             if calm {
                 prop_assert_eq!(rise(Step::Pass, &measures, &lines), None);

@@ -367,8 +367,10 @@ mod tests {
         strays: 10_000,
         replies: 0,
         min_active: 30_000,
-        reserved: 0,
+        flood: 0,
     };
+    /// Of a long queue, where it is known what is usual.
+    const LONG: Lines = Lines { up: 1024, danger: 3072, down: 491, flood: 1000, ..LINES };
 
     /// A service in a world of its own, as the datapath treats it.
     struct World {
@@ -445,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_fast_flood_takes_little_of_a_long_queue() {
-        let mut world = World::new(Lines { up: 1024, danger: 3072, down: 491, ..LINES });
+        let mut world = World::new(LONG);
         // Clients that go on: as many as are usual.
         for _ in 0..900 {
             let began = world.syn();
@@ -455,12 +457,12 @@ mod tests {
         let passed = (0..10_000).filter(|_| world.syn().is_some()).count();
         assert_eq!(passed, 1024);
         assert_eq!(world.changes.len(), 1);
-        assert_eq!(world.changes[0].1.because, Because::SynRate);
+        assert_eq!(world.changes[0].1.because, Because::Flood);
     }
 
     #[test]
     fn a_rush_of_clients_with_a_round_trip_is_no_flood() {
-        let mut world = World::new(Lines { up: 1024, danger: 3072, down: 491, ..LINES });
+        let mut world = World::new(LONG);
         let mut under_way = std::collections::VecDeque::new();
         // From 2,000 a second to 10,000, with a round trip of 150 ms.
         for (rate, count) in [(2_000_u64, 4_000), (10_000, 30_000)] {
@@ -642,8 +644,8 @@ mod tests {
         /// Whatever comes: the count is the sum of the cohorts, no more pass than the line allows, each attack lasts for
         /// the minimum at least, and calm is never challenged.
         #[test]
-        fn the_ladder_keeps_its_promises(acts in acts()) {
-            let mut world = World::new(LINES);
+        fn the_ladder_keeps_its_promises(acts in acts(), flood in prop_oneof![Just(0u32), 1u32..200]) {
+            let mut world = World::new(Lines { flood, ..LINES });
             let (mut under_way, mut proofs) = (Vec::new(), 0);
             for act in acts {
                 match act {

@@ -46,6 +46,8 @@ const QUICK_RUNS: u32 = 30;
 /// Seconds that clients come in each measurement end to end, and how many a second.
 const SECONDS: f64 = 2.5;
 const CLIENTS: f64 = 400.0;
+/// How long the defender in mode `auto` has watched them before; from less than a minute it learns nothing.
+const WATCHED: Duration = Duration::from_secs(75);
 /// The paced floods, in SYNs per second.
 const RATES: [u64; 3] = [50_000, 200_000, 1_000_000];
 
@@ -231,6 +233,7 @@ fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
         seconds: SECONDS,
         rounds: plan.rounds,
         clients: CLIENTS,
+        watched: Some(WATCHED),
         turns: turns(plan),
     };
     let mut rows = rounds::run(&plan, |round, cell, sample| {

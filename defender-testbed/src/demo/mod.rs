@@ -58,6 +58,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
         seconds: plan.seconds,
         rounds: plan.rounds,
         clients: plan.clients,
+        watched: None,
         turns: plan.turns(),
     };
     rounds::run(&rounds, |round, cell, sample| {

@@ -13,7 +13,7 @@ use defender_testbed::{
     topology::{SERVER_INTERFACE, Topology},
 };
 
-use super::Plan;
+use super::{Plan, learnt::Learnt};
 
 /// A defence, or a ceiling to compare it with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -95,8 +95,13 @@ impl Defence {
         }
     }
 
-    /// Puts it in place.
-    pub(super) fn set_up<'a>(self, bed: &'a Topology, plan: &Plan) -> Result<Standing<'a>> {
+    /// Puts it in place. The defender in mode `auto` knows what it has learnt.
+    pub(super) fn set_up<'a>(
+        self,
+        bed: &'a Topology,
+        plan: &Plan,
+        learnt: Option<&Learnt>,
+    ) -> Result<Standing<'a>> {
         // The defender needs the sysctl at 1, its default.
         let cookies = match self {
             Self::Undefended => 0,
@@ -112,7 +117,10 @@ impl Defence {
             Self::Auto | Self::Defender => {
                 let program = plan.defender.as_deref().context("no defender to start")?;
                 let mode = ["--mode", if self == Self::Auto { "auto" } else { "always" }];
-                Standing::Defender(Controller::start(&bed.server, program, SERVER_INTERFACE, &mode)?)
+                Standing::Defender(match learnt {
+                    Some(learnt) if self == Self::Auto => learnt.start(bed, program)?,
+                    _ => Controller::start(&bed.server, program, SERVER_INTERFACE, &mode)?,
+                })
             }
             Self::Drop => Standing::Program { _attached: bed.attach_server_end(Program::DropRange)? },
             Self::Swap => Standing::Program { _attached: bed.attach_server_end(Program::SwapTx)? },

@@ -20,7 +20,7 @@ use super::{
     spent::Receiver,
 };
 
-const PORT: u16 = 80;
+pub(super) const PORT: u16 = 80;
 
 /// What a flood lasts longer than its clients, at most.
 const FLOOD_MARGIN: Duration = Duration::from_millis(1500);

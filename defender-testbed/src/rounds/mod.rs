@@ -1,13 +1,14 @@
 //! Rounds: each defence against each flood, again and again by turns, and what clients see of it.
 
 mod defence;
+mod learnt;
 mod measure;
 mod rates;
 mod readings;
 mod spent;
 mod summary;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use defender_testbed::{
@@ -17,6 +18,7 @@ use defender_testbed::{
 };
 
 pub(crate) use defence::{Defence, Level};
+use learnt::Learnt;
 pub(crate) use measure::{Cell, Sample};
 pub(crate) use readings::during;
 pub(crate) use summary::{Figure, Kept, Round, Row};
@@ -36,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Clients per second.
     pub(crate) clients: f64,
+    /// For how long clients come in calm before, so that the defender in mode `auto` knows what is usual.
+    pub(crate) watched: Option<Duration>,
     /// Who takes turns: each is set up, meets these floods one after the other, and is taken away again.
     pub(crate) turns: Vec<Turn>,
 }
@@ -52,11 +56,14 @@ pub(crate) fn run(plan: &Plan, progress: impl Fn(u32, Cell, &Sample)) -> Result<
     let _undisturbed = Undisturbed::new();
     cpu::prioritise(0)?;
     let bed = topology()?;
+    let learns = plan.turns.iter().any(|turn| turn.defence == Defence::Auto);
+    let watched = plan.watched.filter(|_| learns);
+    let learnt = watched.map(|duration| Learnt::in_calm(&bed, plan, duration)).transpose()?;
     let mut samples: Vec<Vec<(Cell, Vec<Sample>)>> =
         plan.turns.iter().map(|turn| turn.cells().map(|cell| (cell, Vec::new())).collect()).collect();
     for round in 1..=plan.rounds {
         for (turn, cells) in plan.turns.iter().zip(&mut samples) {
-            let standing = turn.defence.set_up(&bed, plan)?;
+            let standing = turn.defence.set_up(&bed, plan, learnt.as_ref())?;
             for (cell, samples) in cells {
                 let sample = cell.measure(&bed, plan, &standing)?;
                 progress(round, *cell, &sample);

@@ -161,7 +161,7 @@ impl Attacks {
     pub fn observe(&mut self, id: u32, view: &View, now: Now, crowd: impl FnOnce() -> Crowd) -> Told {
         let watched = self.0.entry(id).or_default();
         let second = watched.look(&Totals::from(&view.counters), now.ms);
-        let records = if watched.is_news(view) { watched.tell(view, now, crowd) } else { Vec::new() };
+        let records = if watched.is_news(view, now.ms) { watched.tell(view, now, crowd) } else { Vec::new() };
         Told { records, second }
     }
 
@@ -206,12 +206,16 @@ impl Watched {
     }
 
     /// An event that is older than what was seen already says nothing new.
-    fn is_news(&mut self, view: &View) -> bool {
+    fn is_news(&mut self, view: &View, now: u32) -> bool {
         let since = view.posture.since;
-        let is_known = |(last, by): (u32, By)| match since.wrapping_sub(last) as i32 {
-            // Several steps in a tick of the clock each have an event. A look sees only the last.
-            0 => by == By::Look,
-            newer => newer < 0,
+        let is_known = |(last, by): (u32, By)| {
+            if since == last {
+                // Several steps in a tick of the clock each have an event. A look sees only the last.
+                by == By::Look
+            } else {
+                // Not since minus last: half of what the clock can count may lie between.
+                age(last, now) < age(since, now)
+            }
         };
         if view.by != By::Look && self.last.is_some_and(is_known) {
             return false;
@@ -407,7 +411,7 @@ mod tests {
         strays: 10_000,
         replies: 2000,
         min_active: 3000,
-        reserved: 0,
+        flood: 0,
     };
     const KEEP: u32 = 5;
     const WALL: u64 = 1_700_000_000_000;
@@ -549,6 +553,27 @@ mod tests {
             for _ in 0..40 {
                 self.second(0, 0, 0, 0);
                 self.look();
+            }
+        }
+    }
+
+    #[test]
+    fn an_attack_is_told_by_its_event_however_long_nothing_happened() {
+        // The clock counts to 2³² ms, 49 days.
+        for quiet in [0, 1 << 30, 1 << 31, 3 << 30] {
+            let mut scene = Scene::new();
+            for _ in 0..2 {
+                scene.ms = scene.ms.wrapping_add(quiet);
+                scene.load.second = u64::from(scene.ms / 1000);
+                scene.look();
+                let told = scene.records.len();
+                scene.second(500, 0, 0, 0);
+                scene.read_events();
+                assert_eq!(scene.told()[told..], [What::Began], "{quiet}");
+                scene.flood_until_over();
+                assert_eq!(scene.told()[told..], [What::Began, What::Ended], "{quiet}");
+                scene.second(10, 10, 0, 0);
+                scene.read_events();
             }
         }
     }

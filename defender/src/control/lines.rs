@@ -43,6 +43,10 @@ pub enum By {
     Link,
     /// The link's speed is unknown: no limit.
     NoLink,
+    /// The SYNs a second that are usual in calm.
+    UsualRate,
+    /// What is usual is not known: no such line.
+    Unknown,
     /// The line of danger: up is not above.
     Danger,
     /// The line of up: down is below.
@@ -77,6 +81,8 @@ pub struct Drawing {
     pub replies: Line,
     /// Milliseconds.
     pub min_active: Line,
+    /// SYNs a second, from which on connections need not be old to count for `up`; 0: no such line.
+    pub flood: Line,
 }
 
 /// The lines of services on `port`.
@@ -107,6 +113,7 @@ impl Drawing {
                 number: number(Threshold::MinActive).saturating_mul(1000),
                 by: By::Value(Threshold::MinActive),
             },
+            flood: flood(number(Threshold::RateFloor), basis.syn_rate_p99),
         }
     }
 
@@ -120,17 +127,18 @@ impl Drawing {
             strays: self.strays.number,
             replies: self.replies.number,
             min_active: self.min_active.number,
-            reserved: 0,
+            flood: self.flood.number,
         }
     }
 
     /// Every line, with its name.
-    pub const fn all(&self) -> [(&'static str, Line); 7] {
+    pub const fn all(&self) -> [(&'static str, Line); 8] {
         [
             ("up", self.up),
             ("danger", self.danger),
             ("down", self.down),
             ("rate", self.rate),
+            ("flood", self.flood),
             ("strays", self.strays),
             ("replies", self.replies),
             ("min_active", self.min_active),
@@ -183,6 +191,16 @@ fn rate(floor: u32, usual: u32) -> Line {
         Line { number: usual, by: By::Usual(Threshold::RateFactor) }
     } else {
         Line { number: floor, by: By::Value(Threshold::RateFloor) }
+    }
+}
+
+/// No line before what is usual is known: who has just begun to watch a busy service sees none of its handshakes complete for
+/// as long as a round trip.
+fn flood(floor: u32, usual: Option<u32>) -> Line {
+    match usual {
+        None => Line { number: 0, by: By::Unknown },
+        Some(usual) if usual > floor => Line { number: usual, by: By::UsualRate },
+        Some(_) => Line { number: floor, by: By::Value(Threshold::RateFloor) },
     }
 }
 
@@ -239,11 +257,12 @@ mod tests {
                 strays: 10_000,
                 replies: 0,
                 min_active: 30_000,
-                reserved: 0
+                flood: 0
             }
         );
         let drawing = drawing(&BASIS);
         assert_eq!((drawing.up.by, drawing.replies.by), (By::Share(Threshold::Up), By::NoLink));
+        assert_eq!(drawing.flood, Line { number: 0, by: By::Unknown });
     }
 
     #[test]
@@ -276,6 +295,8 @@ mod tests {
         let busy = usual(300, 5000);
         assert_eq!(busy.up, Line { number: 1200, by: By::Usual(Threshold::HalfOpenFactor) });
         assert_eq!(busy.rate, Line { number: 50_000, by: By::Usual(Threshold::RateFactor) });
+        assert_eq!(calm.flood, Line { number: 1000, by: By::Value(Threshold::RateFloor) });
+        assert_eq!(busy.flood, Line { number: 5000, by: By::UsualRate });
         assert_eq!(usual(u32::MAX, u32::MAX).up, Line { number: 3072, by: By::Danger });
     }
 

@@ -68,8 +68,8 @@ impl StateDirectory {
     }
 }
 
-/// `/` becomes `-`, as systemd does it.
-pub(super) fn escape(path: &str) -> String {
+/// A path as a file name: `/` becomes `-`, as systemd does it.
+pub fn escape(path: &str) -> String {
     path.trim_matches('/').replace('%', "%25").replace('-', "%2d").replace('/', "-")
 }
 

@@ -295,14 +295,11 @@ pub fn words(record: &Record, grounds: &Grounds) -> String {
 fn reason(because: Option<Because>, seen: &Seen) -> String {
     let Some(because) = because else { return "everything is detached".to_owned() };
     let mut text = because.describe().to_owned();
-    if matches!(because, Because::HalfOpen | Because::Queue | Because::SynRate) {
-        let what = if because == Because::SynRate { " half open" } else { "" };
+    if matches!(because, Because::HalfOpen | Because::Queue | Because::Flood) {
         let half_open = thousands(seen.half_open_then.into());
         let _ = match seen.backlog {
-            Some(backlog) => {
-                write!(text, " ({half_open}{what} of a backlog of {})", thousands(backlog.into()))
-            }
-            None => write!(text, " ({half_open}{what})"),
+            Some(backlog) => write!(text, " ({half_open} of a backlog of {})", thousands(backlog.into())),
+            None => write!(text, " ({half_open})"),
         };
     }
     text
@@ -468,12 +465,6 @@ pub(crate) mod tests {
             example().words,
             "port 443: a SYN flood has begun: connections stay half open (1,024 of a backlog of 4,096); 25,300 SYN/s \
              from about 12,000 sources, 0.3 % complete; every SYN is challenged"
-        );
-        let surge = Grounds { because: Some(Because::SynRate), ..GROUNDS };
-        assert_eq!(
-            words(&example(), &surge),
-            "port 443: a SYN flood has begun: far more SYNs than usual, and most lead to nothing (1,024 half open of a \
-             backlog of 4,096); 25,300 SYN/s from about 12,000 sources, 0.3 % complete; every SYN is challenged"
         );
         let elsewhere = Record { address: "192.0.2.1".into(), mode: Mode::Monitor, ..example() };
         let told = words(&elsewhere, &GROUNDS);

@@ -42,7 +42,7 @@ impl Defended {
         self.settings.mode_of(self.endpoint.port)
     }
 
-    fn lines(&self) -> [(&'static str, Line); 7] {
+    fn lines(&self) -> [(&'static str, Line); 8] {
         Drawing::new(&self.settings, self.endpoint.port, &self.basis).all()
     }
 
@@ -86,6 +86,8 @@ impl Defended {
                 link_replies.unwrap_or(0)
             ),
             By::NoLink => "no limit: the speed of no link is known".to_owned(),
+            By::UsualRate => format!("the {} SYNs a second usual in calm", syn_rate_p99.unwrap_or(0)),
+            By::Unknown => "none: what is usual in calm is not known yet".to_owned(),
             By::Danger => "no higher than danger".to_owned(),
             By::Up => "one less than up".to_owned(),
             By::Least => format!("{line} is {} at least", if line == "up" { LEAST_UP } else { 1 }),
@@ -100,6 +102,7 @@ impl Defended {
             By::Usual(threshold) => vec![of(threshold), "learnt"],
             By::Value(threshold) => vec![of(threshold)],
             By::Cpus | By::Spread | By::Danger | By::Up | By::Least => vec!["backlog"],
+            By::UsualRate | By::Unknown => vec!["learnt"],
             By::Link | By::NoLink => vec![of(Threshold::ReplyLimit), "link"],
         }
     }
@@ -160,6 +163,7 @@ fn unit(line: &str) -> &'static str {
         "up" => "connections half open for a second",
         "danger" | "down" => "connections half open",
         "rate" => "SYNs a second",
+        "flood" => "SYNs a second (0: no such line)",
         "strays" => "packets a second of no connection",
         "replies" => "SYN-ACKs a second (0: no limit)",
         _ => "milliseconds",
@@ -320,6 +324,7 @@ mod tests {
             "half_open_factor 4 (default) times the 400 half-open connections usual in calm",
             "danger 80% (file /etc/defender.toml) of the backlog of 4096",
             "rate_floor 1000 (default); what is usual in calm is not known yet",
+            "none: what is usual in calm is not known yet",
             "half of the 1488095 SYN-ACKs a second",
             "set: up",
             "file /etc/defender.toml: 443.danger",

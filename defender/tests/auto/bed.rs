@@ -1,20 +1,24 @@
 //! What the scenes have in common: a server, floods that leave clients made of frames alone, and a look at the ladder.
 
 use std::{
+    fs,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender::dataplane::{
-    clock,
-    maps::{Maps, possible_cpus},
-    pins::PinRoot,
+use defender::{
+    control::{baseline::Baselines, state::escape},
+    dataplane::{
+        clock,
+        maps::{Maps, possible_cpus},
+        pins::PinRoot,
+    },
 };
 use defender_common::{
     abi::{self, SERVICE_IN_USE},
@@ -22,19 +26,19 @@ use defender_common::{
     load::{self, Posture},
 };
 use defender_testbed::{
-    controller::Controller,
+    controller::{Controller, fresh_pin_root, state_directory},
     crowd::Crowd,
     flood::{Flood, Kind, Range},
     programs::Program,
     server::{self, Server},
-    topology::{Options, Topology},
+    topology::{Options, SERVER_INTERFACE, Topology},
 };
 
 use serde_json::Value;
 
 use crate::{
     ground::{kernel_counters, sockets},
-    support::{PATIENCE, start},
+    support::{PATIENCE, PROGRAM, start},
 };
 
 /// The service's port.
@@ -64,6 +68,27 @@ pub(crate) fn serve(bed: &Topology, address: SocketAddr, backlog: u32) -> Result
 pub(crate) fn start_auto<'a>(bed: &'a Topology, ports: &[u16]) -> Result<Controller<'a>> {
     let defender = start(bed, &["--mode", "auto"])?;
     ports.iter().try_for_each(|port| defender.wait_for_listener(*port))?;
+    Ok(defender)
+}
+
+/// A defender in mode `auto` that has been at this address for some minutes of calm, with so many connections half open and
+/// so many SYNs a second.
+pub(crate) fn start_knowing<'a>(
+    bed: &'a Topology,
+    address: SocketAddr,
+    half_open: u32,
+    syns: u32,
+) -> Result<Controller<'a>> {
+    let mut usual = Baselines::default();
+    let hour = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() / 3600;
+    (0..100).for_each(|_| usual.observe(&address.to_string(), true, half_open, syns, hour));
+    let pins = fresh_pin_root();
+    let directory = state_directory(&pins).join(escape(&pins.to_string_lossy()));
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("baselines.json"), serde_json::to_string(&usual)?)?;
+    let auto = ["--mode", "auto"];
+    let defender = Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, &auto, pins)?;
+    defender.wait_ready()?;
     Ok(defender)
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender::control::baseline::Baselines;
 use defender_common::ladder::Step;
 use defender_testbed::{
     controller::{Controller, STATE_DIRECTORY, state_directory},
@@ -20,7 +19,7 @@ use serde_json::Value;
 use crate::{
     bed::{
         Ladder, PORT, comes_down, events, flood, serve, serve_defended, set, short_memory, start_auto,
-        summary, topology,
+        start_knowing, summary, topology,
     },
     support::{PROGRAM, clients_connect, eventually, process::Scratch, run},
     traffic::take_over,
@@ -146,17 +145,14 @@ fn what_is_usual_is_kept_and_draws_the_lines() -> Result<()> {
     }
     let defender = &defenders[2];
     // Too little is known yet.
-    assert_eq!(Ladder::of(defender, PORT)?.lines()?.up, 1024);
-    ensure!(defender.stop()?.success());
-    let mut usual = Baselines::default();
-    let hour = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / 3600;
-    for _ in 0..100 {
-        usual.observe(&address.to_string(), true, 400, 500, hour);
-    }
-    fs::write(baselines(defender)?, serde_json::to_string(&usual)?)?;
-    let defender = start_again(&bed, defender)?;
+    let lines = Ladder::of(defender, PORT)?.lines()?;
+    assert_eq!((lines.up, lines.flood), (1024, 0));
+    drop(defenders);
+    let defender = start_knowing(&bed, address, 400, 500)?;
+    defender.wait_for_listener(PORT)?;
     let lines = Ladder::of(&defender, PORT)?.lines()?;
     // Four times and ten times what is usual, which is known to 5 %.
     ensure!((1600..=1680).contains(&lines.up) && (5000..=5250).contains(&lines.rate), "{lines:?}");
+    assert_eq!(lines.flood, 1000);
     Ok(())
 }

@@ -15,7 +15,7 @@ use defender_testbed::{
 use crate::{
     bed::{
         Ladder, NEVER, PORT, Room, events, flood, half_open, serve, serve_defended, service_is, set,
-        start_auto, summary, topology,
+        start_auto, start_knowing, summary, topology,
     },
     support::{Counts, clients_connect, counts_when, eventually},
     traffic::Traffic,
@@ -63,29 +63,29 @@ fn a_surge_that_leads_to_nothing_is_noticed() -> Result<()> {
     Ok(())
 }
 
-/// A flood that is faster than clients ever were is told from them by what it leaves in the queue, long before `danger`.
+/// Where it is known how many SYNs are usual, what is far faster is told from clients by what it leaves in the queue, long
+/// before `danger`.
 #[test]
 fn a_fast_flood_takes_little_of_a_long_queue() -> Result<()> {
     let bed = topology()?;
     let address = bed.server_v4(PORT);
-    let defender = start_auto(&bed, &[])?;
+    let defender = start_knowing(&bed, address, 10, 100)?;
     let _server = serve(&bed, address, 4096)?;
     defender.wait_for_listener(PORT)?;
     let ladder = Ladder::of(&defender, PORT)?;
-    let handle = flood(Kind::LinuxSyn, address, 50_000, 10).start(&bed)?;
-    assert_eq!(ladder.wait_for(Step::Challenge)?.because, Because::SynRate);
-    handle.stop()?;
     let lines = ladder.lines()?;
-    // The rate may be reached in the second after the one in which the flood began.
-    let most = u64::from(lines.up.max(2 * lines.rate)) + u64::from(possible_cpus()?) - 1;
+    let handle = flood(Kind::LinuxSyn, address, 50_000, 10).start(&bed)?;
+    assert_eq!(ladder.wait_for(Step::Challenge)?.because, Because::Flood);
+    handle.stop()?;
     let passed = Counts::of(&defender)?.get("pass.syn_calm");
+    // Those of the second before may be as many as are too few.
+    let most = u64::from(lines.up.max(lines.flood) + lines.flood - 1) + u64::from(possible_cpus()?) - 1;
     assert!(passed >= lines.up.into() && passed <= most && most < lines.danger.into(), "{passed}, {lines:?}");
     eventually("it is told of", || Ok(!events(&defender)?.is_empty()))?;
     let events = events(&defender)?;
-    assert_eq!(summary(&events), ["began challenge syn_rate syn_flood"]);
+    assert_eq!(summary(&events), ["began challenge flood syn_flood"]);
     // Of a service that is new as well.
-    let rate = events[0]["evidence"]["syn_rate"].as_u64();
-    assert!(rate.is_some_and(|rate| rate > lines.rate.into()), "{:?}", events[0]);
+    assert!(events[0]["evidence"]["syn_rate"].as_u64() > Some(0), "{:?}", events[0]);
     Ok(())
 }
 

@@ -396,8 +396,6 @@ impl Session {
         let Some(_write) = self.write_lock()? else { return Ok(Attached::No) };
         self.read_settings()?;
         self.write_services()?;
-        // For those that are new: what is counted from now on tells how fast a flood of their first second is.
-        self.look_at_services()?;
         Ok(Attached::Yes)
     }
 

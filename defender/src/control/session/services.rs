@@ -29,12 +29,16 @@ impl Session {
         let endpoints = services::endpoints(&sockets::listeners()?, &self.settings.ports);
         let next = self.table.next(&endpoints, Instant::now());
         let mut findings = Findings::default();
+        let mut begun = Vec::new();
         for (id, service) in &next.services {
             let is_new = !self.table.services.contains_key(id);
             let basis = self.basis(service);
             let unprotectable = self.write_service(*id, service, &basis, is_new)?;
             findings.unprotectable.extend(unprotectable.map(|reason| (*id, reason.to_string())));
             findings.basis.insert(*id, basis);
+            if is_new {
+                begun.push(*id);
+            }
         }
         let routes = next.routes();
         self.write_routes(&routes)?;
@@ -48,6 +52,8 @@ impl Session {
         self.lingering.retain(|id, _| next.services.contains_key(id));
         self.settling.retain(|id, _| next.services.contains_key(id));
         self.table = next;
+        // What is counted from now on tells how fast a flood of their first second is.
+        begun.into_iter().try_for_each(|id| self.look_at(id))?;
         findings.attacks = self.attacks.under_way();
         findings.warnings = self.warnings();
         self.publish(findings)

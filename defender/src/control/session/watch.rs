@@ -69,13 +69,19 @@ impl Session {
         let attacked = self.attacks.under_way();
         let ids: BTreeSet<u32> = self.table.services.keys().chain(attacked.keys()).copied().collect();
         for id in ids {
-            let (view, now) = self.view(id)?;
-            self.take_in(id, &view, now);
+            self.look_at(id)?;
         }
         if self.baselines_kept.elapsed() >= KEEP {
             self.keep_baselines();
         }
         self.publish_attacks()
+    }
+
+    /// Looks at one service.
+    pub(super) fn look_at(&mut self, id: u32) -> Result<()> {
+        let (view, now) = self.view(id)?;
+        self.take_in(id, &view, now);
+        Ok(())
     }
 
     /// Keeps what is usual for the next controller.
