@@ -1,7 +1,7 @@
 //! The controller of the defender as a child process inside a namespace.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{self, Child, ExitStatus, Stdio},
     sync::{
@@ -85,6 +85,17 @@ impl<'a> Controller<'a> {
     /// Where it pins.
     pub fn pin_root(&self) -> &Path {
         &self.pins
+    }
+
+    /// Where it keeps this file for the next one.
+    ///
+    /// # Errors
+    /// It has kept nothing yet.
+    pub fn kept(&self, file: &str) -> Result<PathBuf> {
+        let kept = state_directory(&self.pins);
+        let entry = || fs::read_dir(&kept)?.next().ok_or(io::ErrorKind::NotFound)?;
+        let directory = entry().with_context(|| format!("nothing is kept in {}", kept.display()))?;
+        Ok(directory.path().join(file))
     }
 
     /// Its process id.

@@ -1,7 +1,7 @@
 //! What a defender in mode `auto` knows that has stood there for a while: what is usual in calm.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,14 +9,18 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use defender_testbed::{
     client::Load,
-    controller::{Controller, state_directory},
+    controller::Controller,
     server::{self, Server},
     topology::{SERVER_INTERFACE, Topology},
 };
 
+use serde_json::Value;
+
 use super::{Plan, measure::PORT};
 
 const ARGUMENTS: [&str; 2] = ["--mode", "auto"];
+/// More clients than this get through in calm: else it is none.
+const MOST: f64 = 0.99;
 
 /// The file that a defender has left, and where it pinned: there it looks for that.
 pub(super) struct Learnt {
@@ -32,18 +36,19 @@ impl Learnt {
         let server = Server::with(&bed.server, bed.server_v4(PORT), server::Options::default())?;
         let controller = Controller::start(&bed.server, program, SERVER_INTERFACE, &ARGUMENTS)?;
         controller.wait_for_listener(PORT)?;
-        Load::new(bed, server.address()).with(bed, plan.clients, duration).run(&bed.client)?;
+        let clients = Load::new(bed, server.address()).with(bed, plan.clients, duration).run(&bed.client)?;
+        ensure!(clients.success() > MOST, "only {:.1} % of clients got through", clients.success() * 100.0);
+        let lines = controller.ask(&["explain", &PORT.to_string(), "--json"])?;
+        let lines: Value = serde_json::from_str(&lines).context("`explain` prints no JSON")?;
+        let usual = &lines["services"][0]["basis"]["syn_rate_p99"];
+        ensure!(
+            usual.is_u64(),
+            "{duration:?} of calm taught the defender nothing: {usual} SYNs a second are usual"
+        );
         ensure!(controller.stop()?.success(), "the defender does not end");
-        let pins = controller.pin_root().to_owned();
-        let kept = state_directory(&pins);
-        let read = || -> io::Result<_> {
-            let directory = fs::read_dir(&kept)?.next().ok_or(io::ErrorKind::NotFound)??.path();
-            let path = directory.join("baselines.json");
-            Ok((fs::read(&path)?, path))
-        };
-        let (file, path) =
-            read().with_context(|| format!("the defender left nothing in {}", kept.display()))?;
-        Ok(Self { pins, path, file })
+        let path = controller.kept("baselines.json")?;
+        let file = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self { pins: controller.pin_root().to_owned(), path, file })
     }
 
     /// Starts a defender that knows this.
@@ -53,7 +58,7 @@ impl Learnt {
         fs::write(&self.path, &self.file)?;
         let pins = self.pins.clone();
         let controller = Controller::start_at(&bed.server, program, SERVER_INTERFACE, &ARGUMENTS, pins)?;
-        controller.wait_ready()?;
+        controller.wait_ready().context("the defender does not start")?;
         Ok(controller)
     }
 }

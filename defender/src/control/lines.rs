@@ -67,7 +67,7 @@ pub struct Line {
 /// All lines of a service, as [`abi::Lines`] has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drawing {
-    /// Connections half open for more than a second.
+    /// Connections half open for more than a second; in a surge, half open at all.
     pub up: Line,
     /// Connections half open.
     pub danger: Line,
@@ -106,6 +106,7 @@ impl Drawing {
             rate: rate(
                 number(Threshold::RateFloor),
                 basis.syn_rate_p99.unwrap_or(0).saturating_mul(number(Threshold::RateFactor)),
+                By::Usual(Threshold::RateFactor),
             ),
             strays: Line { number: number(Threshold::Strays), by: By::Value(Threshold::Strays) },
             replies: replies(value(Threshold::ReplyLimit), basis.link_replies),
@@ -186,9 +187,9 @@ fn down(percent: u32, backlog: u32, up: u32) -> Line {
     }
 }
 
-fn rate(floor: u32, usual: u32) -> Line {
+fn rate(floor: u32, usual: u32, by: By) -> Line {
     if usual > floor {
-        Line { number: usual, by: By::Usual(Threshold::RateFactor) }
+        Line { number: usual, by }
     } else {
         Line { number: floor, by: By::Value(Threshold::RateFloor) }
     }
@@ -199,8 +200,7 @@ fn rate(floor: u32, usual: u32) -> Line {
 fn flood(floor: u32, usual: Option<u32>) -> Line {
     match usual {
         None => Line { number: 0, by: By::Unknown },
-        Some(usual) if usual > floor => Line { number: usual, by: By::UsualRate },
-        Some(_) => Line { number: floor, by: By::Value(Threshold::RateFloor) },
+        Some(usual) => rate(floor, usual, By::UsualRate),
     }
 }
 

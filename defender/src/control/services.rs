@@ -216,6 +216,15 @@ impl Table {
             .collect()
     }
 
+    /// Ids that something is still told of, although nothing listens there: their time begins anew.
+    pub fn let_rest(&mut self, ids: impl IntoIterator<Item = u32>, now: Instant) {
+        for id in ids {
+            if let Some((_, since)) = self.resting.get_mut(&id) {
+                *since = now;
+            }
+        }
+    }
+
     fn insert(&mut self, id: u32, endpoint: Endpoint, listening: &Listening) {
         self.services.insert(id, Service { endpoint, listening: listening.clone() });
     }
@@ -402,6 +411,10 @@ mod tests {
         assert_eq!(back.services, first.services);
         let late = ended.next(&mail, start + Duration::from_secs(1) + ID_REST);
         assert_eq!(late.services.keys().copied().collect::<Vec<_>>(), [1]);
+        let mut attacked = ended;
+        attacked.let_rest([1, 7], start + Duration::from_secs(100));
+        let late = attacked.next(&mail, start + Duration::from_secs(1) + ID_REST);
+        assert_eq!(late.services.keys().copied().collect::<Vec<_>>(), [2]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Threshold {
                 Unit::Percent,
                 Some(25),
                 [1, 100],
-                "SYNs are challenged when connections half open for more than a second fill this share of the backlog",
+                "SYNs are challenged when connections half open for more than a second, in a surge all of them, fill this share of the backlog",
             ),
             Self::Danger => (
                 "danger",

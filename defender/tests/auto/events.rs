@@ -105,13 +105,6 @@ fn an_attack_is_told_once_whoever_is_in_control() -> Result<()> {
     Ok(())
 }
 
-/// The file in which a defender keeps what is usual.
-fn baselines(defender: &Controller<'_>) -> Result<PathBuf> {
-    let directory =
-        fs::read_dir(state_directory(defender.pin_root()))?.next().context("nothing is kept")??;
-    Ok(directory.path().join("baselines.json"))
-}
-
 /// How many seconds of calm a file tells of.
 fn seconds_of_calm(file: &Value) -> u64 {
     match file {
@@ -137,7 +130,7 @@ fn what_is_usual_is_kept_and_draws_the_lines() -> Result<()> {
         Crowd::new(&bed, address).of(&bed, 90, 10).run(&bed)?;
         let defender = &defenders[round];
         ensure!(defender.stop()?.success());
-        let file: Value = serde_json::from_str(&fs::read_to_string(baselines(defender)?)?)?;
+        let file: Value = serde_json::from_str(&fs::read_to_string(defender.kept("baselines.json")?)?)?;
         ensure!(seconds_of_calm(&file) > kept, "nothing more was learnt: {file}");
         kept = seconds_of_calm(&file);
         let again = start_again(&bed, defender)?;

@@ -27,7 +27,9 @@ impl Session {
     /// ended one's port leads nowhere before it is.
     pub(super) fn write_services(&mut self) -> Result<()> {
         let endpoints = services::endpoints(&sockets::listeners()?, &self.settings.ports);
-        let next = self.table.next(&endpoints, Instant::now());
+        let now = Instant::now();
+        self.table.let_rest(self.attacks.under_way().into_keys(), now);
+        let next = self.table.next(&endpoints, now);
         let mut findings = Findings::default();
         let mut begun = Vec::new();
         for (id, service) in &next.services {
@@ -52,11 +54,11 @@ impl Session {
         self.lingering.retain(|id, _| next.services.contains_key(id));
         self.settling.retain(|id, _| next.services.contains_key(id));
         self.table = next;
-        // What is counted from now on tells how fast a flood of their first second is.
-        begun.into_iter().try_for_each(|id| self.look_at(id))?;
         findings.attacks = self.attacks.under_way();
         findings.warnings = self.warnings();
-        self.publish(findings)
+        self.publish(findings)?;
+        // What is counted from now on tells how fast a flood of their first second is.
+        begun.into_iter().try_for_each(|id| self.look_at(id))
     }
 
     fn write_service(
