@@ -180,16 +180,11 @@ impl Measures {
         rate != 0 && syns >= rate && self.earlier >= rate / 2 && self.earlier_half_open > self.earlier / 2
     }
 
-    /// More SYNs than usual come, most of this second's and the last's are half open, and the queue is filled as far as
-    /// [`Lines::up`]. Those that come as fast are not waited for until they are a second old.
+    /// More SYNs than usual come, and most of this second's and the last's are half open.
     #[inline(always)]
     const fn floods(&self, lines: &Lines) -> bool {
         let fresh = self.held.saturating_sub(self.stale);
-        lines.flood != 0
-            && self.syns >= lines.flood
-            && lines.up != 0
-            && self.held >= lines.up
-            && fresh > self.syns / 2 + self.syns_before / 2
+        lines.flood != 0 && self.syns >= lines.flood && fresh > self.syns / 2 + self.syns_before / 2
     }
 }
 
@@ -211,11 +206,13 @@ pub const fn rise(step: Step, measures: &Measures, lines: &Lines) -> Option<(Ste
 /// Why a calm service is to be challenged.
 #[inline(always)]
 const fn alarm(measures: &Measures, lines: &Lines) -> Option<Because> {
+    let filled = lines.up != 0 && measures.held >= lines.up;
     if lines.danger != 0 && measures.held >= lines.danger {
         Some(Because::Queue)
-    } else if lines.up != 0 && measures.stale >= lines.up {
+    } else if filled && measures.stale >= lines.up {
         Some(Because::HalfOpen)
-    } else if measures.floods(lines) {
+    } else if filled && measures.floods(lines) {
+        // Those that come as fast are not waited for until they are a second old.
         Some(Because::Flood)
     } else if measures.surges(lines.rate, measures.syns) {
         Some(Because::SynRate)
