@@ -47,12 +47,10 @@ impl<'a> Controller<'a> {
         interface: &str,
         arguments: &[&str],
     ) -> Result<Self> {
-        let controller = Self::start_at(namespace, program, interface, arguments, fresh_pin_root())?;
-        controller.wait_ready().context("the defender does not start")?;
-        Ok(controller)
+        Self::start_at(namespace, program, interface, arguments, fresh_pin_root())
     }
 
-    /// Like [`start`](Self::start), with a pin root that may be in use, and without waiting for an answer.
+    /// Like [`start`](Self::start), with a pin root that may be in use.
     pub fn start_at(
         namespace: &'a Namespace,
         program: &Path,
@@ -79,7 +77,9 @@ impl<'a> Controller<'a> {
                 let _ = fs::remove_dir_all(state_directory(&pins));
             })
         };
-        Ok(Self { namespace, program, pins, child, _end: end })
+        let controller = Self { namespace, program, pins, child, _end: end };
+        controller.wait_ready().context("the defender does not start")?;
+        Ok(controller)
     }
 
     /// Where it pins.
@@ -126,7 +126,7 @@ impl<'a> Controller<'a> {
     }
 
     /// Waits until it answers.
-    pub fn wait_ready(&self) -> Result<()> {
+    fn wait_ready(&self) -> Result<()> {
         let ready = wait(|| {
             if let Some(status) = lock(&self.child).try_wait()? {
                 bail!("it ended: {status}");

@@ -87,9 +87,7 @@ pub(crate) fn start_knowing<'a>(
     fs::create_dir_all(&directory)?;
     fs::write(directory.join("baselines.json"), serde_json::to_string(&usual)?)?;
     let auto = ["--mode", "auto"];
-    let defender = Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, &auto, pins)?;
-    defender.wait_ready()?;
-    Ok(defender)
+    Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, &auto, pins)
 }
 
 /// A server that greets, defended in mode `auto`, and where it stands.

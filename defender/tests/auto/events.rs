@@ -63,7 +63,6 @@ fn start_again<'a>(bed: &'a Topology, first: &Controller<'_>) -> Result<Controll
     let pins = first.pin_root().to_owned();
     let again =
         Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, &["--mode", "auto"], pins)?;
-    again.wait_ready()?;
     again.wait_for_listener(PORT)?;
     Ok(again)
 }

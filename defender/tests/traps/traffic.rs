@@ -102,7 +102,6 @@ pub(crate) fn take_over_with<'a>(
 ) -> Result<Controller<'a>> {
     let pins = first.pin_root().to_owned();
     let second = Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, arguments, pins)?;
-    second.wait_ready()?;
     let own = u64::from(second.id());
     eventually("the second controller has taken over", || {
         Ok(crate::support::status(&second)?["controller"].as_u64() == Some(own))

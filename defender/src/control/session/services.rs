@@ -28,7 +28,7 @@ impl Session {
     pub(super) fn write_services(&mut self) -> Result<()> {
         let endpoints = services::endpoints(&sockets::listeners()?, &self.settings.ports);
         let now = Instant::now();
-        self.table.let_rest(self.attacks.under_way().into_keys(), now);
+        self.table.let_rest(|id| self.attacks.on(id).is_some(), now);
         let next = self.table.next(&endpoints, now);
         let mut findings = Findings::default();
         let mut begun = Vec::new();
