@@ -1,20 +1,35 @@
 //! The Internet checksum (RFC 1071), and what an XDP program may conclude from one.
 //!
-//! Sums are over words in memory order: the ones' complement sum does not care which, as long as it is one.
+//! Sums are over words in memory order. The ones' complement sum works in either byte order, as long as all
+//! words use the same one.
 
 use crate::wire::PROTOCOL_TCP;
 
 /// Folds a sum of words to 16 bits.
 #[inline(always)]
 pub const fn fold(sum: u64) -> u16 {
-    // Both halves are added in both halves; into the upper one goes the carry of the lower one.
+    // Adds both halves in each half. The lower half's carry goes into the upper one.
     let sum = sum.wrapping_add(sum.rotate_left(32)) >> 32;
     let sum = (sum << 16) + sum + (sum >> 16);
     (sum >> 16) as u16
 }
 
-/// The sum of TCP's pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1). `addresses` is the sum of their words
-/// ([`Flow::addresses_sum`](crate::wire::address::Flow::addresses_sum)), `len` that of header and data.
+/// Whether words with this sum, including their checksum, are intact: the sum folds to 0xffff. The sum must
+/// not be 0.
+///
+/// The condition is that the sum is a multiple of 0xffff. Multiplying by the inverse of 0xffff modulo 2⁶⁴
+/// turns a multiple into its quotient, and any other number into more than every quotient (Warren,
+/// "Hacker's Delight", section 10-17). Folding takes four times as long.
+#[inline(always)]
+pub const fn is_intact(sum: u64) -> bool {
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(INVERSE.wrapping_mul(0xffff) == 1) };
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
+}
+
+/// The sum of TCP's pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1). `addresses` is the sum of
+/// the addresses' words ([`Flow::addresses_sum`](crate::wire::address::Flow::addresses_sum)). `len` is the
+/// length of header and data.
 #[inline(always)]
 pub const fn pseudo_header(addresses: u64, len: usize) -> u64 {
     addresses + (PROTOCOL_TCP as u32 + len as u32).to_be() as u64
@@ -22,13 +37,21 @@ pub const fn pseudo_header(addresses: u64, len: usize) -> u64 {
 
 /// Whether a segment's checksum is acceptable.
 ///
-/// `pseudo_header` and `segment` are sums, the latter with the checksum field in it; `field` is that field. An XDP
-/// program cannot know whether the NIC has verified the checksum, so it must match in full; where `partial` frames are
-/// to be expected (veth and kin hand over what a local stack would have left to the NIC) the field may hold the folded
-/// pseudo-header sum alone (`CHECKSUM_PARTIAL`, include/linux/skbuff.h).
+/// `pseudo_header` and `segment` are sums, the latter including the checksum field. `field` is that field.
+/// An XDP program cannot know whether the NIC verified the checksum, so it must match in full. With
+/// `partial`, the field may instead hold only the folded pseudo-header sum (`CHECKSUM_PARTIAL`,
+/// include/linux/skbuff.h): veth and similar devices deliver frames whose checksum a local stack left to
+/// the NIC.
 #[inline(always)]
 pub const fn acceptable(pseudo_header: u64, segment: u64, field: u16, partial: bool) -> bool {
-    fold(pseudo_header + segment) == 0xffff || partial && field == fold(pseudo_header)
+    is_right(pseudo_header, segment) || partial && field == fold(pseudo_header)
+}
+
+/// Whether a segment's checksum matches in full, so that any receiver accepts it. The arguments are those
+/// of [`acceptable`].
+#[inline(always)]
+pub const fn is_right(pseudo_header: u64, segment: u64) -> bool {
+    is_intact(pseudo_header + segment)
 }
 
 #[cfg(test)]
@@ -56,6 +79,12 @@ mod tests {
             let bytes = bytes.concat();
             let (folded, expected) = (fold(words(&bytes)), reference(&bytes));
             prop_assert_eq!(folded % 0xffff, expected % 0xffff);
+        }
+
+        #[test]
+        fn sums_that_fold_to_the_other_zero_are_intact(sum in 1..1_u64 << 48, times in 1..1_u64 << 32, by in 1..0xffff_u64) {
+            prop_assert_eq!(is_intact(sum), fold(sum) == 0xffff);
+            prop_assert!(is_intact(times * 0xffff) && !is_intact(times * 0xffff + by));
         }
 
         #[test]

@@ -1,25 +1,28 @@
-//! SYN cookies: a handshake's terms, held by the client instead of by this host.
+//! SYN cookies: a handshake's negotiated options, stored by the client instead of by this host.
 //!
 //! What the 32 bits of our initial sequence number (ISN) hold, from the highest:
 //!
 //! | client's SYN | epoch | index | hash |
 //! |---|---|---|---|
-//! | with timestamps | 1 | 3: MSS ([`profile::mss_index`]) | 28 |
+//! | with timestamps | 1 | 4: MSS ([`profile::mss_index`], 3), ECN (1) | 27 |
 //! | without | 1 | 4: profile ([`profile::best`]) | 27 |
 //!
-//! With timestamps, the low six bits of our timestamp, which the client echoes, hold the rest: window scale (4; 15:
-//! none), SACK (1), ECN (1). The hash is over all of it (and addresses, ports, the client's ISN, the window scale we
+//! With timestamps, the low five bits of our timestamp, which the client echoes, hold the rest: window scale (4; 15:
+//! none), SACK (1). The hash is over all of it (and addresses, ports, the client's ISN, the window scale we
 //! offered, the count of epochs), so an echo that was changed does not check.
 //!
 //! **Odds.** An attacker who cannot see our SYN-ACKs must guess the ISN. For one acknowledgement the epoch bit and the
-//! index select one key and one set of terms; the packet checks if the remaining hash bits are right: 2⁻²⁸ with
-//! timestamps, 2⁻²⁷ without. Stated for all that would be accepted: with K indices and E = 2 live epochs, K·E of the
-//! 2³² values check, which is 8·2/2³² = 2⁻²⁸ and 16·2/2³² = 2⁻²⁷. The attacker chooses the layout by sending
-//! timestamps or not, so the bound is 2⁻²⁷. Choosing other echoed bits, sequence numbers or ports gives new guesses,
-//! not better ones: each is another input to the hash. The test `forgery_odds_at_reduced_width` counts it.
+//! index select one key and one set of options; the packet checks if the remaining 27 hash bits are right. Stated for all
+//! that would be accepted: with K = 16 indices and E = 2 live epochs, K·E of the 2³² values check, which is 16·2/2³² =
+//! 2⁻²⁷, with timestamps and without. Choosing other echoed bits, sequence numbers or ports gives new guesses, not
+//! better ones: each is another input to the hash. The test `forgery_odds_at_reduced_width` counts it.
+//!
+//! **The first round trip.** The kernel measures it from the timestamp echoed, so a timestamp that lies behind the clock
+//! makes the estimate too high. Every bit of options in it costs up to as many milliseconds as it counts: five bits cost 31
+//! at the most, and the fifth index bit of the ISN that would take another off them would double the odds.
 //!
 //! **Rounds.** The hash is SipHash-1-3. SipHash-2-4 is the conservative choice for a PRF whose outputs an attacker sees in
-//! full, for as long as the key lives; here 27 or 28 bits of each output are seen, a key lives for a minute, and what a
+//! full, for as long as the key lives; here 27 bits of each output are seen, a key lives for a minute, and what a
 //! break would have to yield within it is a prediction for a tuple not seen. No attack on SipHash-1-3 comes near that
 //! (its authors propose it for such uses, and hash tables of Rust's and other standard libraries rest on it). It saves 12 ns of a SYN.
 //!
@@ -28,7 +31,7 @@
 
 use crate::{
     abi::KeySlot,
-    profile,
+    clock, profile,
     siphash::SipHash,
     wire::{
         address::{Address, Flow},
@@ -37,18 +40,19 @@ use crate::{
 };
 
 const EPOCH_SHIFT: u32 = 31;
-/// Hash bits with timestamps.
-const STAMPED_HASH_BITS: u32 = 28;
-/// Hash bits without timestamps.
-const BARE_HASH_BITS: u32 = 27;
-/// The low bits of our timestamp that hold terms.
-const TERM_BITS: u32 = 0x3f;
+/// Hash bits of the ISN.
+const HASH_BITS: u32 = 27;
+/// The bits of an index.
+const INDEX: u32 = 0xf;
+/// In the index with timestamps: ECN.
+const ECN_BIT: u8 = 1 << 3;
+/// The low bits of our timestamp that hold options.
+const TERM_BITS: u32 = 0x1f;
 const SACK_BIT: u32 = 1 << 4;
-const ECN_BIT: u32 = 1 << 5;
 
 /// What both sides agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct NegotiatedOptions {
     /// The client's MSS, at least what the kernel takes.
     pub mss: u16,
     /// The client's window scale, or [`NO_WINDOW_SCALE`]: then neither side scales.
@@ -63,7 +67,7 @@ pub struct Terms {
     pub ecn: bool,
 }
 
-/// This host's part in the terms.
+/// This host's part in the negotiation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
     /// The interface's MSS.
@@ -77,10 +81,10 @@ pub struct Host {
 pub struct Cookie {
     /// Our initial sequence number.
     pub isn: u32,
-    /// What goes into our timestamp's low six bits.
+    /// What goes into our timestamp's low five bits.
     pub timestamp_bits: u32,
-    /// The terms, rounded to what the cookie can hold.
-    pub terms: Terms,
+    /// The negotiated options, rounded to what the cookie can hold.
+    pub negotiated: NegotiatedOptions,
 }
 
 /// The key slot that a cookie names, by the acknowledgement number that echoes it.
@@ -93,7 +97,9 @@ pub const fn slot_of(acknowledgement: u32) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// What would be agreed on.
-    pub terms: Terms,
+    pub negotiated: NegotiatedOptions,
+    /// This host's MSS.
+    pub host_mss: u16,
     index: u8,
     timestamp_bits: u32,
 }
@@ -103,30 +109,24 @@ impl Proposal {
     #[inline(always)]
     pub fn new<A: Address>(offer: &Offer, index: u8, ecn: bool, host: Host) -> Self {
         if offer.timestamps {
-            let index = index & 7;
-            let timestamp_bits = offer.window_scale as u32
-                | if offer.sack { SACK_BIT } else { 0 }
-                | if ecn { ECN_BIT } else { 0 };
-            return Self { terms: stamped_terms::<A>(index, timestamp_bits, host), index, timestamp_bits };
+            let index = index & profile::MSS_INDEX | if ecn { ECN_BIT } else { 0 };
+            let timestamp_bits = offer.window_scale as u32 | if offer.sack { SACK_BIT } else { 0 };
+            let negotiated = stamped_terms::<A>(index, timestamp_bits, host);
+            return Self { negotiated, host_mss: host.mss, index, timestamp_bits };
         }
-        let index = index & 15;
-        Self { terms: bare_terms::<A>(index, host), index, timestamp_bits: 0 }
+        let index = index & INDEX as u8;
+        Self { negotiated: bare_terms::<A>(index, host), host_mss: host.mss, index, timestamp_bits: 0 }
     }
 
     /// The cookie for it.
     #[inline(always)]
     pub fn cookie<A: Address>(self, flow: &Flow<A>, client_isn: u32, slot: u32, key: &KeySlot) -> Cookie {
-        let Self { terms, index, timestamp_bits } = self;
-        let input = Input { flow, client_isn, key, our_window_scale: terms.our_window_scale };
-        let hash = input.hash(index, terms.timestamps, timestamp_bits);
-        let bits = hash_bits(terms.timestamps);
-        Cookie { isn: slot << EPOCH_SHIFT | (index as u32) << bits | hash & low(bits), timestamp_bits, terms }
+        let Self { negotiated, index, timestamp_bits, .. } = self;
+        let input = Input { flow, client_isn, key, our_window_scale: negotiated.our_window_scale };
+        let hash = input.hash(index, negotiated.timestamps, timestamp_bits);
+        let isn = slot << EPOCH_SHIFT | (index as u32) << HASH_BITS | hash & low(HASH_BITS);
+        Cookie { isn, timestamp_bits, negotiated }
     }
-}
-
-#[inline(always)]
-const fn hash_bits(timestamps: bool) -> u32 {
-    if timestamps { STAMPED_HASH_BITS } else { BARE_HASH_BITS }
 }
 
 /// Checks the cookie that a segment acknowledges, with the key of the slot it names ([`slot_of`]).
@@ -141,18 +141,19 @@ pub fn check<A: Address>(
     echo: Option<u32>,
     host: Host,
     key: &KeySlot,
-) -> Option<Terms> {
+) -> Option<NegotiatedOptions> {
     if key.filled == 0 {
         return None;
     }
     let isn = acknowledgement.wrapping_sub(1);
     let input =
         Input { flow, client_isn: sequence.wrapping_sub(1), key, our_window_scale: host.window_scale };
-    let (index, bits) = match echo {
-        Some(echo) => ((isn >> STAMPED_HASH_BITS & 7) as u8, echo & TERM_BITS),
-        None => ((isn >> BARE_HASH_BITS & 15) as u8, 0),
+    let index = (isn >> HASH_BITS & INDEX) as u8;
+    let bits = match echo {
+        Some(echo) => echo & TERM_BITS,
+        None => 0,
     };
-    if (input.hash(index, echo.is_some(), bits) ^ isn) & low(hash_bits(echo.is_some())) != 0 {
+    if (input.hash(index, echo.is_some(), bits) ^ isn) & low(HASH_BITS) != 0 {
         return None;
     }
     Some(if echo.is_some() { stamped_terms::<A>(index, bits, host) } else { bare_terms::<A>(index, host) })
@@ -167,8 +168,26 @@ pub const fn timestamp(clock: u32, offset: u32, bits: u32) -> u32 {
     now.wrapping_sub(now.wrapping_sub(bits) & TERM_BITS)
 }
 
+/// Our timestamp as the kernel is to go on with it from a hand-off, by the exact `clock`: it is the base of the kernel's
+/// first sample of the round trip, so it is rounded up and that sample is never below the truth.
+#[inline(always)]
+pub const fn present_timestamp(clock: u32, offset: u32) -> u32 {
+    clock.wrapping_add(offset).wrapping_add(1)
+}
+
+/// How long after a SYN-ACK segments of its handshake may come whose proof was lost, in milliseconds: a client sends what is
+/// behind that again within two round trips (a tail loss probe, RFC 8985, section 7), and then the proof itself.
+const HANDSHAKE_MS: u32 = 1_000;
+
+/// Whether the timestamp that a segment echoes was sent so short a time ago that its handshake may be under way. `clock` and
+/// `offset` are those of [`timestamp`].
+#[inline(always)]
+pub const fn may_be_under_way(echo: u32, clock: u32, offset: u32) -> bool {
+    clock::age(echo.wrapping_sub(offset), clock) < HANDSHAKE_MS
+}
+
 /// The timestamp offset of a connection, in the lower half, and its IPv6 flow label, in the upper: what hides this host's
-/// uptime. `hash` is [`Flow::mix`]; neither it nor `secret` ever changes, so time does not jump for a client that connects
+/// uptime. `hash` is [`Flow::hash`]; neither it nor `secret` ever changes, so time does not jump for a client that connects
 /// again.
 #[inline(always)]
 pub fn timestamp_offset<A: Address>(flow: &Flow<A>, hash: u64, secret: [u64; 2]) -> u64 {
@@ -189,21 +208,21 @@ const fn low(bits: u32) -> u32 {
 }
 
 #[inline(always)]
-fn stamped_terms<A: Address>(index: u8, bits: u32, host: Host) -> Terms {
-    Terms {
+fn stamped_terms<A: Address>(index: u8, bits: u32, host: Host) -> NegotiatedOptions {
+    NegotiatedOptions {
         mss: at_least(profile::mss(A::FAMILY, index, host.mss), A::MIN_MSS),
         window_scale: (bits & 15) as u8,
         our_window_scale: host.window_scale,
         sack: bits & SACK_BIT != 0,
         timestamps: true,
-        ecn: bits & ECN_BIT != 0,
+        ecn: index & ECN_BIT != 0,
     }
 }
 
 #[inline(always)]
-fn bare_terms<A: Address>(index: u8, host: Host) -> Terms {
+fn bare_terms<A: Address>(index: u8, host: Host) -> NegotiatedOptions {
     let profile = profile::get(A::FAMILY, index, host.mss, host.window_scale);
-    Terms {
+    NegotiatedOptions {
         mss: at_least(profile.mss, A::MIN_MSS),
         window_scale: profile.window_scale,
         our_window_scale: host.window_scale,
@@ -218,7 +237,7 @@ const fn at_least(value: u16, least: u16) -> u16 {
     if value < least { least } else { value }
 }
 
-impl Terms {
+impl NegotiatedOptions {
     /// Whether windows are scaled.
     #[inline(always)]
     pub fn scales(&self) -> bool {
@@ -240,11 +259,11 @@ impl<A: Address> Input<'_, A> {
         let mut hash = SipHash::<1, 3>::new(self.key.begun);
         A::absorb(self.flow.source, self.flow.destination, |word| hash.word(word));
         hash.word(self.flow.ports() as u64 | (self.client_isn as u64) << 32);
-        let terms = index as u64
+        let negotiated = index as u64
             | (timestamps as u64) << 4
             | (bits as u64) << 8
             | (self.our_window_scale as u64) << 16;
-        hash.finish(self.key.epoch as u64 | terms << 32) as u32
+        hash.finish(self.key.epoch as u64 | negotiated << 32) as u32
     }
 }
 
@@ -293,8 +312,9 @@ mod tests {
 
     /// Any value of an ISN whose index bits, hash and timestamp flag are cut to `bits` hash bits: what [`check`] does, at
     /// a width that can be searched through.
-    fn accepted_of_reduced(hash_bits: u32, index_bits: u32, timestamps: bool, bits: u32) -> u64 {
+    fn accepted_of_reduced(hash_bits: u32, timestamps: bool, bits: u32) -> u64 {
         let keys = [key(1, 6), key(2, 7)];
+        let index_bits = INDEX.count_ones();
         let width = 1 + index_bits + hash_bits;
         (0..1u32 << width)
             .filter(|isn| {
@@ -308,16 +328,12 @@ mod tests {
 
     #[test]
     fn forgery_odds_at_reduced_width() {
-        // 12 hash bits instead of 28 and 27: for each epoch and index exactly one hash value checks, whatever bits the
-        // attacker echoes: K·E of all values, so the share is 2^-(hash bits).
-        for bits in [0, 0x15, 0x3f] {
-            assert_eq!(accepted_of_reduced(12, 3, true, bits), 8 * 2);
+        // 12 hash bits instead of 27: for each epoch and index exactly one hash value checks, whatever bits the attacker
+        // echoes: K·E of all values, so the share is 2^-(hash bits).
+        for (timestamps, bits) in [(true, 0), (true, 0x15), (true, 0x1f), (false, 0)] {
+            assert_eq!(accepted_of_reduced(12, timestamps, bits), 16 * 2);
         }
-        assert_eq!(accepted_of_reduced(12, 4, false, 0), 16 * 2);
-        // The attacker's best layout is the one with fewer hash bits.
-        assert_eq!(STAMPED_HASH_BITS.min(BARE_HASH_BITS), 27);
-        assert_eq!(1 + 3 + STAMPED_HASH_BITS, 32);
-        assert_eq!(1 + 4 + BARE_HASH_BITS, 32);
+        assert_eq!((HASH_BITS, 1 + INDEX.count_ones() + HASH_BITS), (27, 32));
     }
 
     #[test]
@@ -333,12 +349,12 @@ mod tests {
     }
 
     #[test]
-    fn the_timestamp_is_at_most_63_ms_behind_and_never_ahead() {
+    fn the_timestamp_is_at_most_31_ms_behind_and_never_ahead() {
         for clock in (0..70_000).chain(u32::MAX - 70_000..=u32::MAX) {
             let bits = clock.wrapping_mul(7) & TERM_BITS;
             let value = timestamp(clock, 0xfff0, bits);
             let behind = clock.wrapping_add(0xfff0).wrapping_sub(value);
-            assert!(behind <= 63, "{clock}: {behind}");
+            assert!(behind <= 31, "{clock}: {behind}");
             assert_eq!(value & TERM_BITS, bits);
         }
     }
@@ -354,13 +370,13 @@ mod tests {
             let cookie = made(&flow, isn, &offer, ecn, host, slot, &key);
             prop_assert_eq!(slot_of(cookie.isn.wrapping_add(1)), slot);
             let echo = offer.timestamps.then(|| timestamp(clock, 77, cookie.timestamp_bits));
-            let terms = check(&flow, isn.wrapping_add(1), cookie.isn.wrapping_add(1), echo, host, &key);
-            prop_assert_eq!(terms, Some(cookie.terms));
-            prop_assert_eq!(cookie.terms.timestamps, offer.timestamps);
-            prop_assert_eq!(cookie.terms.ecn, ecn);
+            let negotiated = check(&flow, isn.wrapping_add(1), cookie.isn.wrapping_add(1), echo, host, &key);
+            prop_assert_eq!(negotiated, Some(cookie.negotiated));
+            prop_assert_eq!(cookie.negotiated.timestamps, offer.timestamps);
+            prop_assert_eq!(cookie.negotiated.ecn, ecn);
             if offer.timestamps {
-                prop_assert_eq!(cookie.terms.window_scale, offer.window_scale);
-                prop_assert_eq!(cookie.terms.sack, offer.sack);
+                prop_assert_eq!(cookie.negotiated.window_scale, offer.window_scale);
+                prop_assert_eq!(cookie.negotiated.sack, offer.sack);
             }
         }
 
@@ -383,7 +399,7 @@ mod tests {
             match echo {
                 Some(echo) => {
                     prop_assert_eq!(check(&flow, sequence, ack, Some(echo ^ 1), HOST, &key), None);
-                    prop_assert_eq!(check(&flow, sequence, ack, Some(echo ^ 0x20), HOST, &key), None);
+                    prop_assert_eq!(check(&flow, sequence, ack, Some(echo ^ 0x10), HOST, &key), None);
                     prop_assert_eq!(check(&flow, sequence, ack, None, HOST, &key), None);
                 }
                 None => prop_assert_eq!(check(&flow, sequence, ack, Some(0), HOST, &key), None),

@@ -1,17 +1,20 @@
-//! What becomes of a TCP segment to a service of this host.
+//! The verdict on a TCP segment to a service of this host.
 //!
-//! The decision is a pure function of the segment's class and of what the surroundings answer when asked, the service's
-//! policy among it. They are asked as late as possible, the cheapest question first, and nothing that may belong to a connection
-//! is dropped, and no SYN challenged, before the kernel's socket table was asked.
+//! The decision is a pure function of the segment's class and of what [`Lookups`] answers, the service's policy among it. It asks
+//! as late as possible, the cheapest question first. It drops nothing that may belong to a connection, and challenges no SYN, before
+//! it has asked the kernel's socket table.
 
 use crate::{
     abi::{
         CONFIG_SUSPENDED, Config, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_ALLOW,
         PREFIX_DENY, SERVICE_ACCEPTS_COOKIES, SERVICE_KERNEL_COOKIES, SERVICE_UNPROTECTABLE, Service,
+        Triggers,
     },
     classify::Class,
-    ladder::Step,
     load,
+    mitigation::{Level, STRANGERS_PART},
+    queue::Accept,
+    shared::{Peek, peek},
     verdict::Reason,
 };
 
@@ -27,23 +30,23 @@ pub enum Socket {
 }
 
 /// What a decision may ask about the segment at hand. Each answer may cost.
-pub trait Surroundings {
+pub trait Lookups {
     /// The service is not even watched, see [`Policy::is_off`].
     fn is_off(&mut self) -> bool;
     /// What becomes of the service's SYNs, see [`Policy::of`].
     fn policy(&mut self) -> Policy;
     /// The destination is an address of this host.
     fn is_to_local(&mut self) -> bool;
-    /// The source is an address that may be answered: unicast and not this host's.
+    /// The source is an address that may be answered: unicast, neither this host's nor a broadcast address of its subnets.
     fn source_is_answerable(&mut self) -> bool;
     /// `PREFIX_*` of the source: whether it is on a list.
     fn listed(&mut self) -> u32;
-    /// The source has completed a handshake not long ago.
-    fn source_is_known(&mut self) -> bool;
-    /// One more SYN-ACK is within the reply limit of the service.
-    fn is_within_limit(&mut self) -> bool;
-    /// The listener's queue has room for what only the kernel can answer.
+    /// The listener's SYN queue has room for what only the kernel can answer.
     fn has_room(&mut self) -> bool;
+    /// How full the listener's accept queue is.
+    fn accept_queue(&mut self) -> Accept;
+    /// The listener's SYN queue has room for a SYN of which there may be many.
+    fn has_room_for_many(&mut self) -> bool;
     /// It is a first fragment.
     fn is_fragment(&mut self) -> bool;
     /// It lies below more VLAN tags than the hand-off can reach.
@@ -52,13 +55,22 @@ pub trait Surroundings {
     fn socket(&mut self) -> Socket;
     /// It carries a TCP-MD5 or TCP-AO signature.
     fn is_signed(&mut self) -> bool;
+    /// What is wrong with the headers before TCP's, see [`crate::wire::Network::flaw`].
+    fn flaw(&mut self) -> Option<Reason>;
     /// Its checksum is acceptable ([`crate::checksum::acceptable`]).
     fn checksum_is_acceptable(&mut self) -> bool;
-    /// One more reply to its source prefix is within the budget; it is charged.
-    fn charge_budget(&mut self) -> bool;
+    /// Why it gets no answer although it is as it should be, see [`beyond_limits`].
+    fn beyond_limits(&mut self) -> Option<Reason>;
+    /// One more out-of-state segment may pass, which is charged ([`crate::budget`]). Segments that a handshake under way may send
+    /// before its proof do not count.
+    fn charge_out_of_state(&mut self) -> bool;
+    /// The mode never challenges, see [`Policy::is_monitored`].
+    fn is_monitored(&mut self) -> bool;
+    /// The presence filter notes the segment's connection as established, and the segment does not change that.
+    fn is_noted_established(&mut self) -> bool;
     /// Cookies are looked for, see [`Policy::accepts_cookies`].
     fn accepts_cookies(&mut self) -> bool;
-    /// It acknowledges a valid cookie.
+    /// It acknowledges a valid cookie, and TCP will not drop it for anything else.
     fn proves_cookie(&mut self) -> bool;
     /// Cookies of the kernel's own are looked for as well, see [`kernel_cookies`].
     fn accepts_kernel_cookies(&mut self) -> bool;
@@ -68,44 +80,44 @@ pub trait Surroundings {
     fn proved_recently(&mut self) -> bool;
 }
 
-/// What a service's mode, step and state and the global settings come to for its SYNs.
+/// What a service's mode, level and state and the global settings come to for its SYNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The lists of prefixes count.
     pub lists: bool,
-    /// On this step, or passed for this reason.
-    pub syn: Result<Step, Reason>,
+    /// On this level, or passed for this reason.
+    pub syn: Result<Level, Reason>,
 }
 
 impl Policy {
-    /// The policy of a service.
+    /// The policy of a service on this level.
     #[inline(always)]
-    pub fn of(service: &Service, load: &Load, config: &Config) -> Self {
-        let challenges = service.mode == MODE_AUTO || service.mode == MODE_ALWAYS;
-        let step = match load::posture(load).step {
-            Step::Pass if service.mode == MODE_ALWAYS => Step::Challenge,
-            step => step,
+    pub fn of(service: &Service, level: Level, config: &Config) -> Self {
+        let challenges = !Self::is_monitored(service);
+        let level = match level {
+            Level::Pass if service.mode == MODE_ALWAYS => Level::Challenge,
+            level => level,
         };
         let syn = if service.flags & SERVICE_UNPROTECTABLE != 0 {
             Err(Reason::SynUnprotectable)
         } else if !challenges {
-            Err(Reason::SynMonitored)
-        } else if matches!(step, Step::Pass) {
-            Err(Reason::SynCalm)
+            Err(Reason::SynMonitorMode)
+        } else if matches!(level, Level::Pass) {
+            Err(Reason::SynNotMitigating)
         } else if config.flags & CONFIG_SUSPENDED != 0 {
             Err(Reason::SynSuspended)
         } else {
-            Ok(step)
+            Ok(level)
         };
         Self { lists: challenges, syn }
     }
 
-    /// Whether SYNs are challenged: [`Self::of`] has a step for them.
+    /// Whether SYNs are challenged: [`Self::of`] has a level for them.
     #[inline(always)]
-    pub fn challenges(service: &Service, load: &Load, config: &Config) -> bool {
+    pub fn challenges(service: &Service, load: &impl Peek<Load>, config: &Config) -> bool {
         // What is most often so first: every packet of a connection comes by here.
         let always = service.mode == MODE_ALWAYS;
-        let auto = service.mode == MODE_AUTO && !matches!(load::posture(load).step, Step::Pass);
+        let auto = service.mode == MODE_AUTO && !matches!(load::mitigation(load).level, Level::Pass);
         (always || auto) && service.flags & SERVICE_UNPROTECTABLE == 0 && config.flags & CONFIG_SUSPENDED == 0
     }
 
@@ -113,28 +125,36 @@ impl Policy {
     #[inline(always)]
     pub fn accepts_cookies(
         service: &Service,
-        load: &Load,
+        load: &impl Peek<Load>,
         config: &Config,
         now: impl FnOnce() -> u32,
     ) -> bool {
         Self::challenges(service, load, config)
             || service.flags & SERVICE_ACCEPTS_COOKIES != 0
-            || service.mode == MODE_AUTO && load.accepts_until != 0 && load::accepts_cookies(load, now())
+            || service.mode == MODE_AUTO
+                && peek!(load.accepts_until) != 0
+                && load::accepts_cookies(load, now())
     }
 
-    /// Whether nobody is challenged and no cookie may be on its way: what goes on with a connection passes whatever it is.
+    /// Whether the service is watched, does not challenge, and no cookie may be on its way: every segment but SYNs passes.
     #[inline(always)]
-    pub fn is_calm(service: &Service, load: &Load, config: &Config) -> bool {
+    pub fn is_normal(service: &Service, load: &impl Peek<Load>, config: &Config) -> bool {
         !Self::is_off(service)
             && !Self::challenges(service, load, config)
             && service.flags & SERVICE_ACCEPTS_COOKIES == 0
-            && load.accepts_until == 0
+            && peek!(load.accepts_until) == 0
     }
 
-    /// Whether the SYN at hand may be the one at which challenges begin, or would in a dry run.
+    /// Whether the SYN at hand may start mitigation, or would in a dry run.
     #[inline(always)]
-    pub fn may_begin(service: &Service, load: &Load) -> bool {
-        service.mode != MODE_ALWAYS && matches!(load::posture(load).step, Step::Pass)
+    pub fn may_begin(service: &Service, load: &impl Peek<Load>) -> bool {
+        service.mode != MODE_ALWAYS && matches!(load::mitigation(load).level, Level::Pass)
+    }
+
+    /// Whether a service that is watched is never challenged. Mode `off` is watched as long as cookies may be on their way.
+    #[inline(always)]
+    pub fn is_monitored(service: &Service) -> bool {
+        service.mode != MODE_AUTO && service.mode != MODE_ALWAYS
     }
 
     /// Whether a service is not even watched.
@@ -143,41 +163,40 @@ impl Policy {
         service.mode == MODE_OFF && service.flags & SERVICE_ACCEPTS_COOKIES == 0
     }
 
-    /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass.
+    /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass on this level.
     #[inline(always)]
-    pub fn would_challenge(service: &Service, load: &Load) -> bool {
+    pub fn would_challenge(service: &Service, level: Level) -> bool {
         let watched = service.mode == MODE_MONITOR && service.flags & SERVICE_UNPROTECTABLE == 0;
-        watched && !matches!(load::posture(load).step, Step::Pass)
+        watched && !matches!(level, Level::Pass)
     }
 }
 
-/// Whether the kernel may have answered SYNs to a service with cookies of its own a moment ago: those are looked for as
-/// well. `now` is in milliseconds.
+/// Whether the kernel may have answered SYNs with cookies of its own a moment ago: those are looked for as well. `now` is in milliseconds.
 #[inline(always)]
-pub fn kernel_cookies(service: &Service, load: &Load, now: u32) -> bool {
+pub fn kernel_cookies(service: &Service, load: &impl Peek<Load>, now: u32) -> bool {
     service.flags & SERVICE_KERNEL_COOKIES != 0
         || service.mode == MODE_AUTO && load::kernel_cookies(load, now)
 }
 
 /// Decides about a segment to a known service.
 #[inline(always)]
-pub fn decide(class: Class, around: &mut impl Surroundings) -> Reason {
-    if around.is_off() {
+pub fn decide(class: Class, lookups: &mut impl Lookups) -> Reason {
+    if lookups.is_off() {
         return Reason::ServiceOff;
     }
-    if !around.is_to_local() {
+    if !lookups.is_to_local() {
         return Reason::NotLocal;
     }
     match class {
-        Class::Syn => syn(around),
-        _ => other(class, around),
+        Class::Syn => syn(lookups),
+        _ => other(class, lookups),
     }
 }
 
 #[inline(always)]
-fn syn(around: &mut impl Surroundings) -> Reason {
-    let policy = around.policy();
-    let listed = if policy.lists { around.listed() } else { 0 };
+fn syn(lookups: &mut impl Lookups) -> Reason {
+    let policy = lookups.policy();
+    let listed = if policy.lists { lookups.listed() } else { 0 };
     if listed & PREFIX_ALLOW != 0 {
         return Reason::SynAllowed;
     }
@@ -187,7 +206,7 @@ fn syn(around: &mut impl Surroundings) -> Reason {
     {
         return reason;
     }
-    match around.socket() {
+    match lookups.socket() {
         Socket::Nothing => return Reason::SynNoListener,
         Socket::Connection => return Reason::SynKnown,
         Socket::Listener => {}
@@ -195,65 +214,83 @@ fn syn(around: &mut impl Surroundings) -> Reason {
     if denied {
         return Reason::SynDenied;
     }
-    if around.is_nested() {
+    if lookups.is_nested() {
         return Reason::SynNestedVlan;
     }
-    if !around.source_is_answerable() {
+    if !lookups.source_is_answerable() {
         return Reason::SynOddSource;
     }
-    if let Some(reason) = beyond_limit(policy, around) {
-        return reason;
+    let accept = lookups.accept_queue();
+    if accept == Accept::Full {
+        return Reason::SynAcceptQueueFull;
     }
-    if around.is_signed() {
-        return if around.has_room() { Reason::SynSigned } else { Reason::SynNoRoom };
+    if lookups.is_signed() {
+        return if lookups.has_room() { Reason::SynSigned } else { Reason::SynNoRoom };
     }
-    if around.is_fragment() {
+    if accept == Accept::Short && lookups.has_room_for_many() {
+        return Reason::SynAcceptQueueShort;
+    }
+    if lookups.is_fragment() {
         return Reason::SynFragment;
     }
-    if !around.checksum_is_acceptable() {
+    if let Some(flaw) = lookups.flaw() {
+        return flaw;
+    }
+    if !lookups.checksum_is_acceptable() {
         return Reason::SynBadChecksum;
     }
-    if !around.charge_budget() {
-        return Reason::SynOverBudget;
-    }
-    Reason::SynChallenged
+    lookups.beyond_limits().unwrap_or(Reason::SynChallenged)
 }
 
-/// Why a SYN gets no answer on a step where not everybody does.
+/// Why a valid SYN gets no answer: the limit of its service or the budget of its network is used up, and its source is not
+/// validated. `charge` counts a reply to the network, and says whether that is within the budget.
 #[inline(always)]
-fn beyond_limit(policy: Policy, around: &mut impl Surroundings) -> Option<Reason> {
-    let reason = match policy.syn {
-        Ok(Step::Limit) if !around.is_within_limit() => Reason::SynOverLimit,
-        Ok(Step::KnownSources) => Reason::SynUnknownSource,
+pub fn beyond_limits(
+    level: Level,
+    load: &impl Peek<Load>,
+    triggers: &Triggers,
+    charge: impl FnOnce() -> bool,
+    is_known: impl FnOnce() -> bool,
+) -> Option<Reason> {
+    let reason = match level {
+        Level::Limit if !load::is_within_limit(load, triggers, 1) => Reason::SynOverLimit,
+        Level::KnownSources if !load::is_within_limit(load, triggers, STRANGERS_PART) => {
+            Reason::SynUnknownSource
+        }
+        _ if !charge() => Reason::SynOverBudget,
         _ => return None,
     };
-    if around.source_is_known() { None } else { Some(reason) }
+    // Last: most floods do not get here.
+    if is_known() { None } else { Some(reason) }
 }
 
 #[inline(always)]
-fn other(class: Class, around: &mut impl Surroundings) -> Reason {
-    if !around.accepts_cookies() {
-        return Reason::Monitored;
+fn other(class: Class, lookups: &mut impl Lookups) -> Reason {
+    if !lookups.accepts_cookies() {
+        let established = class == Class::Ack && lookups.is_noted_established();
+        return if established { Reason::Established } else { unchallenged(lookups) };
     }
-    match around.socket() {
+    match lookups.socket() {
         Socket::Nothing => return Reason::NoListener,
-        Socket::Connection => return Reason::Known,
+        Socket::Connection => return Reason::Connection,
         Socket::Listener => {}
     }
-    if class == Class::Ack && around.proves_cookie() {
+    if class == Class::Ack && lookups.proves_cookie() {
         return Reason::Cookie;
     }
-    if around.proved_recently() {
+    if lookups.proved_recently() {
         return Reason::CookieRecent;
     }
-    if class == Class::Ack && around.accepts_kernel_cookies() && around.proves_kernel_cookie() {
+    if class == Class::Ack && lookups.accepts_kernel_cookies() && lookups.proves_kernel_cookie() {
         return Reason::KernelCookie;
     }
     // Without challenges nothing is dropped: what is unknown here, the kernel answers as it always does.
-    if around.policy().syn.is_err() {
-        return Reason::Monitored;
+    if lookups.policy().syn.is_err() {
+        return unchallenged(lookups);
     }
     match class {
+        // This host may have lost its connection. No sender waits for an answer to the others.
+        Class::Syn | Class::Ack if lookups.charge_out_of_state() => Reason::AckOutOfState,
         Class::Syn | Class::Ack => Reason::AckBadCookie,
         Class::Rst => Reason::RstUnknown,
         Class::SynAck => Reason::SynAckUnknown,
@@ -261,10 +298,16 @@ fn other(class: Class, around: &mut impl Surroundings) -> Reason {
     }
 }
 
+/// Why a segment passes to a service whose SYNs are not challenged.
+#[inline(always)]
+fn unchallenged(lookups: &mut impl Lookups) -> Reason {
+    if lookups.is_monitored() { Reason::MonitorMode } else { Reason::NotMitigating }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ladder::Because, load::Posture, verdict::Verdict};
+    use crate::{abi::SECONDS, load::MitigationState, mitigation::Trigger, verdict::Verdict};
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
@@ -273,26 +316,30 @@ mod tests {
         policy: Policy,
         local: bool,
         listed: u32,
-        known: bool,
         within: bool,
+        accept: Accept,
         answerable: bool,
         fragment: bool,
         nested: bool,
         socket: Socket,
         signed: bool,
         checksum: bool,
-        budget: bool,
+        beyond: Option<Reason>,
+        flaw: Option<Reason>,
+        out_of_state: bool,
         cookie: bool,
         accepts: bool,
         accepts_kernel: bool,
         recent: bool,
+        established: bool,
         kernel_cookie: bool,
         asked_socket: bool,
         asked_checksum: bool,
         charged: bool,
+        charged_out_of_state: bool,
     }
 
-    impl Surroundings for World {
+    impl Lookups for World {
         fn is_off(&mut self) -> bool {
             self.off
         }
@@ -305,13 +352,13 @@ mod tests {
         fn listed(&mut self) -> u32 {
             self.listed
         }
-        fn source_is_known(&mut self) -> bool {
-            self.known
-        }
         fn has_room(&mut self) -> bool {
             self.within
         }
-        fn is_within_limit(&mut self) -> bool {
+        fn accept_queue(&mut self) -> Accept {
+            self.accept
+        }
+        fn has_room_for_many(&mut self) -> bool {
             self.within
         }
         fn source_is_answerable(&mut self) -> bool {
@@ -334,9 +381,22 @@ mod tests {
             self.asked_checksum = true;
             self.checksum
         }
-        fn charge_budget(&mut self) -> bool {
+        fn flaw(&mut self) -> Option<Reason> {
+            self.flaw
+        }
+        fn beyond_limits(&mut self) -> Option<Reason> {
             self.charged = true;
-            self.budget
+            self.beyond
+        }
+        fn charge_out_of_state(&mut self) -> bool {
+            self.charged_out_of_state = true;
+            self.out_of_state
+        }
+        fn is_monitored(&mut self) -> bool {
+            !self.policy.lists
+        }
+        fn is_noted_established(&mut self) -> bool {
+            self.established
         }
         fn accepts_cookies(&mut self) -> bool {
             self.policy.syn.is_ok() || self.accepts
@@ -357,60 +417,69 @@ mod tests {
 
     fn worlds() -> impl Strategy<Value = World> {
         let sockets = prop::sample::select(vec![Socket::Nothing, Socket::Listener, Socket::Connection]);
-        (any::<[bool; 15]>(), 0u32..4, sockets, policies()).prop_map(|(bits, listed, socket, policy)| {
-            let [
-                off,
-                local,
-                answerable,
-                fragment,
-                nested,
-                signed,
-                checksum,
-                budget,
-                cookie,
-                accepts,
-                accepts_kernel,
-                recent,
-                kernel_cookie,
-                known,
-                within,
-            ] = bits;
-            World {
-                off,
-                policy,
-                local,
-                listed,
-                known,
-                within,
-                answerable,
-                fragment,
-                nested,
-                socket,
-                signed,
-                checksum,
-                budget,
-                cookie,
-                accepts,
-                accepts_kernel,
-                recent,
-                kernel_cookie,
-                asked_socket: false,
-                asked_checksum: false,
-                charged: false,
-            }
-        })
+        let accepts = prop::sample::select(vec![Accept::Room, Accept::Short, Accept::Full]);
+        (any::<[bool; 17]>(), 0u32..4, sockets, policies(), accepts).prop_map(
+            |(bits, listed, socket, policy, accept)| {
+                let [
+                    off,
+                    local,
+                    answerable,
+                    fragment,
+                    nested,
+                    signed,
+                    checksum,
+                    cookie,
+                    accepts,
+                    accepts_kernel,
+                    recent,
+                    kernel_cookie,
+                    beyond,
+                    within,
+                    flawed,
+                    out_of_state,
+                    established,
+                ] = bits;
+                World {
+                    off,
+                    policy,
+                    local,
+                    listed,
+                    within,
+                    accept,
+                    answerable,
+                    fragment,
+                    nested,
+                    socket,
+                    signed,
+                    checksum,
+                    beyond: beyond.then_some(Reason::SynOverLimit),
+                    flaw: flawed.then_some(Reason::SynExpired),
+                    out_of_state,
+                    cookie,
+                    accepts,
+                    accepts_kernel,
+                    recent,
+                    kernel_cookie,
+                    asked_socket: false,
+                    asked_checksum: false,
+                    charged: false,
+                    charged_out_of_state: false,
+                    established,
+                }
+            },
+        )
     }
 
-    fn stands(step: Step) -> Load {
-        let posture = Posture { step, because: Because::Queue, since: 1 };
-        Load { posture: posture.to_abi(), ..Load::default() }
+    fn stands(level: Level) -> Load {
+        let mitigation = MitigationState { level, trigger: Trigger::Queue, since: 1 };
+        Load { mitigation: mitigation.to_abi(), ..Load::default() }
     }
 
     fn policies() -> impl Strategy<Value = Policy> {
-        let steps = prop::sample::select(Step::ALL.to_vec());
-        (0u32..4, 0u32..16, 0u32..2, steps).prop_map(|(mode, service_flags, config_flags, step)| {
+        let levels = prop::sample::select(Level::ALL.to_vec());
+        (0u32..4, 0u32..16, 0u32..2, levels).prop_map(|(mode, service_flags, config_flags, level)| {
             let service = Service { mode, flags: service_flags, ..Service::default() };
-            Policy::of(&service, &stands(step), &Config { flags: config_flags, ..Config::default() })
+            Policy::of(&service, level, &Config { flags: config_flags, ..Config::default() })
         })
     }
 
@@ -464,10 +533,66 @@ mod tests {
         }
 
         #[test]
-        fn known_sources_are_answered_on_every_step(world in worlds()) {
-            let mut world = World { known: true, ..world };
-            let reason = decide(Class::Syn, &mut world);
-            prop_assert!(!matches!(reason, Reason::SynOverLimit | Reason::SynUnknownSource));
+        fn limits_are_for_strangers_and_budgets_for_what_is_within_them(
+            level in prop::sample::select(Level::ALL.to_vec()),
+            replies in 0u64..200, limit in 0u32..100, budget: bool, known: bool,
+        ) {
+            let load = Load { replies: [replies; SECONDS], ..stands(level) };
+            let mut charged = false;
+            let charge = || {
+                charged = true;
+                budget
+            };
+            let beyond = beyond_limits(level, &load, &Triggers { replies: limit, ..Triggers::default() }, charge, || known);
+            let within = |parts| limit == 0 || replies * parts < u64::from(limit);
+            let expected = match level {
+                Level::Limit if !within(1) => Some(Reason::SynOverLimit),
+                Level::KnownSources if !within(2) => Some(Reason::SynUnknownSource),
+                _ if !budget => Some(Reason::SynOverBudget),
+                _ => None,
+            };
+            prop_assert_eq!(beyond, expected.filter(|_| !known));
+            prop_assert_eq!(charged, !matches!(expected, Some(Reason::SynOverLimit | Reason::SynUnknownSource)));
+        }
+
+        #[test]
+        fn what_no_host_sends_is_not_answered(world in worlds()) {
+            let reason = |change: fn(&mut World)| {
+                let mut world = world.clone();
+                change(&mut world);
+                decide(Class::Syn, &mut world)
+            };
+            prop_assert!(reason(|world| world.flaw = Some(Reason::SynOddMac)) != Reason::SynChallenged);
+            prop_assert!(reason(|world| world.answerable = false) != Reason::SynChallenged);
+        }
+
+        #[test]
+        fn only_acknowledgements_of_nothing_pass_out_of_state(class in classes(), mut world in worlds()) {
+            let reason = decide(class, &mut world);
+            if reason == Reason::AckOutOfState {
+                prop_assert!(world.out_of_state && class == Class::Ack);
+                prop_assert!(world.socket == Socket::Listener && world.policy.syn.is_ok());
+                prop_assert!(!world.recent && !world.cookie);
+            }
+            let charged = matches!(reason, Reason::AckBadCookie | Reason::AckOutOfState);
+            prop_assert_eq!(world.charged_out_of_state, charged);
+        }
+
+        #[test]
+        fn what_passes_without_challenges_says_why(class in classes(), world in worlds()) {
+            let mut world = World { off: false, local: true, accepts: false, ..world };
+            if world.policy.syn.is_err() && class != Class::Syn {
+                let established = class == Class::Ack && world.established;
+                let expected = match world.policy.lists {
+                    _ if established => Reason::Established,
+                    true => Reason::NotMitigating,
+                    false => Reason::MonitorMode,
+                };
+                prop_assert_eq!(decide(class, &mut world), expected);
+                // Where cookies may be on their way, only the socket table says that it is a connection.
+                world.accepts = true;
+                prop_assert!(decide(class, &mut world) != Reason::Established);
+            }
         }
 
         #[test]
@@ -485,11 +610,11 @@ mod tests {
         }
 
         #[test]
-        fn only_what_is_answered_or_over_budget_is_charged(
+        fn only_what_is_answered_or_beyond_limits_is_charged(
             class in classes(), mut world in worlds(),
         ) {
             let reason = decide(class, &mut world);
-            let charged = matches!(reason, Reason::SynChallenged | Reason::SynOverBudget);
+            let charged = matches!(reason, Reason::SynChallenged | Reason::SynOverLimit);
             prop_assert_eq!(world.charged, charged);
         }
 
@@ -504,25 +629,25 @@ mod tests {
         #[test]
         fn what_is_challenged_has_a_step(
             mode in 0u32..4, flags in 0u32..16, suspended in 0u32..2,
-            step in prop::sample::select(Step::ALL.to_vec()),
+            level in prop::sample::select(Level::ALL.to_vec()),
         ) {
             let (service, config) = (
                 Service { mode, flags, ..Service::default() },
                 Config { flags: suspended, ..Config::default() },
             );
-            let challenges = Policy::challenges(&service, &stands(step), &config);
-            prop_assert_eq!(challenges, Policy::of(&service, &stands(step), &config).syn.is_ok());
+            let challenges = Policy::challenges(&service, &stands(level), &config);
+            prop_assert_eq!(challenges, Policy::of(&service, level, &config).syn.is_ok());
         }
     }
 
     fn services() -> impl Strategy<Value = (Service, Load, Config)> {
-        let steps = prop::sample::select(Step::ALL.to_vec());
+        let levels = prop::sample::select(Level::ALL.to_vec());
         let until = prop_oneof![Just(0), any::<u32>()];
-        (0u32..5, 0u32..64, 0u32..64, steps, until).prop_map(
-            |(mode, flags, settings, step, accepts_until)| {
+        (0u32..5, 0u32..64, 0u32..64, levels, until).prop_map(
+            |(mode, flags, settings, level, accepts_until)| {
                 (
                     Service { mode, flags, ..Service::default() },
-                    Load { accepts_until, ..stands(step) },
+                    Load { accepts_until, ..stands(level) },
                     Config { flags: settings, ..Config::default() },
                 )
             },
@@ -537,19 +662,24 @@ mod tests {
             let accepts = Policy::accepts_cookies(&service, &load, &config, || now);
             let mut world = World {
                 off: Policy::is_off(&service),
-                policy: Policy::of(&service, &load, &config),
+                policy: Policy::of(&service, load::mitigation(&load).level, &config),
                 local: true,
                 accepts,
                 ..world
             };
-            if Policy::is_calm(&service, &load, &config) {
+            if Policy::is_normal(&service, &load, &config) {
                 prop_assert!(!accepts);
                 let reason = decide(class, &mut world);
                 if class == Class::Syn {
                     // Whom the deny list has is all that is dropped.
                     prop_assert!(reason.verdict() == Verdict::Pass || reason == Reason::SynDenied);
                 } else {
-                    prop_assert_eq!(reason, Reason::Monitored);
+                    let expected = match world.policy.lists {
+                        _ if class == Class::Ack && world.established => Reason::Established,
+                        true => Reason::NotMitigating,
+                        false => Reason::MonitorMode,
+                    };
+                    prop_assert_eq!(reason, expected);
                     prop_assert!(!world.asked_socket && !world.charged);
                 }
             }
@@ -561,7 +691,7 @@ mod tests {
         ) {
             let quiet = load.accepts_until == 0 && !Policy::is_off(&service)
                 && !Policy::accepts_cookies(&service, &load, &config, || now);
-            prop_assert_eq!(Policy::is_calm(&service, &load, &config), quiet);
+            prop_assert_eq!(Policy::is_normal(&service, &load, &config), quiet);
         }
     }
 
@@ -569,35 +699,35 @@ mod tests {
     fn modes_steps_and_flags_make_the_policy() {
         let service = |mode, flags| Service { mode, flags, ..Service::default() };
         let config = Config::default();
-        let of = |mode, flags, step| Policy::of(&service(mode, flags), &stands(step), &config);
-        assert_eq!(of(MODE_ALWAYS, 0, Step::Pass).syn, Ok(Step::Challenge));
-        assert_eq!(of(MODE_ALWAYS, 0, Step::Limit).syn, Ok(Step::Limit));
-        assert_eq!(of(MODE_AUTO, 0, Step::Pass).syn, Err(Reason::SynCalm));
-        assert_eq!(of(MODE_AUTO, 0, Step::KnownSources).syn, Ok(Step::KnownSources));
-        assert_eq!(of(MODE_MONITOR, 0, Step::Limit).syn, Err(Reason::SynMonitored));
-        assert!(!of(MODE_MONITOR, 0, Step::Limit).lists && !of(MODE_OFF, 0, Step::Limit).lists);
-        let accepts = |mode, flags, step| {
-            let load = stands(step);
+        let of = |mode, flags, level| Policy::of(&service(mode, flags), level, &config);
+        assert_eq!(of(MODE_ALWAYS, 0, Level::Pass).syn, Ok(Level::Challenge));
+        assert_eq!(of(MODE_ALWAYS, 0, Level::Limit).syn, Ok(Level::Limit));
+        assert_eq!(of(MODE_AUTO, 0, Level::Pass).syn, Err(Reason::SynNotMitigating));
+        assert_eq!(of(MODE_AUTO, 0, Level::KnownSources).syn, Ok(Level::KnownSources));
+        assert_eq!(of(MODE_MONITOR, 0, Level::Limit).syn, Err(Reason::SynMonitorMode));
+        assert!(!of(MODE_MONITOR, 0, Level::Limit).lists && !of(MODE_OFF, 0, Level::Limit).lists);
+        let accepts = |mode, flags, level| {
+            let load = stands(level);
             let now = || unreachable!("nothing depends on it");
             Policy::accepts_cookies(&service(mode, flags), &load, &config, now)
         };
-        assert!(accepts(MODE_ALWAYS, 0, Step::Pass) && accepts(MODE_AUTO, 0, Step::Limit));
-        assert!(!accepts(MODE_MONITOR, 0, Step::Pass) && !accepts(MODE_AUTO, 0, Step::Pass));
-        assert!(accepts(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Step::Pass));
+        assert!(accepts(MODE_ALWAYS, 0, Level::Pass) && accepts(MODE_AUTO, 0, Level::Limit));
+        assert!(!accepts(MODE_MONITOR, 0, Level::Pass) && !accepts(MODE_AUTO, 0, Level::Pass));
+        assert!(accepts(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Level::Pass));
         assert!(Policy::is_off(&service(MODE_OFF, 0)));
         assert!(!Policy::is_off(&service(MODE_OFF, SERVICE_ACCEPTS_COOKIES)));
-        let unprotectable = of(MODE_ALWAYS, SERVICE_UNPROTECTABLE, Step::Challenge);
+        let unprotectable = of(MODE_ALWAYS, SERVICE_UNPROTECTABLE, Level::Challenge);
         assert_eq!(unprotectable.syn, Err(Reason::SynUnprotectable));
         let suspended = Config { flags: CONFIG_SUSPENDED, ..config };
-        let policy = Policy::of(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended);
+        let policy = Policy::of(&service(MODE_ALWAYS, 0), Level::Pass, &suspended);
         assert_eq!(policy.syn, Err(Reason::SynSuspended));
-        assert!(!Policy::challenges(&service(MODE_ALWAYS, 0), &stands(Step::Pass), &suspended));
+        assert!(!Policy::challenges(&service(MODE_ALWAYS, 0), &stands(Level::Pass), &suspended));
     }
 
     #[test]
     fn cookies_are_accepted_for_a_while_after_the_last_was_sent() {
         let service = Service { mode: MODE_AUTO, ..Service::default() };
-        let load = Load { accepts_until: 1000, ..stands(Step::Pass) };
+        let load = Load { accepts_until: 1000, ..stands(Level::Pass) };
         let at = |now| Policy::accepts_cookies(&service, &load, &Config::default(), || now);
         assert!(at(999) && !at(1000));
     }
@@ -605,7 +735,7 @@ mod tests {
     #[test]
     fn the_kernels_own_cookies_are_accepted_for_a_while_after_challenges_began() {
         let service = Service { mode: MODE_AUTO, ..Service::default() };
-        let load = Load { began: 1000, ..stands(Step::Challenge) };
+        let load = Load { began: 1000, ..stands(Level::Challenge) };
         let at = |now| kernel_cookies(&service, &load, now);
         assert!(at(1001) && at(120_999) && !at(121_001));
         let told = Service { mode: MODE_ALWAYS, flags: SERVICE_KERNEL_COOKIES, ..service };
@@ -615,10 +745,9 @@ mod tests {
 
     #[test]
     fn a_dry_run_is_of_monitor_alone() {
-        let would =
-            |mode, step| Policy::would_challenge(&Service { mode, ..Service::default() }, &stands(step));
-        assert!(would(MODE_MONITOR, Step::Challenge));
-        assert!(!would(MODE_MONITOR, Step::Pass) && !would(MODE_AUTO, Step::Challenge));
-        assert!(!would(MODE_OFF, Step::Challenge));
+        let would = |mode, level| Policy::would_challenge(&Service { mode, ..Service::default() }, level);
+        assert!(would(MODE_MONITOR, Level::Challenge));
+        assert!(!would(MODE_MONITOR, Level::Pass) && !would(MODE_AUTO, Level::Challenge));
+        assert!(!would(MODE_OFF, Level::Challenge));
     }
 }

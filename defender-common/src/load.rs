@@ -1,54 +1,66 @@
-//! How much a service has to bear: its half-open connections, counted as they come and go.
+//! The load on a service: its half-open connections.
 //!
-//! Two counts. What is *held* is in the listener's queue: it tells when to go up, so nothing but the kernel's own word
-//! lowers it before its time. What is *spared* would be there had its SYN passed; both together tell when to come down.
-//! Connections are counted in cohorts, one for each second (2³⁰ ns) in which they began. A connection that goes on is
-//! taken out of its cohort; a cohort as old as the kernel lets half-open connections grow is taken out whole, by the first
-//! packet of a later second. There are no sweeps. A client's RST takes nothing out: the kernel may ignore what looks like
-//! one, and whoever spoofs a SYN can spoof its RST.
+//! *Queued* connections are in the listener's SYN queue. The kernel says how many: each SYN that may pass looks the socket up.
+//! *Passing* SYNs passed a moment ago and may not be queued yet. They count until the kernel answers them, or for two
+//! [periods](PERIOD_BITS). *Averted* connections would be queued had their SYNs passed. The queued ones start mitigation; queued
+//! and averted together end it.
 //!
-//! CPUs count at the same time, by atomic additions. Each compares before it adds, so at most as many SYNs as there are
-//! CPUs, less one, pass beyond a line.
+//! Averted connections are counted in age buckets, one for each second (2³⁰ ns) in which they began. A connection that completes
+//! leaves its bucket. The first packet of a later second empties buckets as old as the kernel lets half-open connections grow.
+//! Nothing sweeps.
+//!
+//! CPUs count at the same time, by atomic additions. Each compares before it adds, so at most one SYN per other CPU passes
+//! beyond a trigger level.
 
 use crate::{
-    abi::{COHORTS, Lines, Load, SECONDS},
-    ladder::{Because, GRACE_MS, KERNEL_COOKIES_MS, Measures, Step, rise, turn},
+    abi::{AGE_BUCKETS, Load, SECONDS, Triggers},
+    field,
+    lifetimes::{self, COOKIE_GRACE, KERNEL_COOKIE_GRACE},
+    mitigation::{Level, Measures, Trigger, rise, turn},
+    queue::Queue,
+    shared::{Peek, Shared, peek},
 };
 
-/// The most cohorts that are kept: one is being filled, one is cleared ahead.
-pub const MOST_COHORTS: u32 = COHORTS as u32 - 2;
+/// The most age buckets that are kept: one is being filled, one is cleared ahead.
+pub const MAX_AGE_BUCKETS: u32 = AGE_BUCKETS as u32 - 2;
 
-/// Where a service bears more, CPUs count SYNs by so many at once: exact numbers matter near the lines only.
+/// SYNs that passed are in the listener's queue after two periods at most, of this power of two milliseconds: a packet waits
+/// for the end of its poll, or for another CPU. The clock's grain may be 10 ms.
+pub const PERIOD_BITS: u32 = 3;
+
+/// From [`BATCH_FROM`] averted connections on, a CPU counts SYNs in batches: exact numbers matter near the trigger levels only.
 pub const BATCH: u32 = 64;
 const BATCH_FROM: u64 = 4096;
 
 /// Words that several CPUs write at the same time.
 pub trait Words {
     /// Adds to a word; it wraps.
-    fn add(word: &mut u64, more: u64);
+    fn add(word: &Shared<u64>, more: u64);
     /// Makes a word 0, and returns what it was.
-    fn take(word: &mut u64) -> u64;
+    fn take(word: &Shared<u64>) -> u64;
     /// Makes a word `after` if it is `before`.
-    fn replace(word: &mut u64, before: u64, after: u64) -> bool;
+    fn replace(word: &Shared<u64>, before: u64, after: u64) -> bool;
 }
 
-/// Words that nobody else writes: a copy.
+/// Words that nobody else writes, such as those of a copy.
 #[derive(Debug)]
 pub struct Alone;
 
 impl Words for Alone {
-    fn add(word: &mut u64, more: u64) {
-        *word = word.wrapping_add(more);
+    fn add(word: &Shared<u64>, more: u64) {
+        word.set(word.get().wrapping_add(more));
     }
 
-    fn take(word: &mut u64) -> u64 {
-        core::mem::take(word)
+    fn take(word: &Shared<u64>) -> u64 {
+        let before = word.get();
+        word.set(0);
+        before
     }
 
-    fn replace(word: &mut u64, before: u64, after: u64) -> bool {
-        let is = *word == before;
+    fn replace(word: &Shared<u64>, before: u64, after: u64) -> bool {
+        let is = word.get() == before;
         if is {
-            *word = after;
+            word.set(after);
         }
         is
     }
@@ -64,130 +76,190 @@ pub struct Time {
 }
 
 impl Time {
-    /// The moment when the machine has run for so many nanoseconds.
+    /// The moment at so many nanoseconds of uptime.
     #[inline(always)]
     pub const fn at(nanoseconds: u64) -> Self {
         Self { ms: crate::clock::milliseconds(nanoseconds), second: (nanoseconds >> 30) as u32 }
     }
 }
 
-/// The step a service is on.
+/// The level a service is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Posture {
-    /// The step.
-    pub step: Step,
+pub struct MitigationState {
+    /// The level.
+    pub level: Level,
     /// Why it was taken.
-    pub because: Because,
+    pub trigger: Trigger,
     /// When, in milliseconds.
     pub since: u32,
 }
 
-impl Posture {
+impl MitigationState {
     #[inline(always)]
     const fn unpack(word: u64) -> Self {
         Self {
-            step: Step::from_abi(word as u8),
-            because: Because::from_abi((word >> 8) as u8),
+            level: Level::from_abi(word as u8),
+            trigger: Trigger::from_abi((word >> 8) as u8),
             since: (word >> 32) as u32,
         }
     }
 
-    /// As [`Load::posture`] holds it.
+    /// As [`Load::mitigation`] holds it.
     #[inline(always)]
     pub const fn to_abi(self) -> u64 {
-        (self.since as u64) << 32 | (self.because as u64) << 8 | self.step as u64
+        (self.since as u64) << 32 | (self.trigger as u64) << 8 | self.level as u64
     }
 }
 
-/// A step that was taken.
+/// A level that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The step before.
-    pub from: Step,
-    /// The step now.
-    pub to: Step,
+    /// The level before.
+    pub from: Level,
+    /// The level now.
+    pub to: Level,
     /// Why.
-    pub because: Because,
+    pub trigger: Trigger,
 }
 
-/// The step a service is on.
+/// The level a service is on.
 #[inline(always)]
-pub const fn posture(load: &Load) -> Posture {
-    Posture::unpack(load.posture)
+pub fn mitigation(load: &impl Peek<Load>) -> MitigationState {
+    MitigationState::unpack(peek!(load.mitigation))
 }
 
 /// Whether cookies may be on their way although none are sent now.
 #[inline(always)]
-pub const fn accepts_cookies(load: &Load, now: u32) -> bool {
-    load.accepts_until != 0 && load.accepts_until.wrapping_sub(now) as i32 > 0
+pub fn accepts_cookies(load: &impl Peek<Load>, now: u32) -> bool {
+    peek!(load.accepts_until) != 0 && peek!(load.accepts_until).wrapping_sub(now) as i32 > 0
 }
 
 /// Whether challenges began so short a time ago that cookies of the kernel's own may still be on their way.
 #[inline(always)]
-pub const fn kernel_cookies(load: &Load, now: u32) -> bool {
-    load.began != 0 && now.wrapping_sub(load.began) < KERNEL_COOKIES_MS
+pub fn kernel_cookies(load: &impl Peek<Load>, now: u32) -> bool {
+    peek!(load.began) != 0
+        && now.wrapping_sub(peek!(load.began)) < lifetimes::milliseconds(KERNEL_COOKIE_GRACE)
 }
 
-/// How many connections are half open in the listener's queue.
+/// How many connections are half open in the listeners' queues, by that which was looked at last.
 #[inline(always)]
-pub const fn held(load: &Load) -> u32 {
-    clamp(load.held)
+pub fn queued(load: &impl Peek<Load>, triggers: &Triggers) -> u32 {
+    of_all(Queue::unpack(peek!(load.queue)).half_open, triggers)
 }
 
-/// Whether the listener's queue has room for a SYN that only the kernel can answer.
+/// Of these: older than a second.
 #[inline(always)]
-pub const fn has_room(load: &Load, lines: &Lines) -> bool {
-    lines.danger == 0 || held(load) < lines.danger
+fn aged(load: &impl Peek<Load>, triggers: &Triggers) -> u32 {
+    of_all(Queue::unpack(peek!(load.queue)).aged(), triggers)
 }
 
-/// Whether there may be so many more SYNs in this second within the limit of replies.
+/// A count of one listener's queue, for all that share the service's clients.
 #[inline(always)]
-pub const fn is_within_limit(load: &Load, lines: &Lines, more: u32) -> bool {
-    lines.replies == 0 || syns(load, load.second as u32).saturating_add(more) <= lines.replies
+const fn of_all(count: u32, triggers: &Triggers) -> u32 {
+    count.saturating_mul(if triggers.listeners == 0 { 1 } else { triggers.listeners })
+}
+
+/// Whether a listener's queue has room for a SYN that only the kernel can answer.
+#[inline(always)]
+pub const fn has_room(queue: Queue, triggers: &Triggers) -> bool {
+    triggers.critical == 0 || of_all(queue.half_open, triggers) < triggers.critical
+}
+
+/// The same, where such SYNs may come fast: those on their way count.
+#[inline(always)]
+pub fn has_room_besides_passing(load: &impl Peek<Load>, queue: Queue, triggers: &Triggers, now: u32) -> bool {
+    triggers.critical == 0
+        || of_all(queue.half_open, triggers).saturating_add(on_their_way(load, triggers, now))
+            < triggers.critical
+}
+
+/// How many of the passing SYNs count as queued: at most half of `critical`, so they never reach it alone. A firewall may drop
+/// them, and then the queue does not grow.
+#[inline(always)]
+fn on_their_way(load: &impl Peek<Load>, triggers: &Triggers, now: u32) -> u32 {
+    let (passing, most) = (passing(load, now), triggers.critical / 2);
+    if passing < most { passing } else { most }
+}
+
+/// SYNs that passed and may not be in the queue yet.
+#[inline(always)]
+pub fn passing(load: &impl Peek<Load>, now: u32) -> u32 {
+    let period = now >> PERIOD_BITS;
+    in_period(load, period).saturating_add(in_period(load, period.wrapping_sub(1)))
+}
+
+#[inline(always)]
+fn in_period(load: &impl Peek<Load>, period: u32) -> u32 {
+    let word = peek!(load.passing[period as usize & 1]);
+    // The kernel may have answered more than passed then: a SYN it had before.
+    if (word >> 32) as u32 == period && (word as i32) > 0 { word as u32 } else { 0 }
+}
+
+/// Whether one more SYN-ACK in this second is within the reply limit, divided by `parts`.
+#[inline(always)]
+pub fn is_within_limit(load: &impl Peek<Load>, triggers: &Triggers, parts: u32) -> bool {
+    triggers.replies == 0 || replies(load, peek!(load.second) as u32).saturating_mul(parts) < triggers.replies
+}
+
+/// How many connections would be half open besides those that are.
+#[inline(always)]
+pub fn averted_now(load: &impl Peek<Load>) -> u32 {
+    clamp(peek!(load.averted))
 }
 
 /// How many connections are half open, or would be.
 #[inline(always)]
-pub const fn half_open(load: &Load) -> u32 {
-    held(load).saturating_add(clamp(load.spared))
+pub fn half_open(load: &impl Peek<Load>, triggers: &Triggers) -> u32 {
+    queued(load, triggers).saturating_add(averted_now(load))
 }
 
 /// SYNs so far in a second that is not long past.
 #[inline(always)]
-pub const fn syns(load: &Load, second: u32) -> u32 {
-    load.arrivals[second as usize & (SECONDS - 1)] as u32
+pub fn syns(load: &impl Peek<Load>, second: u32) -> u32 {
+    peek!(load.arrivals[second as usize & (SECONDS - 1)]) as u32
+}
+
+/// SYNs that were answered, or would have been but for the limit, in a second that is not long past.
+#[inline(always)]
+fn replies(load: &impl Peek<Load>, second: u32) -> u32 {
+    peek!(load.replies[second as usize & (SECONDS - 1)]) as u32
 }
 
 #[inline(always)]
-const fn strays(load: &Load, second: u32) -> u32 {
-    (load.arrivals[second as usize & (SECONDS - 1)] >> 32) as u32
+fn out_of_state(load: &impl Peek<Load>, second: u32) -> u32 {
+    (peek!(load.arrivals[second as usize & (SECONDS - 1)]) >> 32) as u32
 }
 
-/// What is measured, in a second that [`advance`] has reached.
+/// The measures of a service. [`advance`] has reached the second of `time`.
 #[inline(always)]
-pub const fn measures(load: &Load, second: u32) -> Measures {
+pub fn measures(load: &impl Peek<Load>, triggers: &Triggers, time: Time) -> Measures {
+    let second = time.second;
     let (last, earlier) = (second.wrapping_sub(1), second.wrapping_sub(2));
-    let held = held(load);
-    let fresh = at(&load.held_cohorts, second).saturating_add(at(&load.held_cohorts, last));
+    let queued = queued(load, triggers).saturating_add(on_their_way(load, triggers, time.ms));
+    let stale = aged(load, triggers);
+    // What grew older than a second since the last second began.
+    let grown = stale.saturating_sub(peek!(load.aged[last as usize & (SECONDS - 1)]));
     Measures {
-        held,
-        stale: held.saturating_sub(fresh),
-        half_open: half_open(load),
+        queued,
+        stale,
+        half_open: queued.saturating_add(averted_now(load)),
         syns: syns(load, second),
         syns_before: syns(load, last),
-        strays: strays(load, second),
-        strays_before: strays(load, last),
+        out_of_state: out_of_state(load, second),
+        out_of_state_before: out_of_state(load, last),
+        replies: replies(load, second),
+        replies_before: replies(load, last),
         earlier: syns(load, earlier),
-        earlier_half_open: at(&load.held_cohorts, earlier).saturating_add(at(&load.spared_cohorts, earlier)),
+        earlier_half_open: grown.saturating_add(averted_in(load, earlier)),
     }
 }
 
 #[inline(always)]
-const fn at(cohorts: &[u64; COHORTS], second: u32) -> u32 {
-    clamp(cohorts[second as usize & (COHORTS - 1)])
+fn averted_in(load: &impl Peek<Load>, second: u32) -> u32 {
+    clamp(peek!(load.averted_by_age[second as usize & (AGE_BUCKETS - 1)]))
 }
 
-/// CPUs that count at the same time may take out more than there is, for a moment.
+/// CPUs that count at the same time may subtract more than there is, for a moment.
 #[inline(always)]
 const fn clamp(count: u64) -> u32 {
     if count > i64::MAX as u64 {
@@ -199,10 +271,10 @@ const fn clamp(count: u64) -> u32 {
     }
 }
 
-/// By how many a CPU that has counted `seen` SYNs of the service is to count the next one.
+/// How many SYNs the next one stands for, on a CPU that has counted `seen` of the service.
 #[inline(always)]
-pub const fn batch(load: &Load, seen: u64) -> u32 {
-    if load.held < BATCH_FROM && load.spared < BATCH_FROM {
+pub fn batch(load: &impl Peek<Load>, seen: u64) -> u32 {
+    if peek!(load.averted) < BATCH_FROM {
         1
     } else if seen.is_multiple_of(BATCH as u64) {
         BATCH
@@ -211,18 +283,18 @@ pub const fn batch(load: &Load, seen: u64) -> u32 {
     }
 }
 
-/// Brings a service to the present second: takes out what is over, and perhaps a step. `keep` is how many cohorts half-open
-/// connections live for.
+/// Brings a service to the present second: empties old age buckets, and may change the level. `keep` is how many age buckets
+/// half-open connections live for.
 #[inline(always)]
-pub fn advance<W: Words>(load: &mut Load, lines: &Lines, keep: u32, time: Time) -> Option<Change> {
+pub fn advance<W: Words>(load: &Shared<Load>, triggers: &Triggers, keep: u32, time: Time) -> Option<Change> {
     let idle = pass::<W>(load, keep, time)?;
-    settle::<W>(load, lines, idle, time)
+    settle::<W>(load, triggers, idle, time)
 }
 
-/// Takes out what is over. Returns whether nothing was heard for as long as cohorts are kept; none: there was nothing to do.
+/// Empties old age buckets. Returns whether the service was idle for as long as they are kept; none: the second was begun already.
 #[inline(always)]
-pub fn pass<W: Words>(load: &mut Load, keep: u32, time: Time) -> Option<bool> {
-    let before = load.second;
+pub fn pass<W: Words>(load: &Shared<Load>, keep: u32, time: Time) -> Option<bool> {
+    let before = field!(load.second).get();
     let passed = time.second.wrapping_sub(before as u32);
     // Nothing to do, or another CPU is ahead.
     if passed == 0 || passed > i32::MAX as u32 {
@@ -230,125 +302,146 @@ pub fn pass<W: Words>(load: &mut Load, keep: u32, time: Time) -> Option<bool> {
     }
     // One CPU does it.
     let now = time.second as u64;
-    if !W::replace(&mut load.second, before, now) {
+    if !W::replace(field!(load.second), before, now) {
         return None;
     }
-    let keep = if keep < MOST_COHORTS { keep } else { MOST_COHORTS };
-    let idle = passed >= COHORTS as u32;
-    let steps = if idle { COHORTS as u32 } else { passed };
-    for back in 0..COHORTS as u32 {
-        if back >= steps {
+    let keep = if keep < MAX_AGE_BUCKETS { keep } else { MAX_AGE_BUCKETS };
+    let idle = passed >= AGE_BUCKETS as u32;
+    let levels = if idle { AGE_BUCKETS as u32 } else { passed };
+    for back in 0..AGE_BUCKETS as u32 {
+        if back >= levels {
             break;
         }
         let second = time.second.wrapping_sub(back);
         retire::<W>(load, second.wrapping_sub(keep));
         // Nobody counts there yet.
         retire::<W>(load, second.wrapping_add(1));
-        load.arrivals[second.wrapping_add(1) as usize & (SECONDS - 1)] = 0;
+        field!(load.arrivals[second.wrapping_add(1) as usize & (SECONDS - 1)]).set(0);
+        field!(load.replies[second.wrapping_add(1) as usize & (SECONDS - 1)]).set(0);
     }
-    if load.accepts_until != 0 && !accepts_cookies(load, time.ms) {
-        load.accepts_until = 0;
+    if field!(load.accepts_until).get() != 0 && !accepts_cookies(load, time.ms) {
+        field!(load.accepts_until).set(0);
     }
     Some(idle)
 }
 
-/// What the service's defence does now that another second has begun.
+/// Settles the level at the beginning of a second.
 #[inline(always)]
-pub fn settle<W: Words>(load: &mut Load, lines: &Lines, idle: bool, time: Time) -> Option<Change> {
-    let present = posture(load);
-    let measures = measures(load, time.second);
-    let (to, because) = turn(present.step, present.since, idle, &measures, lines, time.ms)?;
-    take::<W>(load, present, to, because, time)
+pub fn settle<W: Words>(load: &Shared<Load>, triggers: &Triggers, idle: bool, time: Time) -> Option<Change> {
+    let present = mitigation(load);
+    field!(load.aged[time.second as usize & (SECONDS - 1)]).set(aged(load, triggers));
+    let measures = measures(load, triggers, time);
+    let (to, trigger) = turn(present.level, present.since, idle, &measures, triggers, time.ms)?;
+    take::<W>(load, present, to, trigger, time)
 }
 
 #[inline(always)]
-fn retire<W: Words>(load: &mut Load, second: u32) {
-    let second = second as usize & (COHORTS - 1);
-    let over = W::take(&mut load.held_cohorts[second]);
-    W::add(&mut load.held, over.wrapping_neg());
-    let over = W::take(&mut load.spared_cohorts[second]);
-    W::add(&mut load.spared, over.wrapping_neg());
+fn retire<W: Words>(load: &Shared<Load>, second: u32) {
+    let second = second as usize & (AGE_BUCKETS - 1);
+    let over = W::take(field!(load.averted_by_age[second]));
+    W::add(field!(load.averted), over.wrapping_neg());
 }
 
-/// Counts what arrives, SYNs in the lower half and packets of no connection in the upper, and takes the step they lead to.
+/// Counts arrivals, SYNs in the lower half and out-of-state packets in the upper, and takes the level they lead to.
 #[inline(always)]
-pub fn arrives<W: Words>(load: &mut Load, lines: &Lines, arrivals: u64, time: Time) -> Option<Change> {
+pub fn count_syn<W: Words>(
+    load: &Shared<Load>,
+    triggers: &Triggers,
+    arrivals: u64,
+    time: Time,
+) -> Option<Change> {
     if arrivals != 0 {
-        W::add(&mut load.arrivals[time.second as usize & (SECONDS - 1)], arrivals);
+        W::add(field!(load.arrivals[time.second as usize & (SECONDS - 1)]), arrivals);
     }
-    climb::<W>(load, lines, time)
+    climb::<W>(load, triggers, time)
 }
 
 #[inline(always)]
-fn climb<W: Words>(load: &mut Load, lines: &Lines, time: Time) -> Option<Change> {
-    let present = posture(load);
+fn climb<W: Words>(load: &Shared<Load>, triggers: &Triggers, time: Time) -> Option<Change> {
+    let present = mitigation(load);
     // In a flood there is nothing more to compare.
-    let top = if lines.replies == 0 { Step::Challenge } else { Step::Limit };
-    if present.step >= top {
+    let top = if triggers.replies == 0 { Level::Challenge } else { Level::Limit };
+    if present.level >= top {
         return None;
     }
-    let (to, because) = rise(present.step, &measures(load, time.second), lines)?;
-    take::<W>(load, present, to, because, time)
+    let measures = measures(load, triggers, time);
+    let (to, trigger) = rise(present.level, &measures, triggers)?;
+    if matches!(present.level, Level::Pass) {
+        // First, so that whoever sees the level sees this as well.
+        field!(load.half_open_then).set(measures.queued);
+    }
+    take::<W>(load, present, to, trigger, time)
 }
 
-/// Takes a step, unless another CPU has taken one.
+/// Takes a level, unless another CPU has taken one.
 #[inline(always)]
 fn take<W: Words>(
-    load: &mut Load,
-    present: Posture,
-    to: Step,
-    because: Because,
+    load: &Shared<Load>,
+    present: MitigationState,
+    to: Level,
+    trigger: Trigger,
     time: Time,
 ) -> Option<Change> {
     let now = time.ms | 1;
-    // First, so that whoever sees the step sees this as well.
-    if matches!(present.step, Step::Pass) {
-        load.began = now;
-        load.half_open_then = held(load);
-    } else if matches!(to, Step::Pass) {
-        load.accepts_until = now.wrapping_add(GRACE_MS) | 1;
+    // First, so that whoever sees the level sees this as well.
+    if matches!(present.level, Level::Pass) {
+        field!(load.began).set(now);
+    } else if matches!(to, Level::Pass) {
+        field!(load.accepts_until).set(now.wrapping_add(lifetimes::milliseconds(COOKIE_GRACE)) | 1);
     }
-    let next = Posture { step: to, because, since: now };
-    let taken = W::replace(&mut load.posture, present.to_abi(), next.to_abi());
-    if taken { Some(Change { from: present.step, to, because }) } else { None }
+    let next = MitigationState { level: to, trigger, since: now };
+    let taken = W::replace(field!(load.mitigation), present.to_abi(), next.to_abi());
+    if taken { Some(Change { from: present.level, to, trigger }) } else { None }
 }
 
-/// A SYN passes: its connection is held from now on.
+/// A SYN passes, and will be in the listener's queue in a moment.
 #[inline(always)]
-pub fn opened<W: Words>(load: &mut Load, second: u32) {
-    W::add(&mut load.held_cohorts[second as usize & (COHORTS - 1)], 1);
-    W::add(&mut load.held, 1);
-}
-
-/// A connection that is held since second `began` is so no more: the kernel has completed it.
-#[inline(always)]
-pub fn closed<W: Words>(load: &mut Load, began: u32, keep: u32, second: u32) {
-    let age = second.wrapping_sub(began);
-    let keep = if keep < MOST_COHORTS { keep } else { MOST_COHORTS };
-    let cohort = &mut load.held_cohorts[began as usize & (COHORTS - 1)];
-    // If it is older it was taken out with its cohort.
-    if age < keep && *cohort != 0 {
-        W::add(cohort, 1_u64.wrapping_neg());
-        W::add(&mut load.held, 1_u64.wrapping_neg());
+pub fn passes<W: Words>(load: &Shared<Load>, now: u32) {
+    let period = now >> PERIOD_BITS;
+    let word = field!(load.passing[period as usize & 1]);
+    let before = word.get();
+    if (before >> 32) as u32 == period || !W::replace(word, before, (period as u64) << 32 | 1) {
+        W::add(word, 1);
     }
 }
 
-/// `count` SYNs do not pass: the listener is spared their connections.
+/// The kernel has answered a SYN that passed: it is in the queue.
 #[inline(always)]
-pub fn spared<W: Words>(load: &mut Load, count: u32, second: u32) {
-    W::add(&mut load.spared_cohorts[second as usize & (COHORTS - 1)], count as u64);
-    W::add(&mut load.spared, count as u64);
+pub fn answered<W: Words>(load: &Shared<Load>, now: u32) {
+    let period = now >> PERIOD_BITS;
+    let word = field!(load.passing[period as usize & 1]);
+    if (word.get() >> 32) as u32 == period && word.get() as u32 != 0 {
+        W::add(word, 1_u64.wrapping_neg());
+        return;
+    }
+    let word = field!(load.passing[!period as usize & 1]);
+    if (word.get() >> 32) as u32 == period.wrapping_sub(1) && word.get() as u32 != 0 {
+        W::add(word, 1_u64.wrapping_neg());
+    }
 }
 
-/// The kernel has taken a connection by its cookie: one of those that were spared a moment ago.
+/// `count` SYNs do not pass: their connections are averted.
 #[inline(always)]
-pub fn proved<W: Words>(load: &mut Load, second: u32) {
+pub fn averted<W: Words>(load: &Shared<Load>, count: u32, second: u32) {
+    W::add(field!(load.averted_by_age[second as usize & (AGE_BUCKETS - 1)]), count as u64);
+    W::add(field!(load.averted), count as u64);
+}
+
+/// `count` SYNs are answered, or would be but for the reply limit.
+#[inline(always)]
+pub fn replied<W: Words>(load: &Shared<Load>, count: u32, second: u32) {
+    W::add(field!(load.replies[second as usize & (SECONDS - 1)]), count as u64);
+}
+
+/// The kernel has a connection by its cookie: it is averted no longer.
+#[inline(always)]
+pub fn proved<W: Words>(load: &Shared<Load>, second: u32) {
     let last = second.wrapping_sub(1);
-    let began = if at(&load.spared_cohorts, second) == 0 { last } else { second };
-    let cohort = &mut load.spared_cohorts[began as usize & (COHORTS - 1)];
-    if *cohort != 0 {
-        W::add(cohort, 1_u64.wrapping_neg());
-        W::add(&mut load.spared, 1_u64.wrapping_neg());
+    let began = if averted_in(load, second) == 0 { last } else { second };
+    let age_bucket = field!(load.averted_by_age[began as usize & (AGE_BUCKETS - 1)]);
+    if age_bucket.get() != 0 {
+        W::add(age_bucket, 1_u64.wrapping_neg());
+        W::add(field!(load.averted), 1_u64.wrapping_neg());
     }
 }
 
@@ -359,32 +452,59 @@ mod tests {
     use super::*;
 
     const KEEP: u32 = 59;
-    const LINES: Lines = Lines {
-        up: 32,
-        danger: 96,
-        down: 15,
+    const LINES: Triggers = Triggers {
+        start: 32,
+        critical: 96,
+        end: 15,
         rate: 1000,
-        strays: 10_000,
+        out_of_state: 10_000,
         replies: 0,
         min_active: 30_000,
         flood: 0,
+        listeners: 1,
     };
+    /// How long the kernel keeps half-open connections, in nanoseconds.
+    const LIFE: u64 = 63_000_000_000;
+    const SECOND: u64 = 1_000_000_000;
     /// Of a long queue, where it is known what is usual.
-    const LONG: Lines = Lines { up: 1024, danger: 3072, down: 491, flood: 1000, ..LINES };
+    const LONG: Triggers = Triggers { start: 1024, critical: 3072, end: 491, flood: 1000, ..LINES };
 
     /// A service in a world of its own, as the datapath treats it.
     struct World {
         load: Load,
-        lines: Lines,
+        triggers: Triggers,
         ns: u64,
         changes: Vec<(u64, Change)>,
+        /// When the connections in the listener's queue began.
+        queue: Vec<u64>,
+        /// SYNs reach the queue at the end of this: until then they are on their way.
+        poll: Vec<u64>,
+        polls: bool,
     }
 
     impl World {
-        fn new(lines: Lines) -> Self {
-            let mut world = Self { load: Load::default(), lines, ns: 5_000_000_000_000, changes: Vec::new() };
+        fn new(triggers: Triggers) -> Self {
+            let (load, ns, changes) = (Load::default(), 5_000 * SECOND, Vec::new());
+            let mut world =
+                Self { load, triggers, ns, changes, queue: Vec::new(), poll: Vec::new(), polls: false };
             world.tick();
             world
+        }
+
+        /// The kernel takes what has arrived, and answers.
+        fn end_poll(&mut self) {
+            let now = self.time().ms;
+            for began in self.poll.drain(..) {
+                self.queue.push(began);
+                answered::<Alone>(Shared::from_mut(&mut self.load), now);
+            }
+        }
+
+        fn look(&mut self) {
+            self.queue.retain(|began| self.ns - began < LIFE);
+            let young = self.queue.iter().filter(|began| self.ns - **began < SECOND).count() as u32;
+            let queue = Queue { half_open: self.queue.len() as u32, young, ..Queue::default() };
+            self.load.queue = queue.pack();
         }
 
         fn time(&self) -> Time {
@@ -393,31 +513,43 @@ mod tests {
 
         fn tick(&mut self) {
             let time = self.time();
-            let change = advance::<Alone>(&mut self.load, &self.lines, KEEP, time);
+            let change = advance::<Alone>(Shared::from_mut(&mut self.load), &self.triggers, KEEP, time);
             self.changes.extend(change.map(|change| (self.ns, change)));
         }
 
-        /// A SYN; the second it counts in if it passes.
-        fn syn(&mut self) -> Option<u32> {
+        /// A SYN; when it came, if it passes.
+        fn syn(&mut self) -> Option<u64> {
+            self.look();
             self.tick();
             let time = self.time();
-            let change = arrives::<Alone>(&mut self.load, &self.lines, 1, time);
+            let change = count_syn::<Alone>(Shared::from_mut(&mut self.load), &self.triggers, 1, time);
             self.changes.extend(change.map(|change| (self.ns, change)));
-            let passes = posture(&self.load).step == Step::Pass;
+            let passes = mitigation(&self.load).level == Level::Pass;
             if passes {
-                opened::<Alone>(&mut self.load, time.second);
+                super::passes::<Alone>(Shared::from_mut(&mut self.load), time.ms);
+                self.poll.push(self.ns);
+                if !self.polls {
+                    self.end_poll();
+                }
             } else {
-                spared::<Alone>(&mut self.load, 1, time.second);
+                averted::<Alone>(Shared::from_mut(&mut self.load), 1, time.second);
+                replied::<Alone>(Shared::from_mut(&mut self.load), 1, time.second);
             }
-            passes.then_some(time.second)
+            passes.then_some(self.ns)
         }
 
-        fn completes(&mut self, began: Option<u32>) {
+        fn completes(&mut self, began: Option<u64>) {
             self.tick();
-            let second = self.time().second;
             match began {
-                Some(began) => closed::<Alone>(&mut self.load, began, KEEP, second),
-                None => proved::<Alone>(&mut self.load, second),
+                Some(began) => {
+                    if let Some(index) = self.queue.iter().position(|other| *other == began) {
+                        self.queue.swap_remove(index);
+                    }
+                }
+                None => {
+                    let second = self.time().second;
+                    proved::<Alone>(Shared::from_mut(&mut self.load), second);
+                }
             }
         }
 
@@ -425,14 +557,14 @@ mod tests {
             self.ns += ms * 1_000_000;
         }
 
-        fn step(&self) -> Step {
-            posture(&self.load).step
+        fn level(&self) -> Level {
+            mitigation(&self.load).level
         }
     }
 
-    /// What the cohorts come to.
-    fn sums(load: &Load) -> (u64, u64) {
-        (load.held_cohorts.iter().sum(), load.spared_cohorts.iter().sum())
+    /// What the age buckets come to.
+    fn sum(load: &Load) -> u64 {
+        load.averted_by_age.iter().sum()
     }
 
     #[test]
@@ -441,8 +573,72 @@ mod tests {
         let passed = (0..1000).filter(|_| world.syn().is_some()).count();
         assert_eq!(passed, 96);
         assert_eq!(world.changes.len(), 1);
-        assert_eq!(world.changes[0].1.because, Because::Queue);
+        assert_eq!(world.changes[0].1.trigger, Trigger::Queue);
         assert_eq!(world.load.half_open_then, 96);
+    }
+
+    #[test]
+    fn what_the_kernel_has_not_seen_yet_counts() {
+        let mut world = World { polls: true, ..World::new(LINES) };
+        let mut passed = 0;
+        for number in 1..=1000 {
+            passed += u32::from(world.syn().is_some());
+            if number % 48 == 0 {
+                world.end_poll();
+            }
+        }
+        // Two polls fill the queue as far as the line.
+        assert_eq!(passed, 96);
+        assert_eq!(world.changes[0].1.trigger, Trigger::Queue);
+    }
+
+    #[test]
+    fn what_the_kernel_has_answered_counts_once() {
+        let mut world = World::new(LINES);
+        for _ in 0..60 {
+            world.syn();
+        }
+        world.look();
+        assert_eq!(measures(&world.load, &LINES, world.time()).queued, 60);
+    }
+
+    #[test]
+    fn what_the_kernel_never_took_is_forgotten() {
+        // A firewall dropped them, or their signature was wrong.
+        let mut world = World { polls: true, ..World::new(LINES) };
+        for number in 0..2000 {
+            assert!(world.syn().is_some());
+            world.poll.clear();
+            world.wait(number % 2);
+        }
+        assert_eq!(world.changes, []);
+    }
+
+    #[test]
+    fn one_of_several_listeners_stands_for_all() {
+        let triggers = Triggers { listeners: 4, ..LINES };
+        let load =
+            Load { queue: Queue { half_open: 9, young: 2, ..Queue::default() }.pack(), ..Load::default() };
+        let measures = measures(&load, &triggers, Time::at(5_000 * SECOND));
+        assert_eq!((measures.queued, measures.stale), (36, 28));
+        assert!(has_room(Queue { half_open: 23, ..Queue::default() }, &triggers));
+        assert!(!has_room(Queue { half_open: 24, ..Queue::default() }, &triggers));
+    }
+
+    #[test]
+    fn periods_that_are_over_do_not_count() {
+        let mut load = Load::default();
+        for now in [80, 81, 87, 88] {
+            passes::<Alone>(Shared::from_mut(&mut load), now);
+        }
+        assert_eq!([88, 95, 96, 103, 104].map(|now| passing(&load, now)), [4, 4, 1, 1, 0]);
+        answered::<Alone>(Shared::from_mut(&mut load), 88);
+        answered::<Alone>(Shared::from_mut(&mut load), 88);
+        assert_eq!(passing(&load, 88), 2);
+        for _ in 0..5 {
+            answered::<Alone>(Shared::from_mut(&mut load), 88);
+        }
+        assert_eq!(passing(&load, 88), 0);
     }
 
     #[test]
@@ -457,7 +653,7 @@ mod tests {
         let passed = (0..10_000).filter(|_| world.syn().is_some()).count();
         assert_eq!(passed, 1024);
         assert_eq!(world.changes.len(), 1);
-        assert_eq!(world.changes[0].1.because, Because::Flood);
+        assert_eq!(world.changes[0].1.trigger, Trigger::Flood);
     }
 
     #[test]
@@ -474,7 +670,7 @@ mod tests {
                 }
             }
         }
-        assert!(held(&world.load) > world.lines.up);
+        assert!(queued(&world.load, &world.triggers) > world.triggers.start);
         assert_eq!(world.changes, []);
     }
 
@@ -487,7 +683,7 @@ mod tests {
             world.wait(50);
         }
         assert_eq!(world.changes.len(), 1);
-        assert_eq!(world.changes[0].1.because, Because::HalfOpen);
+        assert_eq!(world.changes[0].1.trigger, Trigger::HalfOpen);
         assert!(passed < 96, "{passed}");
     }
 
@@ -505,21 +701,21 @@ mod tests {
             }
         }
         assert_eq!(world.changes, []);
-        assert_eq!(half_open(&world.load), under_way.len() as u32);
+        world.look();
+        assert_eq!(half_open(&world.load, &LINES), under_way.len() as u32);
     }
 
     #[test]
-    fn what_nobody_completes_is_over_when_the_kernel_gives_it_up() {
-        let mut world = World::new(Lines::default());
-        for _ in 0..50 {
-            world.syn();
-        }
+    fn what_was_spared_is_over_when_the_kernel_would_have_given_it_up() {
+        let mut world = World::new(LINES);
+        let second = world.time().second;
+        averted::<Alone>(Shared::from_mut(&mut world.load), 50, second);
         world.wait(62_000);
         world.tick();
-        assert_eq!(half_open(&world.load), 50);
+        assert_eq!(half_open(&world.load, &LINES), 50);
         world.wait(2_500);
         world.tick();
-        assert_eq!((half_open(&world.load), sums(&world.load)), (0, (0, 0)));
+        assert_eq!((half_open(&world.load, &LINES), sum(&world.load)), (0, 0));
     }
 
     #[test]
@@ -528,8 +724,8 @@ mod tests {
         for _ in 0..5000 {
             world.syn();
         }
-        assert_eq!(world.step(), Step::Challenge);
-        while world.step() != Step::Pass {
+        assert_eq!(world.level(), Level::Challenge);
+        while world.level() != Level::Pass {
             world.wait(500);
             world.syn();
             assert!(world.changes.len() <= 2);
@@ -538,7 +734,7 @@ mod tests {
         }
         let [(began, _), (ended, change)] = world.changes[..] else { panic!("{:?}", world.changes) };
         assert!((60_000_000_000..70_000_000_000).contains(&(ended - began)), "{}", ended - began);
-        assert_eq!((change.from, change.to), (Step::Challenge, Step::Pass));
+        assert_eq!((change.from, change.to), (Level::Challenge, Level::Pass));
         assert!(accepts_cookies(&world.load, world.time().ms));
         world.wait(61_000);
         assert!(!accepts_cookies(&world.load, world.time().ms));
@@ -561,16 +757,51 @@ mod tests {
 
     #[test]
     fn a_long_pause_ends_everything_at_once() {
-        let lines = Lines { replies: 100, ..LINES };
-        let mut world = World::new(lines);
+        let triggers = Triggers { replies: 100, ..LINES };
+        let mut world = World::new(triggers);
         for _ in 0..3000 {
             world.syn();
             world.wait(1);
         }
-        assert_eq!(world.step(), Step::KnownSources);
+        assert_eq!(world.level(), Level::KnownSources);
         world.wait(3_600_000);
         assert!(world.syn().is_some());
-        assert_eq!(half_open(&world.load), 1);
+        world.look();
+        assert_eq!(half_open(&world.load, &triggers), 1);
+    }
+
+    #[test]
+    fn what_gets_no_answer_uses_up_no_limit() {
+        let mut world = World::new(Triggers { replies: 100, ..LINES });
+        for _ in 0..LINES.critical + 10 {
+            world.syn();
+        }
+        for _ in 0..3000 {
+            world.tick();
+            let time = world.time();
+            let change = count_syn::<Alone>(Shared::from_mut(&mut world.load), &world.triggers, 1, time);
+            world.changes.extend(change.map(|change| (world.ns, change)));
+            averted::<Alone>(Shared::from_mut(&mut world.load), 1, time.second);
+            world.wait(1);
+        }
+        assert_eq!(world.level(), Level::Challenge);
+        assert!(is_within_limit(&world.load, &world.triggers, 1));
+    }
+
+    #[test]
+    fn strangers_keep_a_part_of_the_limit() {
+        let mut load = Load { second: 7, ..Load::default() };
+        let triggers = Triggers { replies: 100, ..LINES };
+        let answered = |load: &mut Load, parts| {
+            let before = load.replies[7 & (SECONDS - 1)];
+            while is_within_limit(load, &triggers, parts) {
+                replied::<Alone>(Shared::from_mut(load), 1, 7);
+            }
+            load.replies[7 & (SECONDS - 1)] - before
+        };
+        assert_eq!(answered(&mut load, crate::mitigation::STRANGERS_PART), 50);
+        assert_eq!(answered(&mut load, 1), 50);
+        assert!(is_within_limit(&load, &Triggers { replies: 0, ..triggers }, u32::MAX));
     }
 
     #[test]
@@ -579,15 +810,16 @@ mod tests {
         for _ in 0..60 * 400 {
             world.tick();
             let time = world.time();
-            let change = arrives::<Alone>(&mut world.load, &world.lines, 64 << 32, time);
+            let change =
+                count_syn::<Alone>(Shared::from_mut(&mut world.load), &world.triggers, 64 << 32, time);
             world.changes.extend(change.map(|change| (world.ns, change)));
             world.wait(2);
         }
         assert_eq!(world.changes.len(), 1);
-        assert_eq!(world.changes[0].1.because, Because::Strays);
+        assert_eq!(world.changes[0].1.trigger, Trigger::OutOfState);
         world.wait(31_000);
         world.syn();
-        assert_eq!(world.step(), Step::Pass);
+        assert_eq!(world.level(), Level::Pass);
     }
 
     #[test]
@@ -596,22 +828,10 @@ mod tests {
         let mut counted = 0;
         for seen in 0..100_000_u64 {
             let count = batch(&load, seen);
-            spared::<Alone>(&mut load, count, 5);
+            averted::<Alone>(Shared::from_mut(&mut load), count, 5);
             counted += count;
         }
         assert!(100_000_u32.abs_diff(counted) <= BATCH, "{counted}");
-    }
-
-    #[test]
-    fn proofs_take_out_nobody_whom_the_kernel_holds() {
-        let mut world = World::new(LINES);
-        for _ in 0..20 {
-            world.syn();
-        }
-        for _ in 0..50 {
-            world.completes(None);
-        }
-        assert_eq!(held(&world.load), 20);
     }
 
     #[test]
@@ -620,7 +840,7 @@ mod tests {
         world.syn();
         let before = world.load;
         let late = Time { second: world.time().second - 1, ..world.time() };
-        assert_eq!(advance::<Alone>(&mut world.load, &LINES, KEEP, late), None);
+        assert_eq!(advance::<Alone>(Shared::from_mut(&mut world.load), &LINES, KEEP, late), None);
         assert_eq!(world.load, before);
     }
 
@@ -641,21 +861,22 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes: the count is the sum of the cohorts, no more pass than the line allows, each attack lasts for
+        /// Whatever comes: the count is the sum of the age buckets, no more pass than the line allows, each attack lasts for
         /// the minimum at least, and calm is never challenged.
         #[test]
         fn the_ladder_keeps_its_promises(acts in acts(), flood in prop_oneof![Just(0u32), 1u32..200]) {
-            let mut world = World::new(Lines { flood, ..LINES });
+            let mut world = World::new(Triggers { flood, ..LINES });
             let (mut under_way, mut proofs) = (Vec::new(), 0);
             for act in acts {
                 match act {
                     Act::Syn(count) => for _ in 0..count {
-                        let calm = held(&world.load) < LINES.up && world.step() == Step::Pass;
+                        world.look();
+                        let calm = queued(&world.load, &LINES) < LINES.start && world.level() == Level::Pass;
                         let began = world.syn();
                         under_way.push(began);
                         prop_assert!(!calm || began.is_some() || world.changes.last().is_some_and(
-                            |(_, change)| change.because == Because::SynRate));
-                        prop_assert!(held(&world.load) <= LINES.danger);
+                            |(_, change)| change.trigger == Trigger::SynRate));
+                        prop_assert!(queued(&world.load, &LINES) <= LINES.critical);
                     },
                     Act::Complete(count) => for _ in 0..count {
                         let Some(began) = under_way.pop() else { break };
@@ -664,9 +885,10 @@ mod tests {
                     },
                     Act::Wait(ms) => world.wait(ms.into()),
                 }
-                prop_assert_eq!(sums(&world.load), (world.load.held, world.load.spared));
+                prop_assert_eq!(sum(&world.load), world.load.averted);
+                world.look();
                 // A cookie that comes late is not taken out.
-                prop_assert!(u64::from(half_open(&world.load)) <= under_way.len() as u64 + proofs);
+                prop_assert!(u64::from(half_open(&world.load, &LINES)) <= under_way.len() as u64 + proofs);
             }
             for pair in world.changes.windows(2) {
                 let [(began, up), (ended, down)] = pair else { continue };

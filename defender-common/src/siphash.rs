@@ -1,6 +1,6 @@
 //! SipHash (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), for inputs that come as 64-bit words.
 
-/// What a SipHash with this key begins with, whatever it is of: worked out once for each key.
+/// The initial state of a SipHash with this key, the same for every input. Computed once per key.
 pub const fn begun([k0, k1]: [u64; 2]) -> [u64; 4] {
     [
         k0 ^ 0x736f_6d65_7073_6575,
@@ -10,7 +10,7 @@ pub const fn begun([k0, k1]: [u64; 2]) -> [u64; 4] {
     ]
 }
 
-/// A SipHash in the making, with `C` compression rounds a word and `D` at the end.
+/// A SipHash in progress, with `C` compression rounds per word and `D` final rounds.
 #[derive(Clone, Copy)]
 pub struct SipHash<const C: usize, const D: usize> {
     v: [u64; 4],
@@ -18,20 +18,20 @@ pub struct SipHash<const C: usize, const D: usize> {
 }
 
 impl<const C: usize, const D: usize> SipHash<C, D> {
-    /// Begins with what [`begun`] made of a key.
+    /// Starts from the state that [`begun`] computed for a key.
     #[inline(always)]
     pub const fn new(begun: [u64; 4]) -> Self {
         Self { v: begun, words: 0 }
     }
 
-    /// Takes in eight bytes, the first in the lowest bits.
+    /// Absorbs eight bytes, the first in the lowest bits.
     #[inline(always)]
     pub fn word(&mut self, word: u64) {
         self.compress(word);
         self.words += 1;
     }
 
-    /// Takes in the last seven bytes (the upper eight bits of `tail` are ignored) and ends.
+    /// Absorbs the last seven bytes (the upper eight bits of `tail` are ignored) and returns the hash.
     #[inline(always)]
     pub fn finish(mut self, tail: u64) -> u64 {
         let len = (self.words * 8 + 7) as u64;

@@ -1,48 +1,49 @@
-//! How many distinct sources send SYNs to a service, and which networks they are from.
+//! Counts the distinct sources that send SYNs to a service, and samples their networks.
 //!
-//! The number is a HyperLogLog's (Flajolet, Fusy, Gandouet, Meunier 2007): a source's hash chooses a register and, by
-//! the zeros it ends in, a rank; a register keeps the highest rank. Windows of 8.192 s take turns with two banks, and a
-//! register tells its window, so that those of older windows count as empty and nobody has to clear anything.
+//! The count is a HyperLogLog (Flajolet, Fusy, Gandouet, Meunier 2007). A source's hash selects a register
+//! and, by its trailing zeros, a rank. A register keeps the highest rank. Windows of 8.192 s alternate
+//! between two banks. Registers store their window's number, so those of older windows count as empty and
+//! need no clearing.
 //!
-//! A register knows eleven bits of its window's number, that of the bank included: one that nobody wrote since looks
-//! current for a moment 4 h 40 min later. No window has more sources than SYNs, so cap the number by the SYNs counted.
+//! A register stores eleven bits of its window's number, including the bit for the bank. So a register that
+//! was not written since looks current again for a moment after 4 h 40 min. No window has more sources than
+//! SYNs, so cap the count by the number of SYNs.
 //!
-//! The samples are sources of SYNs, picked at random, each slot at most once in a millisecond so that CPUs do not fight
-//! for it in a flood. Several CPUs may write at the same time; then a rank or a sample is lost or mixed, which matters
-//! little among so many.
+//! Samples are randomly chosen sources of SYNs. Each slot is written at most once per millisecond, so that
+//! CPUs do not contend for it in a flood. If several CPUs write at the same time, a rank or a sample is
+//! lost or mixed. Among so many this hardly matters.
 
 use crate::{
     abi::{SOURCE_REGISTERS, SOURCE_SAMPLES, SourceSample, Sources, TableKeys},
-    clock,
+    clock, field,
+    shared::Shared,
     wire::address::Address,
 };
 
 const WINDOW_BITS: u32 = 13;
 /// Length of a window in milliseconds.
 pub const WINDOW_MS: u32 = 1 << WINDOW_BITS;
-/// How long a sample counts, in milliseconds.
+/// How long a sample is valid, in milliseconds.
 pub const SAMPLE_MS: u32 = 10_000;
 
 const RANK_BITS: u32 = 6;
 const RANK_MASK: u16 = (1 << RANK_BITS) - 1;
-/// Above are the bits of the hash that choose the register, below those that make the rank.
+/// The hash bits from here up select the register. Those below make the rank.
 const INDEX_SHIFT: u32 = 64 - SOURCE_REGISTERS.trailing_zeros();
 
-/// Notes the source of a SYN. `keys` keep outsiders from choosing sources that share a register.
+/// Records the source of a SYN. `keys` keep outsiders from choosing sources that share a register.
 #[inline(always)]
-pub fn note<A: Address>(sources: &mut Sources, source: A, keys: &TableKeys, now: u32) {
-    let hash = source.mix(keys);
-    let register = &mut sources.registers[bank(now)][(hash >> INDEX_SHIFT) as usize];
-    // The new rank is higher if as many bits as the old one says are zero; mostly it is not.
-    if hash & ((1 << rank(*register, now)) - 1) == 0 {
-        *register = tag(now) | rank_of(hash);
+pub fn note<A: Address>(sources: &Shared<Sources>, source: A, keys: &TableKeys, now: u32) {
+    let hash = source.hash(keys);
+    let register = &field!(sources.registers[bank(now)]).each()[(hash >> INDEX_SHIFT) as usize];
+    // The new rank is higher if at least as many low bits are zero as the old one says. Mostly it is not.
+    if hash & ((1 << rank(register.get(), now)) - 1) == 0 {
+        register.set(tag(now) | rank_of(hash));
     }
-    let sample = &mut sources.samples[slot(hash, now)];
-    if sample.at != now {
-        sample.at = now;
-        for (chunk, word) in sample.address.as_chunks_mut().0.iter_mut().zip(source.words()) {
-            *chunk = word.to_ne_bytes();
-        }
+    let sample = field!(sources.samples[slot(hash, now)]);
+    if field!(sample.at).get() != now {
+        field!(sample.at).set(now);
+        field!(sample.address).set(source.octets());
     }
 }
 
@@ -52,13 +53,13 @@ const fn bank(at: u32) -> usize {
     (at >> WINDOW_BITS & 1) as usize
 }
 
-/// What a register of that window has above its rank. The bank says whether the window is even.
+/// The bits above the rank in a register of that window. The bank tells whether the window is even.
 #[inline(always)]
 const fn tag(at: u32) -> u16 {
     ((at >> (WINDOW_BITS + 1)) as u16) << RANK_BITS
 }
 
-/// The rank in a register, 0 if it is of another window.
+/// The rank in a register, or 0 if it belongs to another window.
 #[inline(always)]
 const fn rank(register: u16, at: u32) -> u16 {
     if register & !RANK_MASK == tag(at) { register & RANK_MASK } else { 0 }
@@ -68,28 +69,28 @@ const fn rank(register: u16, at: u32) -> u16 {
 #[inline(always)]
 const fn rank_of(hash: u64) -> u16 {
     let hash = hash | 1 << (INDEX_SHIFT - 1);
-    // The zeros at the end and the one above them. For trailing_zeros the eBPF compiler takes a table.
+    // The trailing zeros and the one above them. For trailing_zeros, the eBPF compiler would use a table.
     (hash ^ (hash - 1)).count_ones() as u16
 }
 
-/// The sample that a source may replace: another one in each millisecond, so that all of them keep changing.
+/// The sample that a source may replace. It differs in each millisecond, so that all samples keep changing.
 #[inline(always)]
 const fn slot(hash: u64, now: u32) -> usize {
     let mixed = (hash ^ now as u64).wrapping_mul(0x9fb2_1c65_1e98_df25);
     (mixed >> 32) as usize % SOURCE_SAMPLES
 }
 
-/// How many distinct sources there were.
+/// A count of distinct sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Distinct {
     /// The estimate; its standard error is 1.04/√512, 4.6 %, and less below a few hundred.
     pub count: u64,
-    /// In how many milliseconds.
+    /// The length of the counted window, in milliseconds.
     pub window_ms: u32,
 }
 
-/// How many distinct sources there were in the last complete window or, if it has more already, in the running one.
-/// For hosts: the programs have no floating point.
+/// The number of distinct sources in the last complete window, or in the current one if that has more
+/// already. For hosts only: the programs have no floating point.
 #[cfg(not(target_arch = "bpf"))]
 pub fn distinct(sources: &Sources, now: u32) -> Distinct {
     let complete = estimate(sources, now.wrapping_sub(WINDOW_MS));
@@ -101,10 +102,10 @@ pub fn distinct(sources: &Sources, now: u32) -> Distinct {
     }
 }
 
-/// The estimate of the window that `at` is in.
+/// The estimate for the window that `at` is in.
 ///
-/// The estimator is O. Ertl's ("New cardinality estimation algorithms for HyperLogLog sketches", 2017, section 4): it is
-/// exact enough from the first source to the last without corrections for ranges, and needs no logarithm.
+/// The estimator is O. Ertl's ("New cardinality estimation algorithms for HyperLogLog sketches", 2017,
+/// section 4). It is accurate over the whole range without corrections, and needs no logarithm.
 #[cfg(not(target_arch = "bpf"))]
 fn estimate(sources: &Sources, at: u32) -> u64 {
     const REGISTERS: f64 = SOURCE_REGISTERS as f64;
@@ -122,11 +123,11 @@ fn estimate(sources: &Sources, at: u32) -> u64 {
     (REGISTERS * REGISTERS / (2.0 * core::f64::consts::LN_2) / sum + 0.5) as u64
 }
 
-/// x + x²·1 + x⁴·2 + x⁸·4 + …, for x from 0 to below 1: what empty registers add.
+/// x + x²·1 + x⁴·2 + x⁸·4 + …, for 0 ≤ x < 1: the contribution of empty registers.
 #[cfg(not(target_arch = "bpf"))]
 fn sigma(x: f64) -> f64 {
     let (mut sum, mut power, mut factor) = (x, x, 1.0);
-    // Even 511/512 is nothing after 20 squarings.
+    // Even 511/512 vanishes after 20 squarings.
     for _ in 0..32 {
         power *= power;
         sum += power * factor;
@@ -156,7 +157,7 @@ mod tests {
     fn noted(numbers: impl Iterator<Item = u32>, keys: &TableKeys, now: u32) -> Sources {
         let mut sources = Sources::default();
         for number in numbers {
-            note(&mut sources, v4(number), keys, now);
+            note(Shared::from_mut(&mut sources), v4(number), keys, now);
         }
         sources
     }
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn within_three_standard_errors() {
         for count in [10, 100, 1000, 10_000, 100_000, 1_000_000] {
-            // Neighbours, one host in each /24, and addresses all over.
+            // Neighbouring addresses, one host per /24, and addresses spread over the whole range.
             for stride in [1, 256, 0x9e37_79b1] {
                 let numbers = (0..count).map(|number: u32| number.wrapping_mul(stride));
                 let error = error(&noted(numbers, &KEYS, 5_000), count, 5_000);
@@ -186,7 +187,7 @@ mod tests {
                 for number in 0..count {
                     let mut words = [0x2001_u32, 0, 0, 0];
                     words[word] ^= number << 12;
-                    note(&mut sources, V6(words), &KEYS, 5_000);
+                    note(Shared::from_mut(&mut sources), V6(words), &KEYS, 5_000);
                 }
                 let error = error(&sources, count, 5_000);
                 assert!(error.abs() < 3.0 * ERROR, "{count} by word {word}: {error}");
@@ -195,18 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_what_we_say() {
-        // 2,000 is where the classical estimator changes from one formula to another.
+    fn the_standard_error_is_as_documented() {
+        // At 2,000 the classical estimator switches formulas.
         for count in [100, 500, 2_000, 20_000] {
             let errors: Vec<f64> = (1..=100_u64)
                 .map(|seed| {
-                    let keys = KEYS.map(|key| V4(seed as u32).mix(&[key; 9]) ^ V4(!(seed as u32)).mix(&KEYS));
+                    let keys =
+                        KEYS.map(|key| V4(seed as u32).hash(&[key; 9]) ^ V4(!(seed as u32)).hash(&KEYS));
                     error(&noted(0..count, &keys, 5_000), count, 5_000)
                 })
                 .collect();
             let mean = errors.iter().sum::<f64>() / 100.0;
             let deviation = (errors.iter().map(|error| error * error).sum::<f64>() / 100.0).sqrt();
-            // 100 rounds know the deviation to 7 %, the mean to 0.46 %.
+            // 100 rounds determine the deviation to 7 % and the mean to 0.46 %.
             assert!(deviation < 1.2 * ERROR, "{count}: {deviation}");
             assert!(mean.abs() < 0.3 * ERROR, "{count}: {mean}");
         }
@@ -216,7 +218,7 @@ mod tests {
     fn few_sources_are_nearly_exact() {
         for count in 0..=5 {
             let sources = noted(0..count, &KEYS, 5_000);
-            // Two may share a register.
+            // Two sources may share a register.
             assert!(distinct(&sources, 5_000).count.abs_diff(u64::from(count)) <= 1);
         }
         assert_eq!(distinct(&Sources::default(), 5_000).count, 0);
@@ -236,11 +238,11 @@ mod tests {
         assert_eq!(hundred.window_ms, WINDOW_MS);
         assert_eq!(distinct(&sources, WINDOW_MS), hundred);
         for number in 0..50 {
-            note(&mut sources, v4(number), &KEYS, WINDOW_MS + 10);
+            note(Shared::from_mut(&mut sources), v4(number), &KEYS, WINDOW_MS + 10);
         }
         assert_eq!(distinct(&sources, WINDOW_MS + 10), hundred);
         for number in 0..200 {
-            note(&mut sources, v4(number), &KEYS, WINDOW_MS + 99);
+            note(Shared::from_mut(&mut sources), v4(number), &KEYS, WINDOW_MS + 99);
         }
         let more = distinct(&sources, WINDOW_MS + 99);
         assert!(more.count > 150);
@@ -248,11 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_after_its_window() {
+    fn a_window_is_forgotten_when_it_is_over() {
         let mut sources = noted(0..10_000, &KEYS, 5_000);
         assert!(distinct(&sources, 2 * WINDOW_MS - 1).count > 8_000);
         assert_eq!(distinct(&sources, 2 * WINDOW_MS).count, 0);
-        note(&mut sources, v4(1), &KEYS, 2 * WINDOW_MS);
+        note(Shared::from_mut(&mut sources), v4(1), &KEYS, 2 * WINDOW_MS);
         assert_eq!(distinct(&sources, 2 * WINDOW_MS).count, 1);
         for windows in 2..2047 {
             assert!(distinct(&sources, 5_000 + windows * WINDOW_MS).count <= 1, "{windows}");
@@ -284,10 +286,10 @@ mod tests {
 
     #[test]
     fn samples_keep_changing() {
-        // One SYN in 64 ms, always the same eight sources.
+        // One SYN in 64 ms, always from the same eight sources.
         let mut sources = Sources::default();
         for step in 0..1000 {
-            note(&mut sources, v4(step % 8), &KEYS, 1 + step * 64);
+            note(Shared::from_mut(&mut sources), v4(step % 8), &KEYS, 1 + step * 64);
         }
         let now = 1 + 1000 * 64;
         assert!(sources.samples.iter().all(|sample| sample.at != 0));
@@ -300,11 +302,11 @@ mod tests {
 
     #[test]
     fn samples_show_who_sends_most() {
-        // Three in four SYNs are from one network, in a flood of 200 SYNs a millisecond.
+        // Three in four SYNs come from one network, in a flood of 200 SYNs per millisecond.
         let mut sources = Sources::default();
         for step in 0..40_000_u32 {
             let network = if step.wrapping_mul(0x9e37_79b1) >> 30 == 0 { 0xcb00_7100 } else { 0xc633_6400 };
-            note(&mut sources, v4(network | (step * 7 % 251)), &KEYS, 1 + step / 200);
+            note(Shared::from_mut(&mut sources), v4(network | (step * 7 % 251)), &KEYS, 1 + step / 200);
         }
         let of_most = recent_samples(&sources, 201).filter(|sample| sample.address[12] == 0xc6).count();
         assert!((35..=60).contains(&of_most), "{of_most}");
@@ -321,7 +323,7 @@ mod tests {
         fn any_bytes_give_an_estimate(register: u16, now: u32, address: u32, keys: TableKeys) {
             let mut sources = Sources { registers: [[register; SOURCE_REGISTERS]; 2], ..Sources::default() };
             distinct(&sources, now);
-            note(&mut sources, V4(address), &keys, now);
+            note(Shared::from_mut(&mut sources), V4(address), &keys, now);
             prop_assert!(distinct(&sources, now).count > 0);
             prop_assert!(now == 0 || recent_samples(&sources, now).count() == 1);
         }

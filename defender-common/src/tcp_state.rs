@@ -1,39 +1,44 @@
-//! The states of a server's TCP connection (RFC 9293, figure 5), as the wire beside the server shows them.
+//! The states of a server's TCP connection (RFC 9293, figure 5), derived from the packets on the wire.
 //!
-//! The machine sees every segment of a connection in both directions, not the socket. What the server has received is
-//! told best by its own acknowledgements; in between, segments that arrive in order are taken for received. Three things
-//! the wire does not show: that the server closed while its FIN still waits behind data, that it dropped what arrived,
-//! and that it forgot the connection. So nothing here ends a connection: timers nominate it ([`Track::is_due`]), and the
-//! kernel is asked.
+//! The machine sees every segment of a connection in both directions, but not the socket. The server's own
+//! acknowledgements are the best evidence of what it received. Until they arrive, in-order segments are
+//! assumed received.
+//!
+//! The wire does not show three things: that the server closed while its FIN still waits behind data, that
+//! it dropped a segment, or that it forgot the connection. So nothing here ends a connection. Timers
+//! nominate it ([`Track::is_due`]), and then the kernel's socket table decides.
 
 use crate::{
     clock::age,
     wire::tcp::{ACK, FIN, RST, SYN},
 };
 
-/// How long a SYN-ACK is repeated, in milliseconds: 1 + 2 + 4 + 8 + 16 + 32 s (`tcp_synack_retries` 5).
+/// How long a SYN-ACK is retransmitted, in milliseconds: 1 + 2 + 4 + 8 + 16 + 32 s (`tcp_synack_retries`
+/// 5).
 pub const SYN_RECV_MS: u32 = 63_000;
 /// How long TIME_WAIT lasts, in milliseconds (`TCP_TIMEWAIT_LEN`).
 pub const TIME_WAIT_MS: u32 = 60_000;
-/// How long FIN_WAIT2 lasts without a process, in milliseconds (`TCP_FIN_TIMEOUT`). With one it has no end.
+/// How long FIN_WAIT2 lasts without a process, in milliseconds (`TCP_FIN_TIMEOUT`). With a process it has
+/// no limit.
 pub const FIN_WAIT2_MS: u32 = 60_000;
-/// When a FIN that nobody acknowledged is asked about for the first time, in milliseconds. Its repetitions end by
-/// `tcp_orphan_retries` or `tcp_retries2` and the round-trip time, which may well be later.
+/// When the kernel is first asked about a FIN without an acknowledgement, in milliseconds. Its
+/// retransmissions end later in many cases: the end depends on `tcp_orphan_retries` or `tcp_retries2` and
+/// on the round-trip time.
 pub const FIN_UNACKNOWLEDGED_MS: u32 = 120_000;
 
 /// `next_in` is known.
 pub const TRACK_NEXT_IN: u8 = 1;
-/// A FIN of the client came that does not count yet; `fin_in` is known.
+/// The client's FIN arrived but does not count yet; `fin_in` is known.
 pub const TRACK_FIN_IN: u8 = 2;
-/// The server's FIN was seen; `fin_out` is known.
+/// The server's FIN was sent; `fin_out` is known.
 pub const TRACK_FIN_OUT: u8 = 4;
-/// The server's SYN-ACK was seen; until its FIN, `fin_out` is the number after it.
+/// The server's SYN-ACK was sent; until its FIN, `fin_out` is the number after it.
 pub const TRACK_SYN_OUT: u8 = 8;
-/// A SYN came after the end and waits for its answer; `fin_in` is the number after it.
+/// A SYN arrived after the end and awaits its answer; `fin_in` is the number after it.
 pub const TRACK_SYN_IN: u8 = 16;
 
-/// How far the segment that completes a handshake may be from `next_in`, and what it acknowledges beyond the SYN-ACK: the
-/// largest window before scaling.
+/// How far the segment that completes a handshake may be from `next_in`, and how far its acknowledgement
+/// may be beyond the SYN-ACK: the largest unscaled window.
 const WINDOW: u32 = 65_535;
 
 /// TCP states by the kernel's numbers (`include/net/tcp_states.h`).
@@ -46,9 +51,9 @@ pub enum State {
     SynRecv = 3,
     /// The server closed.
     FinWait1 = 4,
-    /// The server closed, and the client knows.
+    /// The server closed, and the client acknowledged it.
     FinWait2 = 5,
-    /// Both closed, the server first: late segments are waited for.
+    /// Both closed, the server first. Waits for late segments.
     TimeWait = 6,
     /// No connection.
     Close = 7,
@@ -89,8 +94,8 @@ impl State {
         }
     }
 
-    /// The state of a kernel's number. NEW_SYN_RECV is SYN_RECV too; what no server's connection is in (SYN_SENT, LISTEN)
-    /// is none.
+    /// The state of a kernel's number. NEW_SYN_RECV counts as SYN_RECV. `None` for a state that no server's
+    /// connection has (SYN_SENT, LISTEN).
     #[inline(always)]
     pub const fn from_kernel(number: u8) -> Option<Self> {
         Some(match number {
@@ -107,9 +112,9 @@ impl State {
         })
     }
 
-    /// Whether the kernel tells of the end of a connection that is in this state. What has no socket ends unheard:
-    /// TIME_WAIT, which CLOSING leads to, and FIN_WAIT2 without a process. Nor is a connection sure to exist that the wire
-    /// says is closed.
+    /// Whether the kernel reports the end of a connection in this state. A connection without a socket ends
+    /// without an event: TIME_WAIT, which follows CLOSING, and FIN_WAIT2 without a process. A connection
+    /// that is closed according to the wire may not exist at all.
     #[inline(always)]
     pub const fn ends_heard(self) -> bool {
         !matches!(self, Self::TimeWait | Self::Closing | Self::FinWait2 | Self::Close)
@@ -137,14 +142,14 @@ impl State {
         }
     }
 
-    /// The handshake is over and the client's FIN is still to come.
+    /// The handshake is complete, and the client's FIN is still to come.
     #[inline(always)]
     const fn receives(self) -> bool {
         matches!(self, Self::Established | Self::FinWait1 | Self::FinWait2)
     }
 }
 
-/// Which way a segment goes.
+/// The direction of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to this host.
@@ -153,10 +158,10 @@ pub enum Direction {
     Out,
 }
 
-/// What the machine needs of a segment.
+/// The fields of a segment that the machine needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Which way it goes.
+pub struct ObservedSegment {
+    /// Its direction.
     pub direction: Direction,
     /// Its flags, as in [`crate::wire::tcp`].
     pub flags: u8,
@@ -168,14 +173,14 @@ pub struct Seen {
     pub data_len: u32,
 }
 
-impl Seen {
-    /// The number behind its data and its FIN.
+impl ObservedSegment {
+    /// The sequence number after its data and FIN.
     #[inline(always)]
     const fn end(&self) -> u32 {
         self.sequence.wrapping_add(self.len())
     }
 
-    /// How many numbers its data and its FIN take.
+    /// The sequence space of its data and FIN.
     #[inline(always)]
     const fn len(&self) -> u32 {
         self.data_len.wrapping_add((self.flags & FIN) as u32)
@@ -188,32 +193,34 @@ impl Seen {
 pub struct Track {
     /// Its state.
     pub state: State,
-    /// What is known of it: `TRACK_*`.
+    /// Which fields are valid: `TRACK_*`.
     pub flags: u8,
     /// The sequence number that the server expects next (RCV.NXT), as far as the wire shows it.
     pub next_in: u32,
-    /// The number after the client's FIN that does not count yet, and after the end the number after its new SYN.
+    /// The number after a client's FIN that does not count yet. After the end, the number after the
+    /// client's new SYN.
     pub fin_in: u32,
-    /// The number after the server's FIN, and before that the number after its SYN-ACK.
+    /// The number after the server's FIN, or before that the number after its SYN-ACK.
     pub fin_out: u32,
-    /// When `state` began, in milliseconds of a clock that wraps.
+    /// When `state` was entered, in milliseconds of a wrapping clock.
     pub since: u32,
 }
 
 impl Track {
-    /// A connection whose SYN came from the client.
+    /// A connection that begins with a SYN from the client.
     #[inline(always)]
-    pub fn opening(syn: &Seen, now: u32) -> Self {
+    pub fn opening(syn: &ObservedSegment, now: u32) -> Self {
         Self::at(State::SynRecv, TRACK_NEXT_IN, syn.sequence.wrapping_add(1), now)
     }
 
-    /// A connection that the kernel has in this state. Its sequence numbers show only as the server acknowledges.
+    /// A connection that the kernel has in this state. Its sequence numbers become known only as the server
+    /// acknowledges.
     #[inline(always)]
     pub fn known(state: State, now: u32) -> Self {
         Self::at(state, 0, 0, now)
     }
 
-    /// A connection that was handed over, or seen to complete.
+    /// A connection that was handed over, or whose handshake was observed to complete.
     #[inline(always)]
     pub fn established(next_in: u32, now: u32) -> Self {
         Self::at(State::Established, TRACK_NEXT_IN, next_in, now)
@@ -224,22 +231,22 @@ impl Track {
         Self { state, flags, next_in, fin_in: 0, fin_out: 0, since }
     }
 
-    /// Takes notice of a segment.
+    /// Processes a segment.
     #[inline(always)]
-    pub fn step(&mut self, seen: &Seen, now: u32) {
-        let kind = seen.flags & (SYN | FIN | RST | ACK);
-        let quiet = self.state == State::Established && self.flags & TRACK_FIN_IN == 0;
-        match seen.direction {
-            Direction::In if quiet && kind == ACK => {
-                self.receive(seen);
+    pub fn step(&mut self, segment: &ObservedSegment, now: u32) {
+        let kind = segment.flags & (SYN | FIN | RST | ACK);
+        let established = self.state == State::Established && self.flags & TRACK_FIN_IN == 0;
+        match segment.direction {
+            Direction::In if established && kind == ACK => {
+                self.receive(segment);
             }
-            Direction::Out if quiet && kind == ACK => self.acknowledge(seen.acknowledgement),
-            Direction::In => self.step_in(seen, kind, now),
-            Direction::Out => self.step_out(seen, kind, now),
+            Direction::Out if established && kind == ACK => self.acknowledge(segment.acknowledgement),
+            Direction::In => self.step_in(segment, kind, now),
+            Direction::Out => self.step_out(segment, kind, now),
         }
     }
 
-    /// Whether its time is over by its timer. The kernel is to be asked before anything is ended.
+    /// Whether its timer has expired. Check with the kernel before ending anything.
     #[inline(always)]
     pub fn is_due(&self, now: u32) -> bool {
         let patience = match self.state {
@@ -254,22 +261,23 @@ impl Track {
     }
 
     #[inline(always)]
-    fn step_in(&mut self, seen: &Seen, kind: u8, now: u32) {
+    fn step_in(&mut self, segment: &ObservedSegment, kind: u8, now: u32) {
         if kind & SYN != 0 {
-            // The server may refuse it: as an old duplicate, or because it is not yet where the wire says.
+            // The server may refuse it as an old duplicate, or because the server lags behind the wire's
+            // state.
             if kind == SYN && matches!(self.state, State::TimeWait | State::Close) {
                 self.flags = self.flags & !TRACK_FIN_IN | TRACK_SYN_IN;
-                self.fin_in = seen.sequence.wrapping_add(1);
+                self.fin_in = segment.sequence.wrapping_add(1);
             }
         } else if kind & RST != 0 {
-            // Exactly the next number (RFC 5961, section 3.2). It ends TIME_WAIT too, as Linux does unless
+            // Exactly the next number (RFC 5961, section 3.2). It also ends TIME_WAIT, as in Linux unless
             // tcp_rfc1337 is set (net/ipv4/tcp_minisocks.c, tcp_timewait_state_process).
-            if self.knows(TRACK_NEXT_IN) && seen.sequence == self.next_in {
+            if self.knows(TRACK_NEXT_IN) && segment.sequence == self.next_in {
                 self.enter(State::Close, now);
             }
         } else if kind & ACK != 0 {
-            self.enter(self.after_in(seen), now);
-            if self.state.receives() && self.receive(seen) {
+            self.enter(self.after_in(segment), now);
+            if self.state.receives() && self.receive(segment) {
                 self.enter(self.state.after_fin_in(), now);
             } else if self.state == State::TimeWait && kind & FIN != 0 {
                 self.since = now;
@@ -278,9 +286,9 @@ impl Track {
     }
 
     #[inline(always)]
-    fn step_out(&mut self, seen: &Seen, kind: u8, now: u32) {
-        if kind == SYN | ACK && self.may_open(seen.acknowledgement) {
-            return self.open(seen, now);
+    fn step_out(&mut self, segment: &ObservedSegment, kind: u8, now: u32) {
+        if kind == SYN | ACK && self.may_open(segment.acknowledgement) {
+            return self.open(segment, now);
         }
         if self.state == State::Close {
             return;
@@ -289,10 +297,11 @@ impl Track {
             return self.enter(State::Close, now);
         }
         if kind & ACK != 0 {
-            self.acknowledge(seen.acknowledgement);
+            self.acknowledge(segment.acknowledgement);
             if self.knows(TRACK_FIN_IN) && !is_before(self.next_in, self.fin_in) {
                 self.flags &= !TRACK_FIN_IN;
-                // Nothing comes after a FIN. One that lies behind what the server has received is none of this connection.
+                // Nothing follows a FIN. A FIN behind what the server has received belongs to another
+                // connection.
                 if self.next_in == self.fin_in {
                     self.enter(self.state.after_fin_in(), now);
                 }
@@ -300,24 +309,24 @@ impl Track {
         }
         if kind & (FIN | SYN) == FIN {
             self.flags |= TRACK_FIN_OUT;
-            self.fin_out = seen.end();
-            self.enter(self.after_fin_out(seen), now);
+            self.fin_out = segment.end();
+            self.enter(self.after_fin_out(segment), now);
         }
     }
 
-    /// The state after what a segment with an ACK acknowledges.
+    /// The state after processing a segment's acknowledgement.
     #[inline(always)]
-    fn after_in(&self, seen: &Seen) -> State {
+    fn after_in(&self, segment: &ObservedSegment) -> State {
         if self.state == State::SynRecv {
-            let place = seen.sequence.wrapping_sub(self.next_in).wrapping_add(WINDOW);
+            let place = segment.sequence.wrapping_sub(self.next_in).wrapping_add(WINDOW);
             let in_window = !self.knows(TRACK_NEXT_IN) || place <= 2 * WINDOW;
-            // The SYN-ACK at least, and no more than may follow it (RFC 9293, section 3.10.7.4). What an old duplicate
-            // acknowledges is from before it.
-            let behind = seen.acknowledgement.wrapping_sub(self.fin_out);
+            // It must acknowledge at least the SYN-ACK, and no more than may follow it (RFC 9293, section
+            // 3.10.7.4). An old duplicate acknowledges numbers before it.
+            let behind = segment.acknowledgement.wrapping_sub(self.fin_out);
             let answers = !self.knows(TRACK_SYN_OUT) || behind <= WINDOW;
             return if in_window && answers { State::Established } else { State::SynRecv };
         }
-        if self.knows(TRACK_FIN_OUT) && !is_before(seen.acknowledgement, self.fin_out) {
+        if self.knows(TRACK_FIN_OUT) && !is_before(segment.acknowledgement, self.fin_out) {
             return self.state.after_ack_of_fin();
         }
         self.state
@@ -325,41 +334,45 @@ impl Track {
 
     /// The state after the server's FIN.
     #[inline(always)]
-    fn after_fin_out(&self, seen: &Seen) -> State {
+    fn after_fin_out(&self, segment: &ObservedSegment) -> State {
         match self.state {
             State::SynRecv | State::Established => State::FinWait1,
-            // The client's FIN passed here, but the server had not taken it when it closed: they cross.
-            State::CloseWait if seen.acknowledgement != self.next_in => State::Closing,
+            // The client's FIN passed here, but the server had not received it when it closed: simultaneous
+            // close.
+            State::CloseWait if segment.acknowledgement != self.next_in => State::Closing,
             State::CloseWait => State::LastAck,
             other => other,
         }
     }
 
-    /// Whether a SYN-ACK that acknowledges this begins a connection, or says again that one began. Otherwise it is late.
+    /// Whether a SYN-ACK with this acknowledgement begins a connection, or repeats one that did. Otherwise
+    /// it is late.
     #[inline(always)]
     fn may_open(&self, acknowledgement: u32) -> bool {
         self.state == State::SynRecv || self.knows(TRACK_SYN_IN) && acknowledgement == self.fin_in
     }
 
-    /// The server takes a SYN.
+    /// The server accepts a SYN.
     #[inline(always)]
-    fn open(&mut self, answer: &Seen, now: u32) {
+    fn open(&mut self, answer: &ObservedSegment, now: u32) {
         self.enter(State::SynRecv, now);
         self.flags = TRACK_NEXT_IN | TRACK_SYN_OUT;
         self.next_in = answer.acknowledgement;
         self.fin_out = answer.sequence.wrapping_add(1);
     }
 
-    /// Moves `next_in` on by a segment of the client that is in order, and tells whether the client's FIN counts now.
+    /// Advances `next_in` by an in-order segment of the client. Returns whether the client's FIN counts
+    /// now.
     #[inline(always)]
-    fn receive(&mut self, seen: &Seen) -> bool {
-        let fin = seen.flags & FIN != 0;
+    fn receive(&mut self, segment: &ObservedSegment) -> bool {
+        let fin = segment.flags & FIN != 0;
         let known = self.knows(TRACK_NEXT_IN);
-        // It begins at or before the next number and ends behind it.
-        if known && self.next_in.wrapping_sub(seen.sequence) < seen.len() {
-            self.next_in = seen.end();
+        // It begins at or before the next number and ends after it.
+        if known && self.next_in.wrapping_sub(segment.sequence) < segment.len() {
+            self.next_in = segment.end();
             let overtaken = self.knows(TRACK_FIN_IN) && is_before(self.fin_in, self.next_in.wrapping_add(2));
-            // The gap before a FIN that came early may be closed. One that lies further back is none of this connection.
+            // The gap before an early FIN may now be closed. A FIN further back belongs to another
+            // connection.
             let early = overtaken && self.fin_in.wrapping_sub(self.next_in) <= 1;
             if early && !fin {
                 self.next_in = self.fin_in;
@@ -369,14 +382,14 @@ impl Track {
             }
             return early || fin;
         }
-        if fin && (!known || is_before(self.next_in, seen.end())) {
+        if fin && (!known || is_before(self.next_in, segment.end())) {
             self.flags |= TRACK_FIN_IN;
-            self.fin_in = seen.end();
+            self.fin_in = segment.end();
         }
         false
     }
 
-    /// Moves `next_in` on by what the server acknowledges.
+    /// Advances `next_in` to the server's acknowledgement.
     #[inline(always)]
     fn acknowledge(&mut self, acknowledgement: u32) {
         if !self.knows(TRACK_NEXT_IN) || is_before(self.next_in, acknowledgement) {
@@ -413,29 +426,35 @@ mod tests {
     const THEN: u32 = 1_000;
     const NOW: u32 = 5_000;
 
-    /// The client's next number in the table, and the number after the server's FIN.
+    /// In the table: the client's next number, and the number after the server's FIN.
     const NEXT: u32 = 100;
     const OURS: u32 = 900;
 
-    fn seg(direction: Direction, flags: u8, sequence: u32, acknowledgement: u32, data_len: u32) -> Seen {
-        Seen { direction, flags, sequence, acknowledgement, data_len }
+    fn seg(
+        direction: Direction,
+        flags: u8,
+        sequence: u32,
+        acknowledgement: u32,
+        data_len: u32,
+    ) -> ObservedSegment {
+        ObservedSegment { direction, flags, sequence, acknowledgement, data_len }
     }
 
-    /// From the client; it acknowledges everything but the server's FIN.
-    fn client(flags: u8, sequence: u32, data_len: u32) -> Seen {
+    /// A segment from the client that acknowledges everything but the server's FIN.
+    fn client(flags: u8, sequence: u32, data_len: u32) -> ObservedSegment {
         seg(Direction::In, flags, sequence, OURS - 1, data_len)
     }
 
-    /// As [`client`], and the server's FIN too.
-    fn client_acks(flags: u8, sequence: u32) -> Seen {
+    /// Like [`client`], but acknowledges the server's FIN too.
+    fn client_acks(flags: u8, sequence: u32) -> ObservedSegment {
         seg(Direction::In, flags, sequence, OURS, 0)
     }
 
-    fn server(flags: u8, acknowledgement: u32) -> Seen {
+    fn server(flags: u8, acknowledgement: u32) -> ObservedSegment {
         seg(Direction::Out, flags, OURS - 1, acknowledgement, 0)
     }
 
-    /// A connection in a state, as if its way there had been seen.
+    /// A connection in a state, as if the way there had been observed.
     fn at(state: State) -> Track {
         use State::*;
         let fin_out = matches!(state, FinWait1 | FinWait2 | TimeWait | Closing | LastAck);
@@ -447,7 +466,7 @@ mod tests {
         }
     }
 
-    /// As [`at`], with an early FIN of the client.
+    /// Like [`at`], with an early FIN of the client.
     fn early(state: State, fin_in: u32) -> Track {
         let track = at(state);
         Track { flags: track.flags | TRACK_FIN_IN, fin_in, ..track }
@@ -457,14 +476,14 @@ mod tests {
         Track::opening(&client(SYN, NEXT - 1, 0), THEN)
     }
 
-    /// As [`opened`], and the server has answered.
+    /// Like [`opened`], after the server's answer.
     fn answered() -> Track {
         let mut track = opened();
         track.step(&seg(Direction::Out, SYN | ACK, OURS - 2, NEXT, 0), NOW);
         track
     }
 
-    /// As [`at`], with a SYN after the end.
+    /// Like [`at`], with a SYN after the end.
     fn again(state: State, sequence: u32) -> Track {
         let mut track = at(state);
         track.step(&client(SYN, sequence, 0), NOW);
@@ -526,7 +545,7 @@ mod tests {
             ("half closed, server's data", at(CloseWait), server(ACK, NEXT), CloseWait),
             ("last ACK", at(LastAck), client_acks(ACK, NEXT), Close),
             ("ACK of less at last", at(LastAck), client(ACK, NEXT, 0), LastAck),
-            // FINs that come early.
+            // Early FINs.
             ("early FIN", at(Established), client(FIN | ACK, NEXT + 10, 0), Established),
             ("old FIN", at(Established), client(FIN | ACK, NEXT - 1, 0), Established),
             ("gap closed", early(Established, NEXT + 11), client(ACK, NEXT, 10), CloseWait),
@@ -566,7 +585,7 @@ mod tests {
             ("SYN to a connection", at(Established), client(SYN, NEXT, 0), Established),
             ("SYN-ACK from a client", opened(), client(SYN | ACK, NEXT, 0), SynRecv),
             ("SYN-ACK again, unanswered", answered(), server(SYN | ACK, NEXT), SynRecv),
-            // Only the server's answer to it says that a SYN began a new connection.
+            // Only the server's answer shows that a SYN began a new connection.
             ("new SYN in TIME_WAIT", at(TimeWait), client(SYN, NEXT + 1, 0), TimeWait),
             ("and its answer", again(TimeWait, NEXT + 1), server(SYN | ACK, NEXT + 2), SynRecv),
             ("a refusal", again(TimeWait, NEXT + 1), server(ACK, NEXT), TimeWait),
@@ -590,7 +609,7 @@ mod tests {
             ("data in CLOSE", at(Close), client(ACK, NEXT, 5), Close),
             ("FIN in CLOSE", at(Close), client(FIN | ACK, NEXT, 5), Close),
             ("server's FIN in CLOSE", at(Close), server(FIN | ACK, NEXT), Close),
-            // Repetitions.
+            // Retransmissions.
             ("FIN again in TIME_WAIT", at(TimeWait), client(FIN | ACK, NEXT - 1, 0), TimeWait),
             ("FIN again in CLOSE_WAIT", at(CloseWait), client(FIN | ACK, NEXT - 1, 0), CloseWait),
             ("FIN again in LAST_ACK", at(LastAck), client(FIN | ACK, NEXT - 1, 0), LastAck),
@@ -600,7 +619,7 @@ mod tests {
             ("server's FIN again in FIN_WAIT2", at(FinWait2), server(FIN | ACK, NEXT), FinWait2),
             ("server's FIN again in CLOSING", at(Closing), server(FIN | ACK, NEXT), Closing),
             ("server's FIN again in LAST_ACK", at(LastAck), server(FIN | ACK, NEXT), LastAck),
-            // Numbers that are not known.
+            // Unknown numbers.
             (
                 "FIN, number not known",
                 Track::known(Established, THEN),
@@ -610,13 +629,13 @@ mod tests {
             ("ACK, number not known", Track::known(SynRecv, THEN), client(ACK, 7, 0), Established),
             ("ACK, our FIN not known", Track::known(FinWait1, THEN), client_acks(ACK, 7), FinWait1),
         ];
-        for (what, mut track, seen, expected) in rows {
+        for (what, mut track, segment, expected) in rows {
             let before = track;
-            track.step(&seen, NOW);
+            track.step(&segment, NOW);
             assert_eq!(track.state, expected, "{what}");
-            let restarts = seen.direction == Direction::In
+            let restarts = segment.direction == Direction::In
                 && before.state == TimeWait
-                && seen.flags & (FIN | SYN | RST) == FIN;
+                && segment.flags & (FIN | SYN | RST) == FIN;
             let since = if before.state == expected && !restarts { THEN } else { NOW };
             assert_eq!(track.since, since, "{what}");
         }
@@ -663,9 +682,9 @@ mod tests {
                 ("FIN in order", client(FIN | ACK, base, 10), 11),
                 ("FIN after a gap", client(FIN | ACK, base.wrapping_add(1), 10), 0),
             ];
-            for (what, seen, moved) in rows {
+            for (what, segment, moved) in rows {
                 let mut track = Track::established(base, THEN);
-                track.step(&seen, NOW);
+                track.step(&segment, NOW);
                 assert_eq!(track.next_in.wrapping_sub(base), moved, "{what} at {base}");
             }
         }
@@ -730,12 +749,12 @@ mod tests {
         )
     }
 
-    /// Numbers near the edges as well as any.
+    /// Any number, with those near the edges as likely as the rest.
     fn any_number() -> impl Strategy<Value = u32> {
         prop_oneof![any::<u32>(), 0..3u32, (u32::MAX - 2)..=u32::MAX, (1 << 31) - 2..(1 << 31) + 2u32]
     }
 
-    fn any_seen() -> impl Strategy<Value = Seen> {
+    fn any_segment() -> impl Strategy<Value = ObservedSegment> {
         (any::<bool>(), any::<u8>(), any_number(), any_number(), any_number()).prop_map(
             |(out, flags, s, a, len)| seg(if out { Direction::Out } else { Direction::In }, flags, s, a, len),
         )
@@ -745,12 +764,12 @@ mod tests {
         #[test]
         fn nothing_panics(
             start in any_track(),
-            steps in prop::collection::vec((any_seen(), any_number()), 1..50),
+            steps in prop::collection::vec((any_segment(), any_number()), 1..50),
         ) {
             let mut track = start;
-            for (seen, now) in steps {
+            for (segment, now) in steps {
                 let before = track;
-                track.step(&seen, now);
+                track.step(&segment, now);
                 track.is_due(now);
                 prop_assert!(track.since == now || track.state == before.state);
             }
@@ -758,8 +777,8 @@ mod tests {
     }
 }
 
-/// Two ends that speak TCP as RFC 9293 says, a network that reorders, duplicates and loses, and the machine beside the
-/// server. The ends count in numbers that never wrap; only the wire's are 32 bits wide.
+/// Two TCP endpoints that follow RFC 9293, a network that reorders, duplicates and drops, and the machine
+/// beside the server. The endpoints count in numbers that never wrap. Only those on the wire have 32 bits.
 #[cfg(test)]
 mod against_a_model {
     use super::*;
@@ -783,7 +802,7 @@ mod against_a_model {
     }
 
     #[derive(Clone, Copy, Debug, Default)]
-    struct Packet {
+    struct SimulatedPacket {
         syn: bool,
         fin: bool,
         rst: bool,
@@ -792,7 +811,7 @@ mod against_a_model {
         len: u64,
     }
 
-    impl Packet {
+    impl SimulatedPacket {
         fn data_end(&self) -> u64 {
             self.seq + self.len
         }
@@ -803,22 +822,22 @@ mod against_a_model {
     }
 
     #[derive(Clone, Debug)]
-    struct End {
+    struct Endpoint {
         phase: Phase,
         listens: bool,
-        /// Keeps what comes out of order.
+        /// Keeps out-of-order segments.
         keeps: bool,
         iss: u64,
         una: u64,
         nxt: u64,
         fin: Option<u64>,
         rcv: u64,
-        kept: Vec<Packet>,
+        kept: Vec<SimulatedPacket>,
         since: u32,
         now: u32,
     }
 
-    impl End {
+    impl Endpoint {
         fn new(listens: bool, keeps: bool) -> Self {
             let (iss, una, nxt) = (10, 10, 10);
             let (phase, fin, rcv, kept) = (Phase::Closed, None, 0, Vec::new());
@@ -842,16 +861,16 @@ mod against_a_model {
             self.go(phase);
         }
 
-        fn ack(&self) -> Packet {
-            Packet { ack: Some(self.rcv), seq: self.nxt, ..Packet::default() }
+        fn ack(&self) -> SimulatedPacket {
+            SimulatedPacket { ack: Some(self.rcv), seq: self.nxt, ..SimulatedPacket::default() }
         }
 
-        fn syn(&self) -> Packet {
+        fn syn(&self) -> SimulatedPacket {
             let ack = (self.phase != Phase::SynSent).then_some(self.rcv);
-            Packet { syn: true, seq: self.iss, ack, ..Packet::default() }
+            SimulatedPacket { syn: true, seq: self.iss, ack, ..SimulatedPacket::default() }
         }
 
-        fn open(&mut self, gap: u64) -> Vec<Packet> {
+        fn open(&mut self, gap: u64) -> Vec<SimulatedPacket> {
             if self.phase != Phase::Closed {
                 return Vec::new();
             }
@@ -859,16 +878,16 @@ mod against_a_model {
             vec![self.syn()]
         }
 
-        fn write(&mut self, len: u64) -> Vec<Packet> {
+        fn write(&mut self, len: u64) -> Vec<SimulatedPacket> {
             if !matches!(self.phase, Phase::Established | Phase::CloseWait) {
                 return Vec::new();
             }
-            let packet = Packet { len, ..self.ack() };
+            let packet = SimulatedPacket { len, ..self.ack() };
             self.nxt += len;
             vec![packet]
         }
 
-        fn close(&mut self) -> Vec<Packet> {
+        fn close(&mut self) -> Vec<SimulatedPacket> {
             match self.phase {
                 Phase::SynSent => self.go(Phase::Closed),
                 Phase::SynReceived | Phase::Established => self.go(Phase::FinWait1),
@@ -878,14 +897,14 @@ mod against_a_model {
             if self.phase == Phase::Closed {
                 return Vec::new();
             }
-            let packet = Packet { fin: true, ..self.ack() };
+            let packet = SimulatedPacket { fin: true, ..self.ack() };
             self.fin = Some(self.nxt);
             self.nxt += 1;
             vec![packet]
         }
 
-        fn abort(&mut self) -> Vec<Packet> {
-            let packet = Packet { rst: true, ..self.ack() };
+        fn abort(&mut self) -> Vec<SimulatedPacket> {
+            let packet = SimulatedPacket { rst: true, ..self.ack() };
             match self.phase {
                 Phase::Closed | Phase::SynSent | Phase::Closing | Phase::LastAck | Phase::TimeWait => {
                     Vec::new()
@@ -897,15 +916,15 @@ mod against_a_model {
             }
         }
 
-        /// The end of 2 MSL.
+        /// 2 MSL are over.
         fn forget(&mut self) {
             if self.phase == Phase::TimeWait {
                 self.go(Phase::Closed);
             }
         }
 
-        /// Repeats the first `cut` bytes of what is not acknowledged.
-        fn repeat(&self, cut: u64) -> Vec<Packet> {
+        /// Retransmits the first `cut` bytes of unacknowledged data.
+        fn repeat(&self, cut: u64) -> Vec<SimulatedPacket> {
             if self.una == self.nxt {
                 return Vec::new();
             }
@@ -915,21 +934,25 @@ mod against_a_model {
             let data_end = self.fin.unwrap_or(self.nxt);
             let len = cut.min(data_end - self.una);
             let fin = self.fin == Some(self.una + len);
-            vec![Packet { seq: self.una, len, fin, ..self.ack() }]
+            vec![SimulatedPacket { seq: self.una, len, fin, ..self.ack() }]
         }
 
-        fn reset(&self, packet: &Packet) -> Vec<Packet> {
+        fn reset(&self, packet: &SimulatedPacket) -> Vec<SimulatedPacket> {
             match packet.ack {
                 _ if packet.rst => Vec::new(),
-                Some(ack) => vec![Packet { rst: true, seq: ack, ..Packet::default() }],
+                Some(ack) => vec![SimulatedPacket { rst: true, seq: ack, ..SimulatedPacket::default() }],
                 None => {
-                    vec![Packet { rst: true, ack: Some(packet.seq + packet.space()), ..Packet::default() }]
+                    vec![SimulatedPacket {
+                        rst: true,
+                        ack: Some(packet.seq + packet.space()),
+                        ..SimulatedPacket::default()
+                    }]
                 }
             }
         }
 
         /// RFC 9293, section 3.10.7.
-        fn arrives(&mut self, packet: &Packet) -> Vec<Packet> {
+        fn arrives(&mut self, packet: &SimulatedPacket) -> Vec<SimulatedPacket> {
             let opens = self.listens && packet.syn && packet.ack.is_none() && !packet.rst;
             match self.phase {
                 Phase::Closed if opens => self.accept(packet),
@@ -940,13 +963,13 @@ mod against_a_model {
             }
         }
 
-        fn accept(&mut self, packet: &Packet) -> Vec<Packet> {
+        fn accept(&mut self, packet: &SimulatedPacket) -> Vec<SimulatedPacket> {
             self.begin(Phase::SynReceived, 100_000);
             self.rcv = packet.seq + 1;
             vec![self.syn()]
         }
 
-        fn arrives_in_syn_sent(&mut self, packet: &Packet) -> Vec<Packet> {
+        fn arrives_in_syn_sent(&mut self, packet: &SimulatedPacket) -> Vec<SimulatedPacket> {
             match packet.ack {
                 Some(ack) if ack != self.nxt => return self.reset(packet),
                 Some(ack) if packet.rst => {
@@ -964,13 +987,13 @@ mod against_a_model {
             Vec::new()
         }
 
-        fn acceptable(&self, packet: &Packet) -> bool {
+        fn acceptable(&self, packet: &SimulatedPacket) -> bool {
             let window = self.rcv..self.rcv + RECEIVE_WINDOW;
             window.contains(&packet.seq)
                 || packet.space() > 0 && window.contains(&(packet.seq + packet.space() - 1))
         }
 
-        fn arrives_otherwise(&mut self, packet: &Packet) -> Vec<Packet> {
+        fn arrives_otherwise(&mut self, packet: &SimulatedPacket) -> Vec<SimulatedPacket> {
             if self.phase == Phase::TimeWait && packet.fin {
                 self.since = self.now;
             }
@@ -1015,7 +1038,7 @@ mod against_a_model {
             vec![self.ack()]
         }
 
-        fn take(&mut self, packet: &Packet) {
+        fn take(&mut self, packet: &SimulatedPacket) {
             self.kept.push(*packet);
             while let Some(index) = self.kept.iter().position(|kept| kept.seq <= self.rcv) {
                 let kept = self.kept.remove(index);
@@ -1038,22 +1061,23 @@ mod against_a_model {
         }
     }
 
-    /// What is asked of the world.
+    /// Parameters of the simulated world.
     #[derive(Clone, Copy, Debug)]
-    struct Terms {
-        /// The machine is compared after every event: nothing is lost or repeated, no SYN duplicated.
+    struct Parameters {
+        /// The machine is compared after every event: nothing is lost or retransmitted, and no SYN is
+        /// duplicated.
         exact: bool,
-        /// Segments pass the machine a while before the server has them.
+        /// Segments pass the machine some time before they reach the server.
         slow: bool,
-        /// The server keeps what comes out of order.
+        /// The server keeps out-of-order segments.
         keeps: bool,
-        /// What stands on the wire for the numbers 0.
+        /// The wire numbers that stand for 0.
         client_zero: u32,
         server_zero: u32,
     }
 
     #[derive(Clone, Copy, Debug)]
-    enum Event {
+    enum SimulatedEvent {
         Open(u64),
         ClientWrites(u64),
         ServerWrites(u64),
@@ -1074,36 +1098,36 @@ mod against_a_model {
     }
 
     #[derive(Debug)]
-    struct World {
-        terms: Terms,
-        client: End,
-        server: End,
-        to_server: Vec<Packet>,
-        to_client: Vec<Packet>,
-        host: VecDeque<Packet>,
+    struct SimulatedWorld {
+        parameters: Parameters,
+        client: Endpoint,
+        server: Endpoint,
+        to_server: Vec<SimulatedPacket>,
+        to_client: Vec<SimulatedPacket>,
+        host: VecDeque<SimulatedPacket>,
         track: Option<Track>,
         now: u32,
     }
 
-    /// Takes one of a list, if there is any.
-    fn pick(list: &mut Vec<Packet>, index: usize) -> Option<Packet> {
+    /// Takes one item of a list, if there is any.
+    fn pick(list: &mut Vec<SimulatedPacket>, index: usize) -> Option<SimulatedPacket> {
         (!list.is_empty()).then(|| list.remove(index % list.len()))
     }
 
-    impl World {
-        fn new(terms: Terms) -> Self {
+    impl SimulatedWorld {
+        fn new(parameters: Parameters) -> Self {
             let (to_server, to_client, host) = (Vec::new(), Vec::new(), VecDeque::new());
-            let (client, server) = (End::new(false, true), End::new(true, terms.keeps));
-            Self { terms, client, server, to_server, to_client, host, track: None, now: u32::MAX - 20 }
+            let (client, server) = (Endpoint::new(false, true), Endpoint::new(true, parameters.keeps));
+            Self { parameters, client, server, to_server, to_client, host, track: None, now: u32::MAX - 20 }
         }
 
-        fn show(&mut self, direction: Direction, packet: &Packet) {
+        fn show(&mut self, direction: Direction, packet: &SimulatedPacket) {
             let (zero, other) = match direction {
-                Direction::In => (self.terms.client_zero, self.terms.server_zero),
-                Direction::Out => (self.terms.server_zero, self.terms.client_zero),
+                Direction::In => (self.parameters.client_zero, self.parameters.server_zero),
+                Direction::Out => (self.parameters.server_zero, self.parameters.client_zero),
             };
             let bit = |set: bool, flag: u8| if set { flag } else { 0 };
-            let seen = Seen {
+            let segment = ObservedSegment {
                 direction,
                 flags: bit(packet.syn, SYN)
                     | bit(packet.fin, FIN)
@@ -1115,29 +1139,31 @@ mod against_a_model {
                 data_len: packet.len as u32,
             };
             match &mut self.track {
-                Some(track) => track.step(&seen, self.now),
+                Some(track) => track.step(&segment, self.now),
                 None if packet.syn && direction == Direction::In => {
-                    self.track = Some(Track::opening(&seen, self.now));
+                    self.track = Some(Track::opening(&segment, self.now));
                 }
                 None => {}
             }
         }
 
-        /// A SYN that its client no longer stands by makes an attempt that only a reset ends, and in it the server
-        /// resets what acknowledges the attempt before, without ending it. The wire does not tell the two apart.
-        fn is_stale(&self, packet: &Packet) -> bool {
+        /// A SYN that its client has abandoned creates an attempt that only a reset ends. During it, the
+        /// server resets acknowledgements of the attempt before, without ending the new one. The wire does
+        /// not tell the two apart.
+        fn is_stale(&self, packet: &SimulatedPacket) -> bool {
             let stands = self.client.phase == Phase::SynSent && self.client.iss == packet.seq;
-            let overtakes = self.terms.slow && (self.server.phase != Phase::Closed || !self.host.is_empty());
+            let overtakes =
+                self.parameters.slow && (self.server.phase != Phase::Closed || !self.host.is_empty());
             packet.syn && packet.ack.is_none() && (!stands || overtakes)
         }
 
-        fn reach_host(&mut self, packet: Packet) {
+        fn reach_host(&mut self, packet: SimulatedPacket) {
             if self.is_stale(&packet) {
                 return;
             }
             self.show(Direction::In, &packet);
             self.host.push_back(packet);
-            if !self.terms.slow {
+            if !self.parameters.slow {
                 self.host_works();
             }
         }
@@ -1149,100 +1175,100 @@ mod against_a_model {
             }
         }
 
-        fn leave_host(&mut self, packets: Vec<Packet>) {
+        fn leave_host(&mut self, packets: Vec<SimulatedPacket>) {
             for packet in packets {
                 self.show(Direction::Out, &packet);
                 self.to_client.push(packet);
             }
         }
 
-        fn reach_client(&mut self, packet: Packet) {
+        fn reach_client(&mut self, packet: SimulatedPacket) {
             let replies = self.client.arrives(&packet);
             self.to_server.extend(replies);
         }
 
-        fn happen(&mut self, event: Event) {
+        fn happen(&mut self, event: SimulatedEvent) {
             self.now = self.now.wrapping_add(1);
             self.client.now = self.now;
             self.server.now = self.now;
-            let Terms { exact, slow, keeps, .. } = self.terms;
+            let Parameters { exact, slow, keeps, .. } = self.parameters;
             match event {
-                // What the wire cannot show of a slow or forgetful server are a new connection's first segments,
-                // and whether a reset has the right number.
-                Event::Open(gap) if self.track.is_none() || !slow && keeps => {
+                // For a slow or forgetful server, the wire does not show a new connection's first segments,
+                // or whether a reset has the right number.
+                SimulatedEvent::Open(gap) if self.track.is_none() || !slow && keeps => {
                     let packets = self.client.open(gap);
                     self.to_server.extend(packets);
                 }
-                Event::ClientAborts if !slow && keeps => {
+                SimulatedEvent::ClientAborts if !slow && keeps => {
                     let packets = self.client.abort();
                     self.to_server.extend(packets);
                 }
-                Event::Open(_) | Event::ClientAborts => {}
-                Event::ClientWrites(len) => {
+                SimulatedEvent::Open(_) | SimulatedEvent::ClientAborts => {}
+                SimulatedEvent::ClientWrites(len) => {
                     let packets = self.client.write(len);
                     self.to_server.extend(packets);
                 }
-                Event::ClientCloses => {
+                SimulatedEvent::ClientCloses => {
                     let packets = self.client.close();
                     self.to_server.extend(packets);
                 }
-                Event::ServerWrites(len) => {
+                SimulatedEvent::ServerWrites(len) => {
                     let packets = self.server.write(len);
                     self.leave_host(packets);
                 }
-                Event::ServerCloses => {
+                SimulatedEvent::ServerCloses => {
                     let packets = self.server.close();
                     self.leave_host(packets);
                 }
-                Event::ServerAborts if self.server.una == self.server.iss => {}
-                Event::ServerAborts => {
+                SimulatedEvent::ServerAborts if self.server.una == self.server.iss => {}
+                SimulatedEvent::ServerAborts => {
                     let packets = self.server.abort();
                     self.leave_host(packets);
                 }
-                Event::ClientForgets => self.client.forget(),
-                Event::ToServer(index) => {
+                SimulatedEvent::ClientForgets => self.client.forget(),
+                SimulatedEvent::ToServer(index) => {
                     if let Some(packet) = pick(&mut self.to_server, index) {
                         self.reach_host(packet);
                     }
                 }
-                Event::ToClient(index) => {
+                SimulatedEvent::ToClient(index) => {
                     if let Some(packet) = pick(&mut self.to_client, index) {
                         self.reach_client(packet);
                     }
                 }
-                Event::DuplicateToServer(index) => {
+                SimulatedEvent::DuplicateToServer(index) => {
                     let packet = self.to_server.get(index % self.to_server.len().max(1)).copied();
                     self.to_server.extend(packet.filter(|packet| !(exact && packet.syn)));
                 }
-                Event::DuplicateToClient(index) => {
+                SimulatedEvent::DuplicateToClient(index) => {
                     let packet = self.to_client.get(index % self.to_client.len().max(1)).copied();
                     self.to_client.extend(packet);
                 }
-                Event::HostWorks => self.host_works(),
+                SimulatedEvent::HostWorks => self.host_works(),
                 _ if exact => {}
-                Event::ClientRepeats(cut) => self.to_server.extend(self.client.repeat(cut)),
-                Event::ServerRepeats(cut) => {
+                SimulatedEvent::ClientRepeats(cut) => self.to_server.extend(self.client.repeat(cut)),
+                SimulatedEvent::ServerRepeats(cut) => {
                     let packets = self.server.repeat(cut);
                     self.leave_host(packets);
                 }
-                Event::LoseToServer(index) => {
+                SimulatedEvent::LoseToServer(index) => {
                     pick(&mut self.to_server, index);
                 }
-                Event::LoseToClient(index) => {
+                SimulatedEvent::LoseToClient(index) => {
                     pick(&mut self.to_client, index);
                 }
             }
         }
 
-        /// Delivers everything, in order.
+        /// Delivers everything in order.
         fn deliver(&mut self) -> Result<(), TestCaseError> {
             for _ in 0..10_000 {
                 if !self.host.is_empty() {
-                    self.happen(Event::HostWorks);
+                    self.happen(SimulatedEvent::HostWorks);
                 } else if !self.to_server.is_empty() {
-                    self.happen(Event::ToServer(0));
+                    self.happen(SimulatedEvent::ToServer(0));
                 } else if !self.to_client.is_empty() {
-                    self.happen(Event::ToClient(0));
+                    self.happen(SimulatedEvent::ToClient(0));
                 } else {
                     return Ok(());
                 }
@@ -1251,7 +1277,7 @@ mod against_a_model {
             Err(TestCaseError::fail("never quiet"))
         }
 
-        /// Delivers and repeats until both ends have nothing left to say.
+        /// Delivers and retransmits until neither end has anything left to send.
         fn settle(&mut self) -> Result<(), TestCaseError> {
             for _ in 0..100 {
                 self.deliver()?;
@@ -1267,7 +1293,7 @@ mod against_a_model {
         }
 
         fn compare_if_exact(&self) -> Result<(), TestCaseError> {
-            if self.terms.exact { self.compare() } else { Ok(()) }
+            if self.parameters.exact { self.compare() } else { Ok(()) }
         }
 
         fn compare(&self) -> Result<(), TestCaseError> {
@@ -1288,19 +1314,23 @@ mod against_a_model {
             };
             prop_assert_eq!(track.state, expected, "{:?}", self);
             if track.state != State::Close {
-                let next_in = self.terms.client_zero.wrapping_add(self.server.rcv as u32);
+                let next_in = self.parameters.client_zero.wrapping_add(self.server.rcv as u32);
                 prop_assert_eq!(track.next_in, next_in, "{:?}", self);
             }
-            if self.terms.exact {
+            if self.parameters.exact {
                 prop_assert_eq!(track.since, self.server.since, "{:?}", self);
             }
             Ok(())
         }
 
-        fn run(terms: Terms, opened: bool, events: &[Event]) -> Result<Self, TestCaseError> {
-            let mut world = Self::new(terms);
+        fn run(
+            parameters: Parameters,
+            opened: bool,
+            events: &[SimulatedEvent],
+        ) -> Result<Self, TestCaseError> {
+            let mut world = Self::new(parameters);
             if opened {
-                world.happen(Event::Open(1));
+                world.happen(SimulatedEvent::Open(1));
                 world.deliver()?;
             }
             for event in events {
@@ -1312,45 +1342,46 @@ mod against_a_model {
         }
     }
 
-    fn any_event() -> impl Strategy<Value = Event> {
+    fn any_event() -> impl Strategy<Value = SimulatedEvent> {
         let index = || 0..8usize;
         let bytes = || 1..1000u64;
         prop_oneof![
-            2 => (1..200_000u64).prop_map(Event::Open),
-            3 => bytes().prop_map(Event::ClientWrites),
-            3 => bytes().prop_map(Event::ServerWrites),
-            2 => Just(Event::ClientCloses),
-            2 => Just(Event::ServerCloses),
-            1 => Just(Event::ClientAborts),
-            1 => Just(Event::ServerAborts),
-            2 => bytes().prop_map(Event::ClientRepeats),
-            2 => bytes().prop_map(Event::ServerRepeats),
-            1 => Just(Event::ClientForgets),
-            7 => index().prop_map(Event::ToServer),
-            7 => index().prop_map(Event::ToClient),
-            2 => index().prop_map(Event::DuplicateToServer),
-            1 => index().prop_map(Event::DuplicateToClient),
-            2 => index().prop_map(Event::LoseToServer),
-            2 => index().prop_map(Event::LoseToClient),
-            6 => Just(Event::HostWorks),
+            2 => (1..200_000u64).prop_map(SimulatedEvent::Open),
+            3 => bytes().prop_map(SimulatedEvent::ClientWrites),
+            3 => bytes().prop_map(SimulatedEvent::ServerWrites),
+            2 => Just(SimulatedEvent::ClientCloses),
+            2 => Just(SimulatedEvent::ServerCloses),
+            1 => Just(SimulatedEvent::ClientAborts),
+            1 => Just(SimulatedEvent::ServerAborts),
+            2 => bytes().prop_map(SimulatedEvent::ClientRepeats),
+            2 => bytes().prop_map(SimulatedEvent::ServerRepeats),
+            1 => Just(SimulatedEvent::ClientForgets),
+            7 => index().prop_map(SimulatedEvent::ToServer),
+            7 => index().prop_map(SimulatedEvent::ToClient),
+            2 => index().prop_map(SimulatedEvent::DuplicateToServer),
+            1 => index().prop_map(SimulatedEvent::DuplicateToClient),
+            2 => index().prop_map(SimulatedEvent::LoseToServer),
+            2 => index().prop_map(SimulatedEvent::LoseToClient),
+            6 => Just(SimulatedEvent::HostWorks),
         ]
     }
 
-    /// What stands for 0: anything, or so that the numbers wrap soon.
+    /// The wire number for 0: any, or one that makes the numbers wrap soon.
     fn any_zero() -> impl Strategy<Value = u32> {
         prop_oneof![any::<u32>(), u32::MAX - 1500..=u32::MAX, (1u32 << 31) - 1500..1 << 31]
     }
 
-    fn any_run() -> impl Strategy<Value = (u32, u32, bool, Vec<Event>)> {
+    fn any_run() -> impl Strategy<Value = (u32, u32, bool, Vec<SimulatedEvent>)> {
         (any_zero(), any_zero(), prop::bool::weighted(0.8), prop::collection::vec(any_event(), 1..60))
     }
 
-    /// The server drops the repeated FIN with the acknowledgement that leads the machine to TIME_WAIT. In CLOSING it refuses
-    /// the SYN, and the old duplicate that comes then completes no handshake.
+    /// The server drops a retransmitted FIN along with the acknowledgement that moves the machine to
+    /// TIME_WAIT. In CLOSING it refuses the SYN, and the old duplicate that follows completes no handshake.
     #[test]
     fn a_refused_syn_opens_nothing() {
-        use Event::*;
-        let terms = Terms { exact: false, slow: false, keeps: true, client_zero: 0, server_zero: 0 };
+        use SimulatedEvent::*;
+        let parameters =
+            Parameters { exact: false, slow: false, keeps: true, client_zero: 0, server_zero: 0 };
         let events = [
             ClientCloses,
             DuplicateToServer(0),
@@ -1367,7 +1398,7 @@ mod against_a_model {
             ToServer(1),
             ClientCloses,
         ];
-        World::run(terms, true, &events).unwrap();
+        SimulatedWorld::run(parameters, true, &events).unwrap();
     }
 
     proptest! {
@@ -1375,14 +1406,14 @@ mod against_a_model {
 
         #[test]
         fn the_same_after_every_segment((client_zero, server_zero, opened, events) in any_run()) {
-            let terms = Terms { exact: true, slow: false, keeps: true, client_zero, server_zero };
-            World::run(terms, opened, &events)?;
+            let parameters = Parameters { exact: true, slow: false, keeps: true, client_zero, server_zero };
+            SimulatedWorld::run(parameters, opened, &events)?;
         }
 
         #[test]
         fn the_same_in_the_end((client_zero, server_zero, opened, events) in any_run()) {
-            let terms = Terms { exact: false, slow: false, keeps: true, client_zero, server_zero };
-            World::run(terms, opened, &events)?;
+            let parameters = Parameters { exact: false, slow: false, keeps: true, client_zero, server_zero };
+            SimulatedWorld::run(parameters, opened, &events)?;
         }
 
         #[test]
@@ -1390,16 +1421,16 @@ mod against_a_model {
             (client_zero, server_zero, opened, events) in any_run(),
             keeps: bool,
         ) {
-            let terms = Terms { exact: false, slow: true, keeps, client_zero, server_zero };
-            World::run(terms, opened, &events)?;
+            let parameters = Parameters { exact: false, slow: true, keeps, client_zero, server_zero };
+            SimulatedWorld::run(parameters, opened, &events)?;
         }
 
         #[test]
-        fn the_same_in_the_end_if_the_server_drops_what_comes_early(
+        fn the_same_in_the_end_if_the_server_drops_early_segments(
             (client_zero, server_zero, opened, events) in any_run(),
         ) {
-            let terms = Terms { exact: false, slow: false, keeps: false, client_zero, server_zero };
-            World::run(terms, opened, &events)?;
+            let parameters = Parameters { exact: false, slow: false, keeps: false, client_zero, server_zero };
+            SimulatedWorld::run(parameters, opened, &events)?;
         }
     }
 }

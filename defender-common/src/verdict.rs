@@ -1,7 +1,7 @@
-//! Where a packet's walk ends: a verdict and the reason for it.
+//! The verdict on a packet, and the reason for it.
 //!
-//! Every packet that the XDP program sees is counted under exactly one [`Reason`]. A reason belongs to one
-//! [`Verdict`]; its name, `verdict.reason`, is the same in code, JSON and documentation.
+//! Every packet that the XDP program sees is counted under exactly one [`Reason`]. A reason belongs to one [`Verdict`]. Its name,
+//! `verdict.reason`, is the same in code, JSON and documentation.
 
 /// What becomes of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +17,9 @@ pub enum Verdict {
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $verdict:ident $variant:ident = $name:literal,)+) => {
         /// Why a packet got its verdict; the discriminant is its index in [`crate::abi::Counters::verdicts`].
+        // As wide as a register: the compiler for eBPF clears the upper half of anything narrower before each comparison.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
+        #[repr(u64)]
         pub enum Reason {
             $($(#[doc = $doc])+ $variant,)+
         }
@@ -31,11 +32,11 @@ macro_rules! reasons {
             #[inline(always)]
             pub const fn verdict(self) -> Verdict {
                 // A bit for each reason: comparing with each costs more.
-                const PASS: u64 = 0 $(| (matches!(Verdict::$verdict, Verdict::Pass) as u64) << Reason::$variant as u32)+;
-                const TX: u64 = 0 $(| (matches!(Verdict::$verdict, Verdict::Tx) as u64) << Reason::$variant as u32)+;
-                if PASS >> self as u32 & 1 != 0 {
+                const PASS: u64 = 0 $(| (matches!(Verdict::$verdict, Verdict::Pass) as u64) << Reason::$variant as u64)+;
+                const TX: u64 = 0 $(| (matches!(Verdict::$verdict, Verdict::Tx) as u64) << Reason::$variant as u64)+;
+                if PASS >> self as u64 & 1 != 0 {
                     Verdict::Pass
-                } else if TX >> self as u32 & 1 != 0 {
+                } else if TX >> self as u64 & 1 != 0 {
                     Verdict::Tx
                 } else {
                     Verdict::Drop
@@ -68,29 +69,35 @@ reasons! {
     Pass LaterFragment = "pass.later_fragment",
     /// The destination MAC address is not this interface's.
     Pass OtherMac = "pass.other_mac",
-    /// The destination address is not this host's: it is forwarded, or nobody's.
+    /// The destination address is not this host's.
     Pass NotLocal = "pass.not_local",
     /// To a port that no known service listens on.
     Pass Unprotected = "pass.unprotected",
     /// The service's mode is off.
     Pass ServiceOff = "pass.service_off",
-    /// Not a SYN, to a service that is not challenged.
-    Pass Monitored = "pass.monitored",
+    /// Data on an established connection to a service whose SYNs are not challenged: most of a server's traffic.
+    Pass Established = "pass.established",
+    /// Another segment that is no SYN, to a service whose SYNs are not challenged now.
+    Pass NotMitigating = "pass.not_mitigating",
+    /// Another segment that is no SYN, to a service in mode `monitor`.
+    Pass MonitorMode = "pass.monitor_mode",
     /// The kernel's socket table holds this connection.
-    Pass Known = "pass.known",
+    Pass Connection = "pass.connection",
     /// No connection and no listener: the kernel answers as it always does.
     Pass NoListener = "pass.no_listener",
-    /// An unknown connection's packet that proved a cookie; the kernel is given the connection.
+    /// Segment that proved a cookie: the kernel is given the connection.
     Pass Cookie = "pass.cookie",
-    /// A cookie of the kernel's own, from before this service was challenged.
+    /// SYN cookie of the kernel's own, from before this service was challenged.
     Pass KernelCookie = "pass.kernel_cookie",
-    /// A further segment of a connection whose cookie was accepted a moment ago.
+    /// Further segment of a connection whose cookie was valid a moment ago.
     Pass CookieRecent = "pass.cookie_recent",
+    /// Out-of-state segment, within the budget for these: the kernel resets its sender, who need not wait.
+    Pass AckOutOfState = "pass.ack_out_of_state",
 
-    /// SYN to a monitored service.
-    Pass SynMonitored = "pass.syn_monitored",
-    /// SYN to a calm service.
-    Pass SynCalm = "pass.syn_calm",
+    /// SYN to a service in mode `monitor`.
+    Pass SynMonitorMode = "pass.syn_monitor_mode",
+    /// SYN to a service that is not mitigating.
+    Pass SynNotMitigating = "pass.syn_not_mitigating",
     /// SYN from a source on the allow list.
     Pass SynAllowed = "pass.syn_allowed",
     /// SYN to a service whose connections cannot be handed over (Multipath TCP, DNAT, another namespace).
@@ -103,10 +110,18 @@ reasons! {
     Pass SynNoListener = "pass.syn_no_listener",
     /// SYN signed with TCP-MD5 or TCP-AO: only the kernel can answer it.
     Pass SynSigned = "pass.syn_signed",
+    /// SYN to a listener whose accept queue is nearly full. The kernel answers it, and again until there is room.
+    Pass SynAcceptQueueShort = "pass.syn_accept_queue_short",
     /// SYN answered with a cookie.
     Tx SynChallenged = "tx.syn_challenged",
-    /// SYN from a source that nobody has: multicast, broadcast, loopback, unspecified or this host itself.
+    /// SYN from an address that no host has: multicast, broadcast, loopback, unspecified or this host itself.
     Drop SynOddSource = "drop.syn_odd_source",
+    /// SYN from a MAC address that no other host has: a group's, or this interface's own.
+    Drop SynOddMac = "drop.syn_odd_mac",
+    /// SYN whose TTL or hop limit is 0.
+    Drop SynExpired = "drop.syn_expired",
+    /// SYN with a wrong IPv4 header checksum.
+    Drop SynBadIpChecksum = "drop.syn_bad_ip_checksum",
     /// SYN below more VLAN tags than any VLAN device here takes off.
     Drop SynNestedVlan = "drop.syn_nested_vlan",
     /// SYN with a wrong TCP checksum.
@@ -115,24 +130,26 @@ reasons! {
     Drop SynFragment = "drop.syn_fragment",
     /// SYN beyond the reply budget of its source prefix.
     Drop SynOverBudget = "drop.syn_over_budget",
-    /// SYN beyond the reply limit of its service, from a source that is not known.
+    /// SYN beyond the reply limit of its service, from a source that is not validated.
     Drop SynOverLimit = "drop.syn_over_limit",
-    /// SYN from a source that is not known, while only known sources are answered.
+    /// SYN from a source that is not validated, beyond the part of the reply limit that is left for those.
     Drop SynUnknownSource = "drop.syn_unknown_source",
-    /// SYN that only the kernel could answer (signed), while the listener's queue is in danger.
+    /// SYN that only the kernel could answer (signed), while the listener's queue is beyond `critical`.
     Drop SynNoRoom = "drop.syn_no_room",
+    /// SYN to a listener whose accept queue is full: the kernel drops it as well, and the client tries again.
+    Drop SynAcceptQueueFull = "drop.syn_accept_queue_full",
     /// SYN from a source on the deny list.
     Drop SynDenied = "drop.syn_denied",
     /// SYN that could not be turned into a SYN-ACK: the driver refused to change the frame's length.
     Drop SynRewriteFailed = "drop.syn_rewrite_failed",
 
-    /// A packet of no connection whose acknowledgement is no valid cookie.
+    /// Out-of-state segment without a valid cookie, beyond the budget for these, or that TCP would drop: damaged, signed, a fragment.
     Drop AckBadCookie = "drop.ack_bad_cookie",
-    /// RST of no connection, as hosts send whose address was spoofed.
+    /// Out-of-state RST, as hosts send whose address was spoofed.
     Drop RstUnknown = "drop.rst_unknown",
-    /// SYN-ACK of no connection.
+    /// Out-of-state SYN-ACK.
     Drop SynAckUnknown = "drop.syn_ack_unknown",
-    /// A combination of flags no TCP sends, of no connection.
+    /// Flags that no TCP sends, out of state.
     Drop BadFlags = "drop.bad_flags",
     /// First fragment without the whole TCP header.
     Drop FragmentHeader = "drop.fragment_header",
@@ -156,22 +173,26 @@ impl Reason {
     /// Whether packets counted here belong to a connection or prove a cookie: spoofing the source is not enough.
     #[inline(always)]
     pub const fn is_proven(self) -> bool {
-        matches!(self, Self::Known | Self::Cookie | Self::KernelCookie | Self::CookieRecent)
+        matches!(self, Self::Connection | Self::Cookie | Self::KernelCookie | Self::CookieRecent)
     }
 
     /// Whether packets counted here are SYNs to a service.
     pub const fn is_syn(self) -> bool {
         matches!(
             self,
-            Self::SynMonitored
-                | Self::SynCalm
+            Self::SynMonitorMode
+                | Self::SynNotMitigating
                 | Self::SynAllowed
                 | Self::SynUnprotectable
                 | Self::SynSuspended
                 | Self::SynKnown
                 | Self::SynNoListener
                 | Self::SynSigned
+                | Self::SynAcceptQueueShort
                 | Self::SynOddSource
+                | Self::SynOddMac
+                | Self::SynExpired
+                | Self::SynBadIpChecksum
                 | Self::SynNestedVlan
                 | Self::SynChallenged
                 | Self::SynBadChecksum
@@ -180,6 +201,7 @@ impl Reason {
                 | Self::SynOverLimit
                 | Self::SynUnknownSource
                 | Self::SynNoRoom
+                | Self::SynAcceptQueueFull
                 | Self::SynDenied
                 | Self::SynRewriteFailed
         )
@@ -194,12 +216,33 @@ impl Reason {
         )
     }
 
+    /// Whether a SYN counted here may become a connection to a service: the kernel gets it, and something listens there, as far
+    /// as is known. A service whose mode is off may be challenged a moment later.
+    #[inline(always)]
+    pub const fn may_open(self) -> bool {
+        matches!(self.verdict(), Verdict::Pass)
+            && (self.is_syn() || matches!(self, Self::ServiceOff))
+            && !matches!(self, Self::SynNoListener)
+    }
+
+    /// Whether a SYN counted here was answered, or would have been but for the reply limit.
+    #[inline(always)]
+    pub const fn wants_reply(self) -> bool {
+        matches!(self, Self::SynChallenged | Self::SynOverLimit | Self::SynUnknownSource)
+    }
+
     /// Whether packets counted here, if they are of no connection, are what floods of ACKs and RSTs consist of.
     #[inline(always)]
-    pub const fn is_stray(self) -> bool {
+    pub const fn is_out_of_state(self) -> bool {
         matches!(
             self,
-            Self::Monitored | Self::AckBadCookie | Self::RstUnknown | Self::SynAckUnknown | Self::BadFlags
+            Self::NotMitigating
+                | Self::MonitorMode
+                | Self::AckOutOfState
+                | Self::AckBadCookie
+                | Self::RstUnknown
+                | Self::SynAckUnknown
+                | Self::BadFlags
         )
     }
 

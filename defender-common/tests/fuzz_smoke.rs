@@ -10,8 +10,8 @@ mod frame;
 mod options;
 #[path = "../../fuzz/src/parse.rs"]
 mod parse;
-#[path = "../../fuzz/src/reply.rs"]
-mod reply;
+#[path = "../../fuzz/src/syn_ack.rs"]
+mod syn_ack;
 
 const RUNS: u64 = 50_000;
 
@@ -63,6 +63,6 @@ fn cookie() {
 }
 
 #[test]
-fn reply() {
-    feed(reply::run);
+fn syn_ack() {
+    feed(syn_ack::run);
 }

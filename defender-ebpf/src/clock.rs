@@ -17,6 +17,12 @@ pub(crate) fn time_for_tracing() -> Time {
     Time::at(unsafe { bpf_ktime_get_ns() })
 }
 
+/// Monotonic milliseconds by the exact clock.
+#[inline(always)]
+pub(crate) fn exact() -> u32 {
+    time_for_tracing().ms
+}
+
 /// Monotonic milliseconds, wrapping.
 #[inline(always)]
 pub(crate) fn now() -> u32 {

@@ -10,7 +10,10 @@ use defender_common::{
     wire::address::Address,
 };
 
-use crate::maps::{LOCAL, PREFIXES, entry_of, in_place};
+use crate::{
+    atomic,
+    maps::{LOCAL, PREFIXES, entry_of, in_place},
+};
 
 /// The global settings.
 #[inline(always)]
@@ -30,9 +33,15 @@ fn keys() -> &'static Keys {
 /// A cookie key, if it was ever filled.
 #[inline(always)]
 pub(crate) fn key(slot: u32) -> Option<&'static KeySlot> {
-    // By index: with a choice of two the verifier would follow what comes twice.
-    let key = &keys()[(slot & 1) as usize];
+    let key = key_slot(slot);
     (key.filled != 0).then_some(key)
+}
+
+/// A cookie key that is known to be filled.
+#[inline(always)]
+pub(crate) fn key_slot(slot: u32) -> &'static KeySlot {
+    // By index: with a choice of two the verifier would follow what comes twice.
+    &keys()[(slot & 1) as usize]
 }
 
 /// The settings of an interface.
@@ -59,10 +68,13 @@ fn interface_at(ifindex: u32, probe: u32) -> *mut Interface {
 pub(crate) fn set_no_metadata(ifindex: u32) {
     for probe in 0..INTERFACE_PROBES {
         let interface = interface_at(ifindex, probe);
-        // SAFETY: a map's value.
-        if unsafe { (*interface).ifindex } == ifindex {
-            // SAFETY: as above; the controller rewrites it seldom, and a lost bit is set by the next packet.
-            unsafe { (*interface).flags |= INTERFACE_NO_METADATA };
+        // SAFETY: a map's value; the controller rewrites it seldom.
+        let Interface { ifindex: present, flags, .. } = unsafe { *interface };
+        if present == ifindex {
+            // SAFETY: a field of it.
+            let word = unsafe { &raw mut (*interface).flags };
+            // SAFETY: an aligned word; where the controller overwrites it, the next packet sets the bit again.
+            unsafe { atomic::store(word, flags | INTERFACE_NO_METADATA) };
             return;
         }
     }

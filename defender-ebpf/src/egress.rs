@@ -1,10 +1,9 @@
-//! Watches what this host sends: how its kernel answers SYNs.
+//! tcx egress: follows what this host sends on connections that it answers, continues and opens.
 
 use aya_ebpf::programs::TcContext;
 use defender_common::{
     classify::{Class, classify},
-    filter::Noted,
-    learn,
+    presence_filter::Noted,
     verdict::Reason,
     wire::{
         Ip,
@@ -15,7 +14,7 @@ use defender_common::{
     },
 };
 
-use crate::{config, filter, flow, maps::LEARNT, packet::SkbPacket, service};
+use crate::{config, flow, packet::SkbPacket, presence_filter, service};
 
 /// Looks at a packet that leaves.
 #[inline(always)]
@@ -35,7 +34,7 @@ fn outbound<A: Address>(ctx: &TcContext, packet: &SkbPacket, ip: Result<Ip<A>, R
     match classify(segment.flags) {
         Class::Syn => opens(&segment.flow),
         // Forwarded ones are another host's.
-        Class::SynAck if is_own(ctx, segment.flow.source) => answers(packet, &segment),
+        Class::SynAck if is_own(ctx, segment.flow.source) => answers(&segment),
         Class::SynAck => {}
         _ => goes_on(&segment),
     }
@@ -61,17 +60,13 @@ fn is_own<A: Address>(ctx: &TcContext, address: A) -> bool {
 #[inline(always)]
 fn opens<A: Address>(flow: &Flow<A>) {
     let config = config::config();
-    filter::note(flow.reversed().mix(&config.table_keys), config, Noted::Followed);
+    presence_filter::note(flow.reversed().hash(&config.table_keys), config, Noted::Tracked);
 }
 
 /// This host's kernel answers a SYN.
 #[inline(always)]
-fn answers<A: Address>(packet: &SkbPacket, segment: &Segment<A>) {
-    let Some(found) = service::find(segment.flow.source, segment.flow.source_port) else { return };
-    flow::answers(segment, config::config());
-    let Some(syn) = segment.options().syn(packet) else { return };
-    if let Some(learnt) = LEARNT.get_ptr_mut(found.id) {
-        // SAFETY: a map value; CPUs that write at the same time write what the same kernel sends.
-        learn::syn_ack(unsafe { &mut *learnt }, segment, &syn.offer);
+fn answers<A: Address>(segment: &Segment<A>) {
+    if let Some(found) = service::find(segment.flow.source, segment.flow.source_port) {
+        flow::answers(segment, found.id, config::config());
     }
 }

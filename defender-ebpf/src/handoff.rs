@@ -1,63 +1,68 @@
-//! Hands proven connections to the kernel: XDP marks their packets, tcx ingress acts on the mark.
+//! The hand-off: XDP tags packets of proven connections, tcx ingress assigns them to their listener.
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_skc_to_tcp_sock, bpf_xdp_adjust_meta},
+    helpers::generated::bpf_xdp_adjust_meta,
     programs::{TcContext, XdpContext},
 };
-use aya_log_ebpf::debug;
 use defender_common::{
     abi::{Handoff, INTERFACE_NO_METADATA, Interface},
     classify::{Class, classify},
-    cookie::Terms,
     decide::Policy,
-    filter::Noted,
-    mark::{MAGIC, Mark},
-    recent::{ASSIGN_MS, PASS_MS, What},
+    handoff_metadata::{HandoffMetadata, MAGIC},
+    presence_filter::Noted,
+    queue::Accept,
+    validated_cookies::Progress,
     verdict::Reason,
     wire::{
         Ip,
-        address::Flow,
         ethernet::{self, Frame, Network},
-        ipv4, ipv6, tcp,
+        ipv4, ipv6,
+        tcp::{self, Segment},
     },
 };
 
 use crate::{
-    account, clock, config, filter, kfunc, load,
+    account, clock, config,
+    conntrack::{self, SegmentRole},
+    context::PacketContext,
+    engine, load,
     packet::SkbPacket,
-    recent, service,
-    socket::{Held, Tupled},
-    surroundings::{self, Around},
+    presence_filter, service,
+    socket::{SocketRef, Tupled},
+    tcx, validated_cookies,
 };
 
-/// Remembers the connection and marks its packet. Called by XDP.
+/// Remembers the connection and tags its packet. Called by XDP.
 #[inline(always)]
-pub(crate) fn announce<A: Tupled>(around: &mut Around<'_, A>, reason: Reason) -> Reason {
+pub(crate) fn tag<A: Tupled>(context: &mut PacketContext<'_, A>, reason: Reason) -> Reason {
     if reason == Reason::Cookie {
-        let now = around.now();
-        recent::note(&around.segment.flow, around.config, What::Proved, now);
+        let now = context.now();
+        context.proofs &= validated_cookies::note(context.hash, Progress::Proved, now);
     }
-    let mark = Mark { magic: MAGIC, ifindex: around.interface.ifindex };
-    if attach(around.packet.context, mark).is_none() {
-        config::set_no_metadata(around.interface.ifindex);
+    let metadata = HandoffMetadata { magic: MAGIC, ifindex: context.interface.ifindex };
+    if attach(context.packet.context, metadata).is_none() {
+        config::set_no_metadata(context.interface.ifindex);
     }
     reason
 }
 
 #[inline(always)]
-fn attach(context: *mut xdp_md, mark: Mark) -> Option<()> {
-    // SAFETY: the context is the program's own; pointers into the packet are not used after this.
-    if unsafe { bpf_xdp_adjust_meta(context, -(size_of::<Mark>() as i32)) } != 0 {
-        return None;
-    }
+fn attach(context: *mut xdp_md, tag: HandoffMetadata) -> Option<()> {
     let ctx = XdpContext::new(context);
+    // In generic mode there are some.
+    if ctx.metadata() == ctx.data() {
+        // SAFETY: the context is the program's own; pointers into the packet are not used after this.
+        if unsafe { bpf_xdp_adjust_meta(context, -(size_of::<HandoffMetadata>() as i32)) } != 0 {
+            return None;
+        }
+    }
     let at = ctx.metadata();
-    if at + size_of::<Mark>() > ctx.data() {
+    if at + size_of::<HandoffMetadata>() > ctx.data() {
         return None;
     }
     // SAFETY: the bytes are metadata, which the verifier checks again; metadata is aligned to four.
-    unsafe { *(at as *mut Mark) = mark };
+    unsafe { *(at as *mut HandoffMetadata) = tag };
     Some(())
 }
 
@@ -67,46 +72,54 @@ pub(crate) enum Passage {
     Open,
     /// Its listener has no room for it.
     Closed,
+    /// Conntrack comes first, whose part in it this is.
+    Conntrack(SegmentRole),
 }
 
-/// Acts on a packet's mark. Called at tcx ingress for every packet.
+/// Acts on a packet's tag. Called at tcx ingress for every packet. Returns what the kernel is to do with it.
 #[inline(always)]
-pub(crate) fn accept(ctx: &TcContext) -> Passage {
-    let marked_by = marked_by(ctx);
-    let ingress = if marked_by != 0 { marked_by } else { ifindex(ctx) };
-    let Some(interface) = config::interface(ingress) else { return Passage::Open };
-    if marked_by == 0 && interface.flags & INTERFACE_NO_METADATA == 0 {
-        return Passage::Open;
+pub(crate) fn accept(ctx: &TcContext) -> i32 {
+    if let Some(role) = conntrack::returning(ctx) {
+        return conntrack::call(ctx, role);
+    }
+    let tagged_by = tagged_by(ctx);
+    if tagged_by == 0 && conntrack::is_awaited() && is_behind(ctx) {
+        return conntrack::call(ctx, SegmentRole::Waits);
+    }
+    let ingress = if tagged_by != 0 { tagged_by } else { ifindex(ctx) };
+    let Some(interface) = config::interface(ingress) else { return tcx::NEXT };
+    if tagged_by == 0 && interface.flags & INTERFACE_NO_METADATA == 0 {
+        return tcx::NEXT;
     }
     let packet = SkbPacket::of_skb(ctx.skb.skb);
     let done = match ethernet::parse(&packet) {
         // The outer tag is off by now. Below an inner one the kernel takes no hand-off: the VLAN device's turn comes.
-        Ok(Frame { network_offset, .. }) if network_offset != ethernet::HEADER_LEN => return Passage::Open,
+        Ok(Frame { network_offset, .. }) if network_offset != ethernet::HEADER_LEN => return tcx::NEXT,
         Ok(Frame { network: Network::V4, network_offset }) => {
-            hand_over(ctx, &packet, interface, ipv4::parse(&packet, network_offset))
+            assign(ctx, &packet, interface, ipv4::parse(&packet, network_offset))
         }
         Ok(Frame { network: Network::V6, network_offset }) => {
-            hand_over(ctx, &packet, interface, ipv6::parse(&packet, network_offset))
+            assign(ctx, &packet, interface, ipv6::parse(&packet, network_offset))
         }
         _ => None,
     };
-    if marked_by != 0 && done.is_none() {
+    if tagged_by != 0 && done.is_none() {
         account::handoff(Handoff::Unreadable, 0);
     }
-    done.unwrap_or(Passage::Open)
+    done.unwrap_or(tcx::NEXT)
 }
 
-/// The interface that marked the packet; 0: none did.
+/// The interface at which the packet was tagged; 0: it was not.
 #[inline(always)]
-fn marked_by(ctx: &TcContext) -> u32 {
+fn tagged_by(ctx: &TcContext) -> u32 {
     // SAFETY: a field of the program's own context.
     let at = unsafe { (*ctx.skb.skb).data_meta } as usize;
-    if at + size_of::<Mark>() > ctx.data() {
+    if at + size_of::<HandoffMetadata>() > ctx.data() {
         return 0;
     }
     // SAFETY: the bytes are metadata, which the verifier checks again.
-    let mark = unsafe { *(at as *const Mark) };
-    if mark.magic == MAGIC { mark.ifindex } else { 0 }
+    let metadata = unsafe { *(at as *const HandoffMetadata) };
+    if metadata.magic == MAGIC { metadata.ifindex } else { 0 }
 }
 
 #[inline(always)]
@@ -115,84 +128,108 @@ fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
-/// Hands over the connection of a segment that proves a cookie. Others go on as they are: later segments of a burst, and
-/// on drivers without metadata everything else. None: the packet could not be read.
+/// Assigns a segment that proves a cookie. Others pass unchanged: later segments of a burst, and on drivers without metadata
+/// everything else. None: the packet could not be read.
 #[inline(always)]
-fn hand_over<A: Tupled>(
+fn assign<A: Tupled>(
     ctx: &TcContext,
     packet: &SkbPacket,
     interface: &Interface,
     ip: Result<Ip<A>, Reason>,
-) -> Option<Passage> {
+) -> Option<i32> {
     let ip = ip.ok()?;
     let segment = tcp::parse(packet, &ip).ok()?;
+    Some(match pass(ctx, packet, interface, &segment) {
+        Passage::Open => tcx::NEXT,
+        Passage::Closed => tcx::DROP,
+        Passage::Conntrack(role) => conntrack::call(ctx, role),
+    })
+}
+
+#[inline(always)]
+fn pass<A: Tupled>(
+    ctx: &TcContext,
+    packet: &SkbPacket,
+    interface: &Interface,
+    segment: &Segment<A>,
+) -> Passage {
     let config = config::config();
     let flow = &segment.flow;
     let Some(found) = service::find(flow.destination, flow.destination_port) else {
-        return Some(Passage::Open);
+        return Passage::Open;
     };
-    let load = load::of(found.id);
-    if classify(segment.flags) != Class::Ack
-        || !Policy::accepts_cookies(found.service, load, config, clock::now)
+    let class = classify(segment.flags);
+    if class == Class::Syn || !Policy::accepts_cookies(found.service, load::of(found.id), config, clock::now)
     {
-        return Some(Passage::Open);
+        return Passage::Open;
     }
     let now = clock::now();
-    let proven = surroundings::proven(packet, &segment, interface, found.service);
-    if proven.is_none() && !recent::seen(flow, config, What::Proved, now, PASS_MS) {
-        return Some(Passage::Open);
+    let proven = match class {
+        Class::Ack => engine::check(packet, segment, interface, found.service),
+        _ => None,
+    };
+    let hash = flow.hash(&config.table_keys);
+    if proven.is_none() && !validated_cookies::has_proved(hash, now) {
+        return Passage::Open;
     }
-    let (outcome, passage) = match listener(ctx, flow) {
-        Err(outcome) => (outcome, Passage::Open),
-        // Without room the kernel would drop the acknowledgement of a handshake and wait for it to come again. What goes
+    let assigned = validated_cookies::is_assigned(hash, now);
+    let (outcome, passage) = match SocketRef::lookup(ctx.skb.skb.cast(), flow) {
+        None => (Handoff::NoListener, Passage::Open),
+        Some(socket) if !socket.listens() => (
+            Handoff::AlreadyKnown,
+            if conntrack::is_awaited() { Passage::Conntrack(SegmentRole::Waits) } else { Passage::Open },
+        ),
+        // Without room the kernel would drop the acknowledgement of a handshake and wait for it to come again. Progress goes
         // on from here instead would meet the bare listener, which resets.
-        Ok(listener) if listener.is_full(config) => (Handoff::QueueFull, Passage::Closed),
-        Ok(listener) => match proven {
-            None => return Some(Passage::Open),
-            Some(_) if recent::seen(flow, config, What::Assigned, now, ASSIGN_MS) => {
-                (Handoff::Repeated, Passage::Open)
-            }
-            Some((terms, stamps)) => (assign(ctx, &listener, &terms, stamps), Passage::Open),
+        Some(listener) if is_full(&listener, found.id) => (Handoff::QueueFull, Passage::Closed),
+        Some(_) if assigned => (Handoff::Repeated, Passage::Conntrack(SegmentRole::Waits)),
+        Some(listener) => match proven {
+            None => return Passage::Open,
+            Some(ref proof) => match engine::assign(ctx, &listener, (flow, hash), proof) {
+                Handoff::Assigned => (Handoff::Assigned, Passage::Conntrack(SegmentRole::HandedOver)),
+                refused => (refused, Passage::Open),
+            },
         },
     };
     if outcome == Handoff::Assigned {
-        recent::note(flow, config, What::Assigned, now);
-        filter::note(flow.mix(&config.table_keys), config, Noted::Followed);
+        validated_cookies::note(hash, Progress::Assigned, now);
+        presence_filter::note(hash, config, Noted::Tracked);
     }
     if proven.is_some() || outcome == Handoff::QueueFull {
         account::handoff(outcome, found.id);
     }
-    Some(passage)
+    passage
 }
 
-/// The listener of a connection that is not there yet.
+/// Whether an untagged segment is of a connection that proved a cookie a moment ago: others of it may be awaited.
 #[inline(always)]
-fn listener<A: Tupled>(ctx: &TcContext, flow: &Flow<A>) -> Result<Held, Handoff> {
-    match Held::lookup(ctx.skb.skb.cast(), flow) {
-        None => Err(Handoff::NoListener),
-        Some(socket) if !socket.listens() => Err(Handoff::AlreadyKnown),
-        Some(socket) => Ok(socket),
-    }
+fn is_behind(ctx: &TcContext) -> bool {
+    let packet = SkbPacket::of_skb(ctx.skb.skb);
+    let hash = match ethernet::parse(&packet) {
+        Ok(Frame { network: Network::V4, network_offset }) => {
+            hash_of(&packet, ipv4::parse(&packet, network_offset))
+        }
+        Ok(Frame { network: Network::V6, network_offset }) => {
+            hash_of(&packet, ipv6::parse(&packet, network_offset))
+        }
+        _ => None,
+    };
+    hash.is_some_and(|hash| validated_cookies::has_proved(hash, clock::now()))
 }
 
 #[inline(always)]
-fn assign(ctx: &TcContext, listener: &Held, terms: &Terms, stamps: (u32, u32)) -> Handoff {
-    // SAFETY: the socket is held.
-    let listener = unsafe { bpf_skc_to_tcp_sock(listener.as_ptr()) };
-    if listener.is_null() {
-        return Handoff::NoListener;
+fn hash_of<A: Tupled>(packet: &SkbPacket, ip: Result<Ip<A>, Reason>) -> Option<u64> {
+    let segment = tcp::parse(packet, &ip.ok()?).ok()?;
+    Some(segment.flow.hash(&config::config().table_keys))
+}
+
+/// Whether the accept queue of a listener is full. That is noted for SYNs, which may not look it up.
+#[inline(always)]
+fn is_full(listener: &SocketRef, service: u32) -> bool {
+    let queue = listener.queue().unwrap_or_default();
+    let is_full = queue.accept == Accept::Full;
+    if is_full {
+        load::note_queue(service, queue);
     }
-    // SAFETY: the listener is held, and this is a tc ingress program.
-    let result = unsafe { kfunc::assign_reqsk(ctx.skb.skb, listener.cast(), terms, stamps) };
-    if result != 0 {
-        // Rare, and off unless the controller was told to say more: the verifier then leaves it out.
-        debug!(ctx, "the kernel refused a hand-off: error {}", -result);
-    }
-    match result {
-        0 => Handoff::Assigned,
-        -12 => Handoff::RefusedMemory,
-        -22 => Handoff::RefusedInvalid,
-        -101 => Handoff::RefusedNamespace,
-        _ => Handoff::RefusedOther,
-    }
+    is_full
 }

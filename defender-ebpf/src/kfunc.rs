@@ -1,69 +1,134 @@
-//! Kernel functions.
+//! Kernel functions of conntrack.
 //!
-//! rustc emits no BTF for a foreign function, so a call is written as an instruction with a sentinel for the function's
-//! BTF id; the loader puts the id in (see `defender_common::abi::kfunc`).
+//! rustc emits no BTF for foreign functions. So a call is written as an instruction with a sentinel for the
+//! function's BTF id, which the loader replaces (`defender_common::abi::kfunc`).
 
 use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::bindings::__sk_buff;
-use defender_common::{abi::kfunc::ASSIGN_REQSK_SENTINEL, cookie::Terms};
+use defender_common::{
+    abi::kfunc::{CT_CHANGE_STATUS, CT_CHANGE_TIMEOUT, CT_RELEASE, SKB_CT_LOOKUP},
+    wire::PROTOCOL_TCP,
+};
 
-/// `struct bpf_tcp_req_attrs` (include/net/tcp.h).
+use crate::socket::{Tuple, Tupled};
+
+/// `struct bpf_ct_opts` (net/netfilter/nf_conntrack_bpf.c) as in kernels before 6.10. Later ones accept it
+/// as well.
 #[repr(C)]
-struct Attributes {
-    rcv_tsval: u32,
-    rcv_tsecr: u32,
-    mss: u16,
-    rcv_wscale: u8,
-    snd_wscale: u8,
-    ecn_ok: u8,
-    wscale_ok: u8,
-    sack_ok: u8,
-    tstamp_ok: u8,
-    usec_ts_ok: u8,
-    reserved: [u8; 3],
+struct LookupOptions {
+    netns_id: i32,
+    error: i32,
+    l4proto: u8,
+    dir: u8,
+    reserved: [u8; 2],
 }
 
-/// `bpf_sk_assign_tcp_reqsk`: makes the packet's acknowledgement complete a handshake with `listener` on these terms;
-/// `stamps` are the packet's timestamp and echo. Returns 0 or a negative error; 0 means assigned, not that the listener has room.
-///
-/// # Safety
-/// `listener` is a held `struct tcp_sock`, `skb` the context of a tc ingress program.
+/// `BPF_F_CURRENT_NETNS`: look in the network namespace of the packet's device.
+const CURRENT_NETNS: i32 = -1;
+
+/// A conntrack entry, released on drop.
+pub(crate) struct ConntrackEntry(*mut c_void);
+
+/// `bpf_skb_ct_lookup`: the entry for the connection of the packet at a tc program, in either direction.
 #[inline(always)]
-pub(crate) unsafe fn assign_reqsk(
-    skb: *mut __sk_buff,
-    listener: *mut c_void,
-    terms: &Terms,
-    stamps: (u32, u32),
-) -> i64 {
-    let scales = terms.scales();
-    let attributes = Attributes {
-        rcv_tsval: stamps.0,
-        rcv_tsecr: stamps.1,
-        mss: terms.mss,
-        rcv_wscale: if scales { terms.our_window_scale } else { 0 },
-        snd_wscale: if scales { terms.window_scale } else { 0 },
-        ecn_ok: terms.ecn as u8,
-        wscale_ok: scales as u8,
-        sack_ok: terms.sack as u8,
-        tstamp_ok: terms.timestamps as u8,
-        usec_ts_ok: 0,
-        reserved: [0; 3],
-    };
-    let result: i64;
-    // SAFETY: a call as the eBPF calling convention has it; the loader has made it one of this very function.
+pub(crate) fn lookup_entry<A: Tupled>(skb: *mut __sk_buff, tuple: Tuple<A>) -> Option<ConntrackEntry> {
+    let mut options =
+        LookupOptions { netns_id: CURRENT_NETNS, error: 0, l4proto: PROTOCOL_TCP, dir: 0, reserved: [0; 2] };
+    let entry: *mut c_void;
+    // SAFETY: a call by the eBPF calling convention; the loader has made it one of this very function. The
+    // tuple's layout and size identify its family.
     unsafe {
         asm!(
             "call {function}",
-            function = const ASSIGN_REQSK_SENTINEL,
+            function = const SKB_CT_LOOKUP.sentinel,
             inlateout("r1") skb => _,
-            inlateout("r2") listener => _,
-            inlateout("r3") &raw const attributes => _,
-            inlateout("r4") size_of::<Attributes>() as u64 => _,
-            lateout("r5") _,
-            lateout("r0") result,
+            inlateout("r2") &raw const tuple => _,
+            inlateout("r3") size_of::<Tuple<A>>() as u64 => _,
+            inlateout("r4") &raw mut options => _,
+            inlateout("r5") size_of::<LookupOptions>() as u64 => _,
+            lateout("r0") entry,
         );
     }
-    // The function returns an int, whose upper half is not defined.
-    i64::from(result as i32)
+    if entry.is_null() { None } else { Some(ConntrackEntry(entry)) }
+}
+
+/// Bits of an entry's status (include/uapi/linux/netfilter/nf_conntrack_common.h): a reply was seen, the
+/// handshake completed, and lookups find the entry.
+const SEEN_REPLY: u32 = 1 << 1;
+const ASSURED: u32 = 1 << 2;
+const CONFIRMED: u32 = 1 << 3;
+
+impl ConntrackEntry {
+    /// Expires it: lookups no longer find it.
+    #[inline(always)]
+    pub(crate) fn expire(&self) {
+        self.change_timeout(0);
+    }
+
+    /// Puts it into the state after a handshake that conntrack has seen. `timeout` is the timeout of such
+    /// connections in milliseconds, or 0 if unknown.
+    #[inline(always)]
+    pub(crate) fn confirm_reply(&self, timeout: u32) {
+        self.change_status(CONFIRMED | SEEN_REPLY | ASSURED);
+        if timeout != 0 {
+            self.change_timeout(timeout);
+        }
+    }
+
+    /// `bpf_ct_change_timeout`: `timeout` is in milliseconds from now.
+    #[inline(always)]
+    fn change_timeout(&self, timeout: u32) {
+        // SAFETY: as in `lookup_entry`; the entry is held.
+        unsafe {
+            asm!(
+                "call {function}",
+                function = const CT_CHANGE_TIMEOUT.sentinel,
+                inlateout("r1") self.0 => _,
+                inlateout("r2") timeout as u64 => _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                lateout("r0") _,
+            );
+        }
+    }
+
+    /// `bpf_ct_change_status`: adds these bits. Those that must not change stay as they are.
+    #[inline(always)]
+    fn change_status(&self, status: u32) {
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "call {function}",
+                function = const CT_CHANGE_STATUS.sentinel,
+                inlateout("r1") self.0 => _,
+                inlateout("r2") status as u64 => _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                lateout("r0") _,
+            );
+        }
+    }
+}
+
+impl Drop for ConntrackEntry {
+    /// `bpf_ct_release`.
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: as above; it was looked up with a reference and is released once.
+        unsafe {
+            asm!(
+                "call {function}",
+                function = const CT_RELEASE.sentinel,
+                inlateout("r1") self.0 => _,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                lateout("r0") _,
+            );
+        }
+    }
 }

@@ -2,12 +2,15 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
-use defender_common::abi::{
-    BudgetLines, Config, Counters, FilterBytes, FlowBucket, HalfOpenBuckets, Interfaces, Keys, KnownBytes,
-    Learnt, Loads, MOST_PREFIXES, Ports, RecentBuckets, SERVICE_SLOTS, ServiceCounters, ServiceKey, Services,
-    SourcesOfServices, TraceLines,
+use defender_common::{
+    abi::{
+        BudgetLines, Config, Counters, FilterBytes, FlowBucket, HalfOpenBuckets, Interfaces, Keys, Loads,
+        MOST_PREFIXES, Ports, SERVICE_SLOTS, ServiceCounters, ServiceKey, Services, SourcesOfServices,
+        TraceLines, ValidCookieBuckets, ValidSourceBytes,
+    },
+    shared::Shared,
 };
 
 /// How many prefixes of local addresses there may be.
@@ -38,20 +41,18 @@ pub(crate) static SOURCES: Array<SourcesOfServices> = Array::with_max_entries(1,
 #[map]
 pub(crate) static BUDGET: Array<BudgetLines> = Array::with_max_entries(1, MAPPED);
 #[map]
-pub(crate) static RECENT: Array<RecentBuckets> = Array::with_max_entries(1, MAPPED);
+pub(crate) static VALID_COOKIES: Array<ValidCookieBuckets> = Array::with_max_entries(1, MAPPED);
 #[map]
 pub(crate) static TRACE: Array<TraceLines> = Array::with_max_entries(1, MAPPED);
 #[map]
 pub(crate) static HALF_OPEN: Array<HalfOpenBuckets> = Array::with_max_entries(1, MAPPED);
 #[map]
-pub(crate) static KNOWN: Array<KnownBytes> = Array::with_max_entries(1, MAPPED);
+pub(crate) static VALID_SOURCES: Array<ValidSourceBytes> = Array::with_max_entries(1, MAPPED);
 
 #[map]
 pub(crate) static LOCAL: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(LOCAL_PREFIXES, 0);
 #[map]
 pub(crate) static ADDRESSES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(SERVICE_SLOTS, 0);
-#[map]
-pub(crate) static LEARNT: Array<Learnt> = Array::with_max_entries(SERVICE_SLOTS, 0);
 #[map]
 pub(crate) static SERVICE_COUNTERS: PerCpuArray<ServiceCounters> =
     PerCpuArray::with_max_entries(SERVICE_SLOTS, 0);
@@ -62,6 +63,8 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 pub(crate) static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, MAPPED);
 #[map]
 pub(crate) static PREFIXES: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MOST_PREFIXES, 0);
+#[map]
+pub(crate) static CONNTRACK: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 
@@ -84,9 +87,28 @@ macro_rules! in_place {
 }
 pub(crate) use in_place;
 
+/// An entry of a map's value that programs write.
+#[inline(always)]
+pub(crate) fn shared<T, const N: usize>(value: *mut [T; N], index: u32) -> &'static Shared<T> {
+    // SAFETY: it is within a map's value, which lasts as long as the program. What programs write has no other references.
+    unsafe { Shared::at(entry_of(value, index)) }
+}
+
 /// An entry of a map's value; every index has one.
 #[inline(always)]
 pub(crate) fn entry_of<T, const N: usize>(value: *mut [T; N], index: u32) -> *mut T {
-    const { assert!(N.is_power_of_two()) };
-    value.cast::<T>().wrapping_add(index as usize & (N - 1))
+    const { assert!(N.is_power_of_two() && N <= 1 << 31) };
+    let mut index = index as u64;
+    // In assembly, so that the compiler cannot take the mask out where it knows the index to be in bounds: the verifier may
+    // not. It tracks no byte swap on kernels before 6.19 (`tnum_bswap`, kernel/bpf/tnum.c), and every port is one.
+    // SAFETY: it changes a number in a register.
+    unsafe {
+        core::arch::asm!(
+            "{index} &= {mask}",
+            index = inlateout(reg) index,
+            mask = const N - 1,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    value.cast::<T>().wrapping_add(index as usize)
 }

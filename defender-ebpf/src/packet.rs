@@ -1,4 +1,4 @@
-//! Packet bytes, as `defender_common::wire` reads them.
+//! Packet bytes, for the parsers of `defender_common::wire`.
 
 use core::arch::asm;
 
@@ -12,9 +12,16 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::{TcContext, XdpContext},
 };
-use defender_common::wire::{Packet, in_memory, ipv4, ipv6, options, tcp};
+use defender_common::{
+    verdict::Reason,
+    wire::{
+        Network, Packet,
+        address::{V4, V6},
+        in_memory, ipv4, ipv6, options, tcp,
+    },
+};
 
-/// The number, of which the compiler knows nothing any more. Unlike with `core::hint::black_box` it stays in registers.
+/// The number, hidden from the compiler. Unlike with `core::hint::black_box`, it stays in registers.
 #[inline(always)]
 pub(crate) fn hidden(number: usize) -> usize {
     let hidden;
@@ -30,20 +37,35 @@ pub(crate) fn hidden(number: usize) -> usize {
     hidden
 }
 
-/// The linear part of a packet; headers are always in it.
+/// The same reference in its own register. Where registers are scarce, the compiler would reload it for
+/// each use.
+#[inline(always)]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read where it points to")]
+pub(crate) fn at_hand<T>(value: &T) -> &T {
+    let mut address: *const T = value;
+    // SAFETY: it changes nothing.
+    unsafe {
+        asm!("/* {address} */", address = inlateout(reg) address, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: it is the reference's.
+    unsafe { &*address }
+}
+
+/// The linear part of a packet, which always contains the headers.
 pub(crate) struct Linear<C> {
     start: usize,
     end: usize,
     pub(crate) context: C,
 }
 
-/// What differs between packets at XDP and at tc.
+/// How packets at XDP and at tc differ.
 pub(crate) trait Context: Copy {
-    /// The whole length of the packet.
+    /// The full length of the packet.
     fn len(self) -> usize;
     fn scan_offer(self, header: usize) -> u64;
     fn scan_timestamps(self, header: usize) -> u64;
     fn scan_sum(self, header: usize) -> u64;
+    fn scan_carried(self, header: usize) -> u64;
     fn scan_extensions(self, offset: usize, first: u8) -> u64;
 }
 
@@ -60,26 +82,26 @@ impl XdpPacket {
         Self { start: ctx.data(), end: ctx.data_end(), context }
     }
 
-    /// The same frame, of which the compiler does not know that something of it was there: it would leave out checks of
-    /// bounds that the verifier wants to see.
+    /// The same frame, without the compiler's knowledge of earlier bounds checks. Otherwise it would omit
+    /// checks that the verifier needs.
     #[inline(always)]
     pub(crate) fn afresh(&self) -> Self {
         Self { start: hidden(self.start), ..*self }
     }
 
-    /// The interface it came in by.
+    /// The interface it arrived on.
     #[inline(always)]
     pub(crate) fn ingress(&self) -> u32 {
         XdpContext::new(self.context).ingress_ifindex() as u32
     }
 
-    /// Bytes of the whole frame, of which the linear part may be only the beginning.
+    /// Length of the whole frame. The linear part may be shorter.
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         frame_len(self.context)
     }
 
-    /// Exchanges the Ethernet addresses.
+    /// Swaps the Ethernet addresses.
     #[inline(always)]
     pub(crate) fn turn_round(&self) -> Option<()> {
         let at = self.start;
@@ -115,14 +137,14 @@ impl SkbPacket {
     }
 }
 
-/// [`options::scan_sum`] of a packet that ends too early: no sum of ten words is that large.
+/// [`options::scan_sum`] of a packet that ends too early. No sum of ten words is that large.
 const NO_SUM: u64 = u64::MAX;
-/// No header begins further behind the beginning of its packet (the verifier wants to see a bound).
+/// Bound on the offset of any header, for the verifier.
 pub(crate) const MAX_HEADER: usize = 0x3fff;
 
-/// Global functions: the verifier looks at each once and by itself, whatever the number of ways that lead to it.
+/// Global functions: the verifier checks each once, however many paths lead to it.
 macro_rules! out_of_line {
-    ($context:ty, $new:path, $len:path, $offer:ident, $timestamps:ident, $sum:ident, $extensions:ident) => {
+    ($context:ty, $new:path, $len:path, $offer:ident, $timestamps:ident, $sum:ident, $carried:ident, $extensions:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub(crate) extern "C" fn $offer(context: $context, header: u64) -> u64 {
@@ -139,6 +161,12 @@ macro_rules! out_of_line {
         #[inline(never)]
         pub(crate) extern "C" fn $sum(context: $context, header: u64) -> u64 {
             options::scan_sum(&InPlace($new(context)), header as usize & MAX_HEADER).unwrap_or(NO_SUM)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $carried(context: $context, header: u64) -> u64 {
+            options::scan_carried(&InPlace($new(context)), header as usize & MAX_HEADER).unwrap_or(NO_SUM)
         }
 
         #[unsafe(no_mangle)]
@@ -165,6 +193,10 @@ macro_rules! out_of_line {
                 $sum(self, header as u64)
             }
             #[inline(always)]
+            fn scan_carried(self, header: usize) -> u64 {
+                $carried(self, header as u64)
+            }
+            #[inline(always)]
             fn scan_extensions(self, offset: usize, first: u8) -> u64 {
                 $extensions(self, offset as u64, first as u64)
             }
@@ -179,6 +211,7 @@ out_of_line!(
     xdp_scan_offer,
     xdp_scan_timestamps,
     xdp_scan_sum,
+    xdp_scan_carried,
     xdp_scan_extensions
 );
 out_of_line!(
@@ -188,6 +221,7 @@ out_of_line!(
     skb_scan_offer,
     skb_scan_timestamps,
     skb_scan_sum,
+    skb_scan_carried,
     skb_scan_extensions
 );
 
@@ -209,9 +243,10 @@ macro_rules! load {
         if at + size_of::<$type>() > $packet.end {
             return None;
         }
-        // SAFETY: the bytes are within the packet, which the verifier checks again. The kernel aligns the network
-        // header, not this address; eBPF loads of any alignment are efficient where the verifier lets them pass
-        // (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS), and byte-wise loads would cost four instructions a byte.
+        // SAFETY: the bytes are within the packet, which the verifier checks again. The kernel aligns the
+        // network header, not this address. Unaligned eBPF loads are efficient where the verifier permits
+        // them (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS), and byte-wise loads would cost four instructions a
+        // byte.
         Some(unsafe { *(at as *const $type) })
     }};
 }
@@ -235,7 +270,8 @@ impl<C: Context> Packet for Linear<C> {
     #[inline(always)]
     fn byte(&self, offset: usize) -> Option<u8> {
         let at = self.start + offset;
-        // Hidden from the compiler, which would compare `at` itself with the end: that tells the verifier nothing.
+        // Hidden from the compiler. It would compare `at` itself with the end, which tells the verifier
+        // nothing.
         if hidden(at + 1) > self.end {
             return None;
         }
@@ -267,12 +303,20 @@ impl<C: Context> Packet for Linear<C> {
     }
 
     #[inline(always)]
+    fn scan_carried(&self, header: usize) -> Option<u64> {
+        match self.context.scan_carried(header) {
+            NO_SUM => None,
+            carried => Some(carried),
+        }
+    }
+
+    #[inline(always)]
     fn scan_extensions(&self, offset: usize, first: u8) -> u64 {
         self.context.scan_extensions(offset, first)
     }
 }
 
-/// A packet within the functions that run out of line.
+/// A packet in the functions that run out of line.
 struct InPlace<C>(Linear<C>);
 
 impl<C: Context> Packet for InPlace<C> {
@@ -298,16 +342,21 @@ impl<C: Context> Packet for InPlace<C> {
     }
 }
 
-/// `bpf_csum_diff` takes no more at a time on kernels up to 6.12.
+/// `bpf_csum_diff` takes at most this many bytes per call on kernels up to 6.12.
 const CHUNK: usize = 512;
-/// A jumbo frame's data (9,000 bytes) is shorter than this many chunks. A SYN with more has no acceptable checksum.
+/// A jumbo frame's data (9,000 bytes) needs at most this many chunks. A SYN with more data is treated as
+/// having a wrong checksum.
 const MAX_CHUNKS: usize = 18;
 
-/// Room for data to be summed: too much for the stack.
+/// Maximum length of data to sum.
+pub(crate) const MOST_SUMMED: usize = CHUNK * MAX_CHUNKS;
+
+/// Buffer for data to sum, too large for the stack.
 #[map]
 static SCRATCH: PerCpuArray<[u32; CHUNK / 4]> = PerCpuArray::with_max_entries(1, 0);
 
-/// The sum of `len` bytes of data from `offset`, for checksums. SYNs with data are rare, so this need not be fast.
+/// The checksum sum of `len` bytes of data from `offset`. SYNs with data are rare, so this need not be
+/// fast.
 #[inline(always)]
 pub(crate) fn data_sum(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
     match xdp_data_sum(context, offset as u64, len as u64) {
@@ -328,14 +377,15 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
     let mut sum = 0u64;
     let mut rest = len;
     for chunk in 0..=MAX_CHUNKS {
-        // Hidden from the compiler: so the verifier finds every round like the one before and need not follow each.
+        // Hidden from the compiler, so that the verifier sees all rounds in the same state and need not
+        // follow each.
         rest = hidden(rest) & 0xffff;
         if rest == 0 {
             return Some(sum);
         }
         let size = if rest < CHUNK { rest } else { CHUNK };
-        // What is missing of the last word counts as zero.
-        // SAFETY: `scratch` is this CPU's map value, which nothing else uses while the program runs.
+        // Missing bytes of the last word count as zero. SAFETY: `scratch` is this CPU's map value, which
+        // nothing else uses while the program runs.
         unsafe { (*scratch)[((size - 1) / 4) & (CHUNK / 4 - 1)] = 0 };
         // SAFETY: `size` is at most the size of the map value.
         let read = unsafe {
@@ -344,7 +394,7 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
         if read != 0 {
             return None;
         }
-        // SAFETY: so much of the map value is written.
+        // SAFETY: that many bytes of the map value have been written.
         let part = unsafe {
             bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), size.next_multiple_of(4) as u32, 0)
         };
@@ -354,8 +404,46 @@ fn sum_chunks(context: *mut xdp_md, offset: usize, len: usize) -> Option<u64> {
     None
 }
 
-/// Whether a segment acknowledges a SYN cookie of the kernel's own. `offsets` are those of the network header and, from
-/// bit 16, of the TCP header.
+/// Checks the headers before TCP's for what no host sends ([`Network::flaw`]). The result is a number that
+/// [`flaw`] decodes, so that the verifier follows one path on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn xdp_flaw4(context: *mut xdp_md, network: u64, mac: u64) -> u64 {
+    let packet = InPlace(XdpPacket::of_xdp(context));
+    number_of(V4::flaw(&packet, network as usize & MAX_HEADER, mac))
+}
+
+/// The same over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn xdp_flaw6(context: *mut xdp_md, network: u64, mac: u64) -> u64 {
+    let packet = InPlace(XdpPacket::of_xdp(context));
+    number_of(V6::flaw(&packet, network as usize & MAX_HEADER, mac))
+}
+
+#[inline(always)]
+fn number_of(flaw: Option<Reason>) -> u64 {
+    match flaw {
+        None => 0,
+        Some(Reason::SynOddMac) => 1,
+        Some(Reason::SynExpired) => 2,
+        Some(_) => 3,
+    }
+}
+
+/// The reason encoded in the result of [`xdp_flaw4`].
+#[inline(always)]
+pub(crate) fn flaw(number: u64) -> Option<Reason> {
+    match number {
+        0 => None,
+        1 => Some(Reason::SynOddMac),
+        2 => Some(Reason::SynExpired),
+        _ => Some(Reason::SynBadIpChecksum),
+    }
+}
+
+/// Whether a segment acknowledges one of the kernel's own SYN cookies. `offsets` holds the offset of the
+/// network header and, from bit 16, that of the TCP header.
 #[inline(always)]
 pub(crate) fn kernel_cookie(context: *mut xdp_md, offsets: u64, family: usize) -> bool {
     let valid =
@@ -369,7 +457,8 @@ macro_rules! kernel_cookie {
         #[inline(never)]
         extern "C" fn $name(context: *mut xdp_md, offsets: u64) -> u64 {
             let packet = XdpPacket::of_xdp(context);
-            // Hidden from the compiler, which would check one sum and pass on another: the verifier sees no relation.
+            // Hidden from the compiler, which would check one sum and pass on another. The verifier sees no
+            // relation between them.
             let network = hidden(packet.start + (offsets as usize & 31));
             let tcp = hidden(packet.start + ((offsets >> 16) as usize & MAX_HEADER));
             if network + $header_len > packet.end || tcp + tcp::HEADER_LEN > packet.end {

@@ -1,4 +1,5 @@
-//! Hears of this host's sockets: listeners that come and go, connections to services that begin and end.
+//! The tracepoint `inet_sock_set_state`: listeners appear and disappear, connections to services begin and
+//! end.
 
 use aya_ebpf::programs::BtfTracePointContext;
 use defender_common::{
@@ -8,7 +9,7 @@ use defender_common::{
 
 use crate::{
     clock,
-    flow::{self, Told},
+    flow::{self, EstablishedBy},
     maps::EVENTS,
     service,
     sock_common::{SockCommon, Visit, segments},
@@ -36,22 +37,25 @@ pub(crate) fn changed(ctx: &BtfTracePointContext) {
     }
     match (old, new) {
         (_, TCP_LISTEN) => tell(EVENT_LISTEN_BEGAN, socket.num),
-        // A socket that a listener spawns leaves LISTEN as well, for SYN_RECV: only CLOSE is the listener's own end.
+        // A socket that a listener spawns also leaves LISTEN, for SYN_RECV. Only CLOSE is the listener's
+        // own end.
         (TCP_LISTEN, TCP_CLOSE) => tell(EVENT_LISTEN_ENDED, socket.num),
         (TCP_SYN_RECV, TCP_ESTABLISHED) => {
             socket.visit(&Established { segments: segments(address) });
         }
         (_, TCP_CLOSE_WAIT) => socket.visit(&ClientEnded),
-        // What this host opens itself is no service's. What closes in SYN_RECV was never listed, but may be the double of
-        // a connection that was: two cookies of one client on two CPUs.
-        (TCP_SYN_SENT | TCP_SYN_RECV, _) | (_, TCP_ESTABLISHED) => {}
+        // A connection that this host initiates belongs to no service. A socket that closes in SYN_RECV was
+        // never listed, but may duplicate a listed connection: two cookies of one client on two CPUs. A
+        // connection in TIME_WAIT without its socket has closed already when the process closes that socket
+        // (`tcp_close_state`, net/ipv4/tcp.c).
+        (TCP_SYN_SENT | TCP_SYN_RECV | TCP_CLOSE, _) | (_, TCP_ESTABLISHED) => {}
         _ => socket.visit(&Closed { from: old, segments: segments(address) }),
     }
 }
 
 #[inline(always)]
 fn tell(kind: u32, port: u16) {
-    // If the buffer is full the controller has events to wake up for anyway, and it looks by itself every second.
+    // If the buffer is full, the controller is about to wake up anyway, and it also checks every second.
     let _ = EVENTS.output::<Event>(Event { kind, subject: port as u32, detail: 0, at: 0 }, 0);
 }
 
@@ -65,7 +69,7 @@ impl Visit for Established {
     fn visit<A: Address>(&self, flow: &Flow<A>, config: &Config) {
         let Some(found) = service::find(flow.destination, flow.destination_port) else { return };
         let time = clock::time_for_tracing();
-        flow::established(flow, config, found.id, Told::ByKernel(self.segments), time);
+        flow::established(flow, config, found.id, EstablishedBy::ByKernel(self.segments), time);
     }
 }
 
@@ -79,7 +83,7 @@ impl Visit for ClientEnded {
     }
 }
 
-/// A socket is no more. What goes on in TIME_WAIT, or in FIN_WAIT2 without a process, does so without one.
+/// A socket ended. TIME_WAIT, and FIN_WAIT2 without a process, continue without a socket.
 struct Closed {
     from: i32,
     segments: Option<u32>,

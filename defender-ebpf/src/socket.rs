@@ -1,45 +1,46 @@
-//! What the kernel's socket table has for a connection.
+//! The kernel's socket table, as lookups see it for a connection.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_tuple, xdp_md},
-    helpers::{
-        bpf_probe_read_kernel,
-        generated::{bpf_sk_release, bpf_skc_lookup_tcp},
-    },
-    macros::map,
-    maps::PerCpuArray,
+    helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock},
 };
 use defender_common::{
-    abi::Config,
+    abi::member,
     decide::Socket,
+    queue::{Accept, Queue},
     wire::{
-        Packet,
-        address::{Address, Flow, V4, V6},
+        Network, Packet,
+        address::{Flow, V4, V6},
         ipv6,
     },
 };
 
-use crate::packet::{MAX_HEADER, XdpPacket};
+use crate::packet::{self, MAX_HEADER, XdpPacket};
 
 /// The state of a listener (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
+/// The state of an established connection.
+const TCP_ESTABLISHED: u32 = 1;
 /// Look in the network namespace of the packet's device.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// The tuple of a look-up: addresses, then both ports in one word, in memory order (`struct bpf_sock_tuple`).
+/// The tuple of a lookup: addresses, then both ports in one word, in memory order (`struct
+/// bpf_sock_tuple`).
 #[repr(C)]
-struct Tuple<A> {
-    source: A,
-    destination: A,
-    ports: u32,
+pub(crate) struct Tuple<A> {
+    pub(crate) source: A,
+    pub(crate) destination: A,
+    pub(crate) ports: u32,
 }
 
-/// An address family that sockets can be looked up for: both have the tuple's layout.
-pub(crate) trait Tupled: Address {
-    /// See [`state`].
+/// An address family that sockets can be looked up for. Both have the tuple's layout.
+pub(crate) trait Tupled: Network {
+    /// See [`look`].
     fn xdp_socket(ctx: *mut xdp_md, flow: &Flow<Self>, offsets: u64) -> u64;
+    /// See [`packet::flaw`].
+    fn xdp_flaw(ctx: *mut xdp_md, network: u64, mac: u64) -> u64;
 }
 
 impl Tupled for V4 {
@@ -48,6 +49,11 @@ impl Tupled for V4 {
         let addresses = flow.source.0 as u64 | (flow.destination.0 as u64) << 32;
         xdp_socket4(ctx, addresses, flow.ports().to_be() as u64)
     }
+
+    #[inline(always)]
+    fn xdp_flaw(ctx: *mut xdp_md, network: u64, mac: u64) -> u64 {
+        packet::xdp_flaw4(ctx, network, mac)
+    }
 }
 
 impl Tupled for V6 {
@@ -55,17 +61,18 @@ impl Tupled for V6 {
     fn xdp_socket(ctx: *mut xdp_md, _: &Flow<Self>, offsets: u64) -> u64 {
         xdp_socket6(ctx, offsets)
     }
+
+    #[inline(always)]
+    fn xdp_flaw(ctx: *mut xdp_md, network: u64, mac: u64) -> u64 {
+        packet::xdp_flaw6(ctx, network, mac)
+    }
 }
 
-/// See [`Held::address`].
-#[map]
-static ADDRESS: PerCpuArray<usize> = PerCpuArray::with_max_entries(1, 0);
+/// A socket, released on drop.
+pub(crate) struct SocketRef(*mut bpf_sock);
 
-/// A socket that is released when it goes.
-pub(crate) struct Held(*mut bpf_sock);
-
-impl Held {
-    /// The socket that would receive a packet of `flow`; `ctx` is the program's context.
+impl SocketRef {
+    /// The socket that would receive a packet of `flow`. `ctx` is the program's context.
     #[inline(always)]
     pub(crate) fn lookup<A: Tupled>(ctx: *mut c_void, flow: &Flow<A>) -> Option<Self> {
         Self::find(
@@ -74,45 +81,35 @@ impl Held {
         )
     }
 
+    /// The same, for a tuple.
     #[inline(always)]
-    fn find<A: Tupled>(ctx: *mut c_void, mut tuple: Tuple<A>) -> Option<Self> {
+    pub(crate) fn find<A: Tupled>(ctx: *mut c_void, mut tuple: Tuple<A>) -> Option<Self> {
         let tuple_ptr: *mut bpf_sock_tuple = (&raw mut tuple).cast();
-        // SAFETY: the tuple has the layout and the size that name its family.
+        // SAFETY: the tuple's layout and size identify its family.
         let socket =
             unsafe { bpf_skc_lookup_tcp(ctx, tuple_ptr, size_of::<Tuple<A>>() as u32, CURRENT_NETNS, 0) };
         if socket.is_null() { None } else { Some(Self(socket)) }
     }
 
-    /// Whether it listens.
+    /// Whether it is a listener.
     #[inline(always)]
     pub(crate) fn listens(&self) -> bool {
         // SAFETY: the socket is held, and `state` is a field that every kind of socket has.
         unsafe { (*self.0).state == TCP_LISTEN }
     }
 
-    /// Whether a listener's accept queue is full (`sk_acceptq_is_full`, include/net/sock.h).
+    /// Whether it is an established connection.
     #[inline(always)]
-    pub(crate) fn is_full(&self, config: &Config) -> bool {
-        if config.ack_backlog_offset == 0 {
-            return false;
-        }
-        let Some(address) = self.address() else { return false };
-        let word = |offset: u16| {
-            let at = address + offset as usize;
-            // SAFETY: the socket is held, and the helper checks the address.
-            unsafe { bpf_probe_read_kernel(at as *const u32) }.unwrap_or_default()
-        };
-        word(config.ack_backlog_offset) > word(config.max_ack_backlog_offset)
+    pub(crate) fn is_established(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).state == TCP_ESTABLISHED }
     }
 
-    /// Where it is. The verifier allows no arithmetic on a socket's pointer, but any on a number; a map makes it one.
+    /// A listener's queues.
     #[inline(always)]
-    fn address(&self) -> Option<usize> {
-        let number = ADDRESS.get_ptr_mut(0)?;
-        // SAFETY: this CPU's own value; nothing else uses it while the program runs. Volatile, so that it is read back.
-        unsafe { number.write_volatile(self.0 as usize) };
-        // SAFETY: as above.
-        Some(unsafe { number.read_volatile() })
+    pub(crate) fn queue(&self) -> Option<Queue> {
+        // SAFETY: the socket is held; it is a TCP socket, not a request.
+        queue_of(unsafe { bpf_skc_to_tcp_sock(self.as_ptr()) }.cast())
     }
 
     #[inline(always)]
@@ -121,7 +118,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for SocketRef {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: it was looked up with a reference and is released once.
@@ -129,22 +126,84 @@ impl Drop for Held {
     }
 }
 
-/// What the socket table says of the connection of a segment to a service. `offsets` are those of the network header and,
-/// from bit 16, of the TCP header.
+/// A member of a kernel structure behind a typed pointer. The number is a placeholder, which the loader
+/// replaces by the member's offset.
+macro_rules! member {
+    ($structure:expr, $number:path) => {{
+        let value: u64;
+        // SAFETY: the verifier knows the structure, and that this is a member of it.
+        unsafe {
+            asm!(
+                "{value} = *(u32 *)({structure} + {member})",
+                value = lateout(reg) value,
+                structure = in(reg) $structure,
+                member = const $number,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        value as u32
+    }};
+}
+
+/// The queues of a listener, which is a `struct tcp_sock`. `None` if the pointer is null.
 #[inline(always)]
-pub(crate) fn state<A: Tupled>(ctx: *mut xdp_md, flow: &Flow<A>, offsets: u64) -> Socket {
-    match A::xdp_socket(ctx, flow, offsets) {
-        NOTHING => Socket::Nothing,
-        LISTENER => Socket::Listener,
-        _ => Socket::Connection,
+pub(crate) fn queue_of(listener: *const c_void) -> Option<Queue> {
+    if listener.is_null() {
+        return None;
+    }
+    Some(Queue {
+        half_open: member!(listener, member::QLEN),
+        young: member!(listener, member::YOUNG),
+        accept: Accept::of(
+            member!(listener, member::ACK_BACKLOG),
+            member!(listener, member::MAX_ACK_BACKLOG),
+        ),
+    })
+}
+
+/// The socket table's answer for a connection: one of the kinds, and a listener's packed queues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Looked(pub(crate) u64);
+
+const KIND: u64 = 3;
+const NOTHING: u64 = 1;
+const LISTENER: u64 = 2;
+const CONNECTION: u64 = 3;
+
+impl Looked {
+    /// Not looked up.
+    pub(crate) const NOT: Self = Self(0);
+
+    #[inline(always)]
+    pub(crate) fn socket(self) -> Socket {
+        match self.0 & KIND {
+            NOTHING => Socket::Nothing,
+            LISTENER => Socket::Listener,
+            _ => Socket::Connection,
+        }
+    }
+
+    /// The queues of the listener that would accept the connection.
+    #[inline(always)]
+    pub(crate) fn queue(self) -> Queue {
+        Queue::unpack(self.0)
+    }
+
+    /// The same, if there is only a listener.
+    #[inline(always)]
+    pub(crate) fn listener(self) -> Option<Queue> {
+        (self.0 & KIND == LISTENER).then(|| self.queue())
     }
 }
 
-// Global functions: tuples take room on the stack. They return one of these.
+/// Looks up the connection of a segment to a service. `offsets` holds the offset of the network header and,
+/// from bit 16, that of the TCP header.
+#[inline(always)]
+pub(crate) fn look<A: Tupled>(ctx: *mut xdp_md, flow: &Flow<A>, offsets: u64) -> Looked {
+    Looked(A::xdp_socket(ctx, flow, offsets))
+}
 
-const NOTHING: u64 = 0;
-const LISTENER: u64 = 1;
-const CONNECTION: u64 = 2;
+// Global functions, since tuples take stack space.
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -165,9 +224,9 @@ extern "C" fn xdp_socket6(ctx: *mut xdp_md, offsets: u64) -> u64 {
 
 #[inline(always)]
 fn kind<A: Tupled>(ctx: *mut xdp_md, tuple: Tuple<A>) -> u64 {
-    match Held::find(ctx.cast(), tuple) {
+    match SocketRef::find(ctx.cast(), tuple) {
         None => NOTHING,
-        Some(socket) if socket.listens() => LISTENER,
+        Some(socket) if socket.listens() => LISTENER | socket.queue().map_or(0, Queue::pack),
         Some(_) => CONNECTION,
     }
 }

@@ -1,4 +1,4 @@
-//! Who sends SYNs, see `defender_common::sources`.
+//! Notes who sends SYNs, see `defender_common::sources`.
 
 use defender_common::{
     abi::{SourcesOfServices, in_place},
@@ -8,7 +8,7 @@ use defender_common::{
 
 use crate::{
     config,
-    maps::{entry_of, in_place},
+    maps::{in_place, shared},
 };
 
 /// Notes where a SYN to a service came from.
@@ -40,9 +40,11 @@ extern "C" fn sources_note6(when: u64, first: u64, second: u64) -> u64 {
 #[inline(always)]
 fn note_at<A: Address>(when: u64, source: A) -> u64 {
     let of_services: *mut SourcesOfServices = in_place!(in_place::SOURCES);
-    // SAFETY: an entry of a map's value, of integers; CPUs that write at the same time cost a sample or a register's last
-    // step.
-    let sources = unsafe { &mut *entry_of(of_services, when as u32) };
-    sources::note(sources, source, &config::config().table_keys, (when >> 32) as u32);
+    sources::note(
+        shared(of_services, when as u32),
+        source,
+        &config::config().table_keys,
+        (when >> 32) as u32,
+    );
     0
 }

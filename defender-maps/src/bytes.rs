@@ -1,8 +1,8 @@
-//! Values as aya moves them.
+//! Values as aya transfers them.
 
 use defender_common::abi::Plain;
 
-/// Lets aya move a [`Plain`] type.
+/// Lets aya transfer a [`Plain`] type.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Bytes<T: Plain>(pub T);

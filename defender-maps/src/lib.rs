@@ -1,8 +1,8 @@
-//! How userspace gets at the pinned maps: the controller, its reports, and the testbed.
+//! Userspace access to the pinned maps, for the controller, its reports and the testbed.
 //!
-//! Layouts are those of [`defender_common::abi`]. An array of many values is [`Slots`] or [`PerCpuSlots`], each of which is
-//! a system call away. An array of one value, which is a table that programs read in place, is a [`Table`]: it is mapped
-//! into memory, since a system call would move all of it.
+//! Layouts are those of [`defender_common::abi`]. An array of many values is a [`Slots`] or
+//! [`PerCpuSlots`], accessed by system calls. An array that is a single value, which programs read in
+//! place, is a [`Table`]. It is mapped into memory, since a system call would copy all of it.
 
 mod bytes;
 mod per_cpu_slots;
@@ -21,13 +21,13 @@ pub use crate::{
     table::{Entries, Table},
 };
 
-/// The map `name`, which is pinned in `directory`.
+/// The map `name` pinned in `directory`.
 pub fn pinned(directory: &Path, name: &str) -> Result<MapData> {
     let pin = directory.join(name);
     MapData::from_pin(&pin).with_context(|| format!("cannot open the pinned map {}", pin.display()))
 }
 
-/// The same, as aya gives access to maps of its kind.
+/// The same, as aya's type for its kind.
 pub fn open<T: TryFrom<Map, Error = MapError>>(directory: &Path, name: &str) -> Result<T> {
     typed(pinned(directory, name)?, name)
 }

@@ -1,4 +1,4 @@
-//! Arrays of which every CPU has its own.
+//! Per-CPU arrays.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub struct PerCpuSlots<T: Plain> {
 }
 
 impl<T: Plain> PerCpuSlots<T> {
-    /// Opens the map `name`, which is pinned in `directory`.
+    /// Opens the map `name` pinned in `directory`.
     pub fn open(directory: &Path, name: &'static str) -> Result<Self> {
         Ok(Self { name, array: crate::open(directory, name)? })
     }

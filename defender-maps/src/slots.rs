@@ -15,7 +15,7 @@ pub struct Slots<T: Plain> {
 }
 
 impl<T: Plain> Slots<T> {
-    /// Opens the map `name`, which is pinned in `directory`.
+    /// Opens the map `name` pinned in `directory`.
     pub fn open(directory: &Path, name: &'static str) -> Result<Self> {
         Self::of(pinned(directory, name)?, name)
     }

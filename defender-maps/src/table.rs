@@ -1,4 +1,4 @@
-//! Arrays that are the one value of a map.
+//! Maps whose only value is an array.
 
 use std::{marker::PhantomData, os::fd::AsFd as _, path::Path};
 
@@ -9,14 +9,14 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::{pinned, wrong_layout};
 
-/// Where a mapping begins is a multiple of this, on every architecture.
+/// A mapping begins at a multiple of this, on every architecture.
 const PAGE: usize = 4096;
 
 /// The type of a table: an array, such as [`defender_common::abi::Ports`].
 pub trait Entries {
-    /// What it has many of.
+    /// The type of its entries.
     type Entry: Plain;
-    /// How many.
+    /// The number of entries.
     const LEN: u32;
 }
 
@@ -28,10 +28,10 @@ impl<T: Plain, const N: usize> Entries for [T; N] {
     };
 }
 
-/// The array in a map's one value, mapped into memory.
+/// The array in a map's only value, mapped into memory.
 ///
-/// An entry that is read while programs or other processes write it may be part old, part new, as it may be when a system
-/// call copies it.
+/// If programs or other processes write an entry while it is read, the result may be part old and part new.
+/// A copy by a system call has the same limitation.
 pub struct Table<A: Entries> {
     name: &'static str,
     mapping: MmapRaw,
@@ -39,18 +39,18 @@ pub struct Table<A: Entries> {
 }
 
 impl<A: Entries> Table<A> {
-    /// Bytes of all entries.
+    /// Size of all entries, in bytes.
     const SIZE: usize = {
         assert!(align_of::<A::Entry>() <= PAGE);
         A::LEN as usize * size_of::<A::Entry>()
     };
 
-    /// Opens the map `name`, which is pinned in `directory`.
+    /// Opens the map `name` pinned in `directory`.
     pub fn open(directory: &Path, name: &'static str) -> Result<Self> {
         Self::of(&pinned(directory, name)?, name)
     }
 
-    /// The table in the map `name`, which lives as long as the table does.
+    /// The table in the map `name`. The map lives as long as the table.
     pub fn of(map: &MapData, name: &'static str) -> Result<Self> {
         let info = map.info().with_context(|| format!("cannot look at the pinned map {name}"))?;
         ensure!(Self::fits(&info), wrong_layout(name));
@@ -61,7 +61,7 @@ impl<A: Entries> Table<A> {
         Ok(Self { name, mapping, array: PhantomData })
     }
 
-    /// Whether a map has one value, which is such an array.
+    /// Whether the map's only value is such an array.
     fn fits(map: &MapInfo) -> bool {
         matches!(map.map_type(), Ok(MapType::Array))
             && map.max_entries() == 1
@@ -81,8 +81,9 @@ impl<A: Entries> Table<A> {
     /// Reads an entry.
     pub fn get(&self, index: u32) -> Result<A::Entry> {
         let entry = self.entry(index).with_context(|| format!("cannot read {}[{index}]", self.name))?;
-        // SAFETY: `entry` gives the address of an entry, aligned, in memory that stays mapped while `self` lives; any bytes
-        // are a value. Volatile, since programs and other processes write it meanwhile.
+        // SAFETY: `entry` returns the address of an aligned entry in memory that stays mapped while `self`
+        // lives; any bytes are a valid value. Volatile, since programs and other processes write it
+        // meanwhile.
         Ok(unsafe { entry.read_volatile() })
     }
 
@@ -99,7 +100,7 @@ impl<A: Entries> Table<A> {
         (0..self.len()).try_for_each(|index| self.set(index, value))
     }
 
-    /// Where an entry is: within the mapping, and aligned, since the mapping begins with a page.
+    /// An entry's address. It is within the mapping, and aligned, since the mapping begins at a page.
     fn entry(&self, index: u32) -> Result<*mut A::Entry> {
         ensure!(index < self.len(), "it has {} entries", self.len());
         Ok(self.mapping.as_mut_ptr().cast::<A::Entry>().wrapping_add(index as usize))
@@ -109,7 +110,7 @@ impl<A: Entries> Table<A> {
 #[cfg(test)]
 mod tests {
     use aya::maps::{Array, Map};
-    use defender_common::abi::{Learnt, Port};
+    use defender_common::abi::{Port, ServiceKey};
 
     use super::*;
 
@@ -127,7 +128,7 @@ mod tests {
         MapData::create(map, "table", None).expect("a new map needs root")
     }
 
-    /// What the system calls read and write.
+    /// The table as system calls access it.
     fn by_system_call(map: &MapData) -> Array<MapData, [[u8; size_of::<Port>()]; LEN]> {
         let id = map.info().expect("there is such a map").id();
         let again = MapData::from_id(id).expect("there is such a map");
@@ -139,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_system_calls_read_and_vice_versa() {
+    fn mapping_and_system_calls_agree() {
         let map = map(ARRAY, size_of::<Ports>(), 1, MAPPED);
         let mut table = Table::<Ports>::of(&map, "PORTS").expect("it fits");
         let mut array = by_system_call(&map);
         assert_eq!(table.len() as usize, LEN);
-        // The first, one that lies in two pages, the last.
+        // The first entry, one that crosses a page boundary, the last.
         for index in [0, 170, LEN - 1] {
             table.set(index as u32, port(0x0101)).expect("within");
             let mut value = array.get(&0, 0).expect("readable");
@@ -201,6 +202,6 @@ mod tests {
         let unmapped = map(ARRAY, size, 1, 0);
         assert!(Table::<Ports>::of(&unmapped, "PORTS").is_err());
         let map = map(ARRAY, size, 1, MAPPED);
-        assert!(Table::<[Learnt; LEN]>::of(&map, "LEARNT").is_err());
+        assert!(Table::<[ServiceKey; LEN]>::of(&map, "ADDRESSES").is_err());
     }
 }

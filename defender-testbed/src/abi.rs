@@ -81,9 +81,6 @@ pub struct InjectFrame {
 /// Longest frame that a program can be measured with, in bytes.
 pub const MEASURED_MAX: usize = 128;
 
-/// Most flows that frames of a measurement can come from: 16 bits of the address, 6 of the port.
-pub const MEASURED_FLOWS: u32 = 1 << 22;
-
 /// Most acknowledgement numbers that a measurement can use.
 pub const MEASURED_ANSWERS: u32 = 1 << 20;
 
@@ -121,8 +118,9 @@ pub struct Orders {
     pub answers: u32,
     /// The program to call, by its place in `PROGRAMS`.
     pub program: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where the identification of its IPv4 header is, all ones in the template: it makes up for the source in that header's
+    /// checksum. 0: it has none.
+    pub identification: u32,
     /// Frames so far: the flow of the next frame follows from it.
     pub next: u64,
 }

@@ -1,4 +1,4 @@
-//! Undoing what was done: on drop, on panic, on SIGINT and SIGTERM; and sweeping up after processes that were killed.
+//! Undoes what was done, on drop, panic, SIGINT and SIGTERM; and removes what killed processes left behind.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ type Action = Box<dyn FnOnce() + Send>;
 /// What is still to be undone, in the order in which it was done.
 static PENDING: Mutex<BTreeMap<u64, Action>> = Mutex::new(BTreeMap::new());
 
-/// Undoes something when dropped, or when the process is told to end.
+/// Undoes something when dropped, or on SIGINT or SIGTERM.
 #[must_use = "dropping it undoes the thing at once"]
 #[derive(Debug)]
 pub struct Guard(u64);
@@ -50,7 +50,7 @@ pub(crate) fn undo_all() {
     }
 }
 
-/// Once per process: removes what dead processes left, and gets ready for signals.
+/// Once per process: removes what dead processes left behind, and handles signals.
 pub fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

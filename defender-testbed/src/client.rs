@@ -21,8 +21,8 @@ use crate::{
 /// How long a client waits before it gives up. The first retransmission of a SYN comes after a second.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
-/// When a client that is connected and not greeted speaks first: the ACK that ends its handshake may be lost, as in a
-/// flood, and nobody sends that again.
+/// When a client that gets no greeting speaks first. A flood may have cost it the final ACK of the handshake, which nobody
+/// retransmits.
 pub const SPEAKS_AFTER: Duration = Duration::from_secs(1);
 
 /// What it says. The server echoes it.
@@ -55,8 +55,8 @@ fn wait_connected(stream: &TcpStream, timeout: Duration) -> Result<()> {
     stream.take_error()?.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// A steady stream of clients, each from an address of its own. They come at their times whether those before them got
-/// through or not, as clients of the world do.
+/// A steady stream of clients, each from an address of its own. They arrive on schedule whether or not earlier ones got
+/// through, as on the Internet.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// The server, which must send [`GREETING`]: a client succeeded when it has read it.

@@ -3,7 +3,7 @@
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
-    process::{self, Child, ExitStatus, Stdio},
+    process::{self, Child, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -24,8 +24,8 @@ use crate::{
     netns::Namespace,
 };
 
-/// How long the controller may take to answer for the first time, to find a listener, and to end, on a machine that is slow
-/// and does other things.
+/// Deadline for the controller's first answer, for finding a listener, and for ending. Generous: the machine may be slow and
+/// busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -58,6 +58,18 @@ impl<'a> Controller<'a> {
         arguments: &[&str],
         pins: PathBuf,
     ) -> Result<Self> {
+        Self::start_in(namespace, program, interface, arguments, pins, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_in(
+        namespace: &'a Namespace,
+        program: &Path,
+        interface: &str,
+        arguments: &[&str],
+        pins: PathBuf,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let program = program.canonicalize().with_context(|| format!("there is no {}", program.display()))?;
         let mut command = namespace.command(&program)?;
         // Tests must not depend on from where they are started.
@@ -65,7 +77,7 @@ impl<'a> Controller<'a> {
             .args(["run", "--no-allow-ssh", "--iface", interface, "--pin-root"])
             .arg(&pins)
             .args(arguments);
-        command.env(STATE_DIRECTORY, state_directory(&pins));
+        command.env(STATE_DIRECTORY, state_directory(&pins)).envs(environment.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         let child = Arc::new(Mutex::new(child));
@@ -105,12 +117,23 @@ impl<'a> Controller<'a> {
 
     /// Runs another command of the program with the same pin root, and returns what it printed.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.namespace.command(&self.program)?;
-        command.env(STATE_DIRECTORY, state_directory(&self.pins));
-        let output = command.args(arguments).arg("--pin-root").arg(&self.pins).output()?;
+        let output = self.output(arguments)?;
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} failed: {}", arguments.join(" "), complaint.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.namespace.command(&self.program)?;
+        command.env(STATE_DIRECTORY, state_directory(&self.pins));
+        Ok(command.args(arguments).arg("--pin-root").arg(&self.pins).output()?)
+    }
+
+    /// What `status --json` shows, whether or not all is well.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.output(&["status", "--json"])?;
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).with_context(|| format!("the status is not JSON: {complaint}"))
     }
 
     /// What `stats --json` shows.

@@ -105,7 +105,9 @@ impl Defended {
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>> {
         let names = [
             program::XDP,
+            program::XDP_SKB,
             program::HANDOFF,
+            program::CONNTRACK,
             program::EGRESS,
             program::SOCK_STATE,
             program::SOCKETS,

@@ -91,6 +91,8 @@ pub enum Range {
     V4(Ipv4Addr, u8),
     /// 2001:db8:f::/48.
     V6,
+    /// 2001:db8:f::/64: one network of these.
+    V6Network,
 }
 
 /// Orders for a flood. Begin with [`Flood::new`], change what you like, then [`start`](Flood::start) it.
@@ -167,7 +169,7 @@ impl Flood {
         ensure!(self.burst > 0, "a burst has at least one frame");
         match self.source {
             Range::V4(network, length) => check_v4(network, length),
-            Range::V6 => Ok(()),
+            Range::V6 | Range::V6Network => Ok(()),
         }
     }
 
@@ -210,7 +212,7 @@ impl Flood {
     fn template(&self) -> Result<Vec<u8>> {
         let network: IpAddr = match self.source {
             Range::V4(network, _) => network.into(),
-            Range::V6 => {
+            Range::V6 | Range::V6Network => {
                 let [a, b, c] = SPOOFED_V6;
                 Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).into()
             }
@@ -235,7 +237,9 @@ impl Flood {
     fn source_mask(&self) -> u32 {
         match self.source {
             Range::V4(_, length) => (!mask_v4(length)).to_be(),
-            Range::V6 => 0,
+            // Of four bytes behind the /48, of which the first two say which /64. The others are random in any case.
+            Range::V6 => u32::MAX,
+            Range::V6Network => 0xffff_u32.to_be(),
         }
     }
 

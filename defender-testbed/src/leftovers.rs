@@ -1,4 +1,4 @@
-//! What tests that were killed leave behind: found by its name, and removed.
+//! Finds what killed tests left behind, by its name, and removes it.
 //!
 //! Whatever a test makes outside its own process is named `dfnd-<process id>-…`: network namespaces, directories of
 //! pinned BPF objects, and those in which controllers keep their state. Nothing else is touched, and nothing of a process

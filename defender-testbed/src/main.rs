@@ -1,10 +1,12 @@
-//! The testbed on the command line: the demo, and single floods to look at.
+//! The testbed on the command line: the demo, the benchmark, the soak, checks of a kernel, and single floods to look at.
 
 mod bench;
+mod checks;
 mod cli;
 mod demo;
 mod format;
 mod rounds;
+mod soak;
 mod svg;
 
 use std::process::ExitCode;

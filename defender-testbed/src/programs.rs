@@ -27,7 +27,7 @@ pub enum Program {
     Pass,
     /// At the client end: ends answers to the spoofed ranges, passes everything else.
     Absorb,
-    /// At the client end: the same, but answers to clients made of frames pass ([`crate::crowd`]).
+    /// At the client end: the same, but answers to clients made of frames pass ([`crate::simulated_clients`]).
     AbsorbFlood,
     /// At the server end: drops what comes from the spoofed ranges, passes everything else.
     DropRange,

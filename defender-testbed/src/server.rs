@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -49,6 +49,8 @@ pub struct Options {
     pub reuse_port: bool,
     /// Listen on this device only.
     pub device: Option<&'static str>,
+    /// Sets further options of the socket before it listens.
+    pub prepare: Option<fn(BorrowedFd<'_>) -> nix::Result<()>>,
     /// Processor of the server's thread.
     pub cpu: Option<usize>,
     /// Make that thread real-time, so that waiting for a processor is not measured.
@@ -65,6 +67,7 @@ impl Default for Options {
             v6_only: false,
             reuse_port: false,
             device: None,
+            prepare: None,
             cpu: None,
             urgent: false,
         }
@@ -174,6 +177,9 @@ pub fn listen(address: SocketAddr, options: Options) -> Result<TcpListener> {
     }
     if let Some(device) = options.device {
         socket::setsockopt(&socket, sockopt::BindToDevice, &device.into())?;
+    }
+    if let Some(prepare) = options.prepare {
+        prepare(socket.as_fd())?;
     }
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     socket::listen(&socket, Backlog::new(options.backlog as i32)?)?;

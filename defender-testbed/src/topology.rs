@@ -15,12 +15,15 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    cpu, interface, napi,
+    command, cpu, interface,
+    line::{LINE_CLIENT_INTERFACE, LINE_SERVER_INTERFACE, Line},
+    napi,
     netns::Namespace,
     programs::{Attached, Program},
 };
@@ -29,6 +32,8 @@ use crate::{
 pub const CLIENT_INTERFACE: &str = "cli0";
 /// Name of the server end of the link.
 pub const SERVER_INTERFACE: &str = "srv0";
+/// Name of the bridge or macvlan device on the server end, where there is one.
+pub const UPPER_INTERFACE: &str = "upp0";
 /// Name of the server's interface to the host behind it.
 pub const ROUTER_INTERFACE: &str = "srv1";
 /// Name of the interface of the host behind the server.
@@ -38,6 +43,8 @@ pub const BEHIND_INTERFACE: &str = "bhd0";
 pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// MAC address of the server end.
 pub const SERVER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+/// MAC address of the server end where another device on it has [`SERVER_MAC`].
+const LOWER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x05];
 /// MAC address of the server's interface to the host behind it.
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x03];
 /// MAC address of the host behind the server.
@@ -68,11 +75,53 @@ const CLIENTS_V4_COUNT: u32 = 1 << 20;
 /// First address of the /48 that clients connect from.
 const CLIENTS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0);
 
+/// Which device of the server has its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The server end itself, which takes XDP programs in its driver.
+    Veth,
+    /// The same with fewer queues to receive from than the other end sends to: it takes XDP programs in generic mode only.
+    FewQueues,
+    /// A bridge that the server end is a port of.
+    Bridge,
+    /// A macvlan device on the server end.
+    Macvlan,
+}
+
+impl Device {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Veth | Self::FewQueues => SERVER_INTERFACE,
+            Self::Bridge | Self::Macvlan => UPPER_INTERFACE,
+        }
+    }
+
+    /// What puts it on the server end; empty where it is that.
+    fn commands(self) -> String {
+        let mac = mac(SERVER_MAC);
+        match self {
+            Self::Veth | Self::FewQueues => String::new(),
+            Self::Bridge => format!(
+                "link add {UPPER_INTERFACE} address {mac} type bridge\n\
+                 link set {SERVER_INTERFACE} master {UPPER_INTERFACE}\n\
+                 link set {SERVER_INTERFACE} up\n"
+            ),
+            Self::Macvlan => format!(
+                "link set {SERVER_INTERFACE} up\n\
+                 link add {UPPER_INTERFACE} link {SERVER_INTERFACE} address {mac} type macvlan mode bridge\n"
+            ),
+        }
+    }
+}
+
 /// What the topology should be like. Begin with [`Options::default`].
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// MTU of the link, in bytes.
     pub mtu: u32,
+    /// Which device of the server has its addresses.
+    pub device: Device,
     /// Leave the client's TCP checksums to the "hardware", as veth does by default: the bytes then hold only the
     /// pseudo-header's sum.
     pub checksum_offload: bool,
@@ -84,17 +133,21 @@ pub struct Options {
     pub urgent: bool,
     /// Put another host behind the server, which then forwards.
     pub behind: bool,
+    /// How long the line between client and server takes, one way. With one, both ends send frames as they are on a wire.
+    pub delay: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             mtu: 1500,
+            device: Device::Veth,
             checksum_offload: true,
             client_end: Some(Program::Pass),
             server_cpu: None,
             urgent: false,
             behind: false,
+            delay: None,
         }
     }
 }
@@ -108,7 +161,9 @@ pub struct Topology {
     pub server: Namespace,
     /// The host that the server forwards to, if there is one.
     pub behind: Option<Namespace>,
+    device: Device,
     client_end: Option<Attached>,
+    line: Option<Line>,
     next_client: AtomicU32,
 }
 
@@ -120,17 +175,52 @@ impl Topology {
 
     /// Makes the topology.
     pub fn with(options: &Options) -> Result<Self> {
-        let client = Namespace::new("client")?;
-        let server = Namespace::new("server")?;
-        let mut bed = Self { client, server, behind: None, client_end: None, next_client: AtomicU32::new(0) };
-        bed.set_sysctls()?;
-        bed.join(options)?;
+        let mut bed = Self::unjoined(options.device)?;
+        bed.line = bed.add_link(options)?;
+        bed.set_addresses()?;
         bed.tune(options)?;
         if options.behind {
             bed.behind = Some(bed.add_behind()?);
         }
         bed.set_client_end(options.client_end)?;
         Ok(bed)
+    }
+
+    /// Makes the topology of two devices that are joined outside of this machine: they are moved into the namespaces and
+    /// get the names of the ends. Only who owns the machine, such as process 1 of a virtual one, may do so.
+    pub fn of_devices(client: &str, server: &str) -> Result<Self> {
+        let bed = Self::unjoined(Device::Veth)?;
+        let ends = [
+            (client, &bed.client, CLIENT_INTERFACE, CLIENT_MAC),
+            (server, &bed.server, SERVER_INTERFACE, SERVER_MAC),
+        ];
+        for (device, namespace, name, address) in ends {
+            command::run("ip", &["link", "set", device, "netns", namespace.name()])?;
+            namespace.ip(&format!("link set {device} name {name} address {}", mac(address)))?;
+        }
+        bed.set_addresses()?;
+        Ok(bed)
+    }
+
+    fn unjoined(device: Device) -> Result<Self> {
+        let client = Namespace::new("client")?;
+        let server = Namespace::new("server")?;
+        let bed = Self {
+            client,
+            server,
+            behind: None,
+            device,
+            client_end: None,
+            line: None,
+            next_client: AtomicU32::new(0),
+        };
+        bed.set_sysctls()?;
+        Ok(bed)
+    }
+
+    /// The name of the device that has the server's addresses.
+    pub fn server_device(&self) -> &'static str {
+        self.device.name()
     }
 
     /// The server's IPv4 address with a port.
@@ -185,6 +275,15 @@ impl Topology {
         napi::threads(&self.client, CLIENT_INTERFACE)?.into_iter().try_for_each(cpu::make_real_time)
     }
 
+    /// Lays the link anew with the same addresses, after somebody has deleted an end of it. Returns what is attached to the
+    /// client end then.
+    pub fn lay_link_again(&self, options: &Options) -> Result<Option<Attached>> {
+        self.add_link(options)?;
+        self.set_addresses()?;
+        self.tune(options)?;
+        options.client_end.map(|program| Attached::new(&self.client, CLIENT_INTERFACE, program)).transpose()
+    }
+
     fn set_sysctls(&self) -> Result<()> {
         for namespace in [&self.client, &self.server] {
             // Addresses are spoofed on purpose, and clients use addresses that no interface carries.
@@ -198,23 +297,59 @@ impl Topology {
         self.client.set_sysctl("net.ipv6.ip_nonlocal_bind", 1)
     }
 
-    fn join(&self, options: &Options) -> Result<()> {
-        let Options { mtu, .. } = options;
-        let server = self.server.name();
-        self.client.ip_batch(&format!(
-            "link add {CLIENT_INTERFACE} mtu {mtu} address {} type veth \
-             peer name {SERVER_INTERFACE} mtu {mtu} address {} netns {server}\n",
-            mac(CLIENT_MAC),
-            mac(SERVER_MAC),
-        ))?;
+    fn add_link(&self, options: &Options) -> Result<Option<Line>> {
+        let mtu = options.mtu;
+        let (queues, server_mac) = match self.device {
+            Device::Veth => (["", ""], SERVER_MAC),
+            Device::FewQueues => {
+                ([" numtxqueues 2 numrxqueues 1", " numtxqueues 1 numrxqueues 1"], SERVER_MAC)
+            }
+            Device::Bridge | Device::Macvlan => (["", ""], LOWER_MAC),
+        };
+        let [client_queues, server_queues] = queues;
+        let client = format!("{CLIENT_INTERFACE} mtu {mtu} address {}{client_queues}", mac(CLIENT_MAC));
+        let server = format!("{SERVER_INTERFACE} mtu {mtu} address {}{server_queues}", mac(server_mac));
+        let line = match options.delay {
+            None => {
+                let netns = self.server.name();
+                self.client
+                    .ip_batch(&format!("link add {client} type veth peer name {server} netns {netns}\n"))?;
+                None
+            }
+            Some(delay) => Some(self.lay_line(&client, &server, mtu, delay)?),
+        };
+        self.server.ip_batch(&self.device.commands())?;
+        Ok(line)
+    }
+
+    /// Gives both ends their addresses, routes and neighbours: also after somebody took them, or the link went down.
+    pub fn set_addresses(&self) -> Result<()> {
         let client_end = End { interface: CLIENT_INTERFACE, v4: CLIENT_V4, v6: CLIENT_V6 };
-        let server_end = End { interface: SERVER_INTERFACE, v4: SERVER_V4, v6: SERVER_V6 };
+        let server_end = End { interface: self.server_device(), v4: SERVER_V4, v6: SERVER_V6 };
         self.client.ip_batch(&client_end.commands(&server_end, SERVER_MAC))?;
         self.server.ip_batch(&server_end.commands(&client_end, CLIENT_MAC))?;
         self.client.ip_batch(&format!(
-            "route add local {CLIENTS_V4}/12 dev lo\nroute add local {CLIENTS_V6}/48 dev lo\n"
+            "route replace local {CLIENTS_V4}/12 dev lo\nroute replace local {CLIENTS_V6}/48 dev lo\n"
         ))?;
         self.server.ip_batch(&routes_back())
+    }
+
+    /// Puts a line that takes its time between both ends, which `ip link add` is told of so.
+    fn lay_line(&self, client: &str, server: &str, mtu: u32, delay: Duration) -> Result<Line> {
+        let line = Namespace::new("line")?;
+        for (namespace, interface, end, peer) in [
+            (&self.client, CLIENT_INTERFACE, client, LINE_CLIENT_INTERFACE),
+            (&self.server, SERVER_INTERFACE, server, LINE_SERVER_INTERFACE),
+        ] {
+            let netns = line.name();
+            namespace
+                .ip_batch(&format!("link add {end} type veth peer name {peer} mtu {mtu} netns {netns}\n"))?;
+            for feature in ["tso", "gso", "tx"] {
+                interface::set_feature(namespace, interface, feature, false)?;
+            }
+            line.ip_batch(&format!("link set {peer} addrgenmode none\nlink set {peer} up\n"))?;
+        }
+        Line::new(line, delay)
     }
 
     fn tune(&self, options: &Options) -> Result<()> {
@@ -272,7 +407,7 @@ pub fn client_v6(number: u32) -> IpAddr {
     Ipv6Addr::from(u128::from(CLIENTS_V6) + 1 + u128::from(number)).into()
 }
 
-/// One end of a veth pair.
+/// One end of the link.
 struct End {
     interface: &'static str,
     v4: Ipv4Addr,
@@ -284,8 +419,8 @@ impl End {
         let (interface, mac) = (self.interface, mac(other_mac));
         format!(
             "link set {interface} addrgenmode none\n\
-             address add {v4}/30 dev {interface}\n\
-             address add {v6}/64 dev {interface} nodad\n\
+             address replace {v4}/30 dev {interface}\n\
+             address replace {v6}/64 dev {interface} nodad\n\
              link set {interface} up\n\
              neighbour replace {v4_other} lladdr {mac} dev {interface} nud permanent\n\
              neighbour replace {v6_other} lladdr {mac} dev {interface} nud permanent\n",
@@ -300,12 +435,12 @@ impl End {
 /// Routes of the server to clients and to spoofed addresses.
 fn routes_back() -> String {
     let mut commands = format!(
-        "route add {CLIENTS_V4}/12 via {CLIENT_V4}\n\
-         route add {CLIENTS_V6}/48 via {CLIENT_V6}\n\
-         route add 2001:db8:f::/48 via {CLIENT_V6}\n"
+        "route replace {CLIENTS_V4}/12 via {CLIENT_V4}\n\
+         route replace {CLIENTS_V6}/48 via {CLIENT_V6}\n\
+         route replace 2001:db8:f::/48 via {CLIENT_V6}\n"
     );
     for range in ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15"] {
-        commands += &format!("route add {range} via {CLIENT_V4}\n");
+        commands += &format!("route replace {range} via {CLIENT_V4}\n");
     }
     commands
 }

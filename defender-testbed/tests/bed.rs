@@ -1,18 +1,20 @@
 //! The testbed tests itself: namespaces, frames, captures, clients, floods. Needs root.
 
 use std::{
-    fs,
-    io::{Read as _, Write as _},
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::SocketAddr,
     path::Path,
+    process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use defender_testbed::{
     capture::Capture,
+    cleanup::NETNS_DIR,
     client::{self, Load},
-    crowd::{Crowd, CrowdReport},
     flood::{Flood, Kind},
     frame::{Checksum, Extension, SumState, TcpFrame, flag},
     inject::Injector,
@@ -20,8 +22,13 @@ use defender_testbed::{
     netns::{self, Namespace},
     programs::Program,
     server::{self, GREETING, Server},
+    simulated_clients::{SimulatedClients, SimulationReport},
     speed::Watch,
     topology::{BEHIND_V4, CLIENT_INTERFACE, Options, SERVER_INTERFACE, Topology},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 const QUIET: Duration = Duration::from_millis(100);
@@ -85,6 +92,30 @@ fn a_panic_cleans_up() {
     }));
     assert!(result.is_err());
     assert!(!path.unwrap().exists());
+}
+
+/// In a process of its own, for the signal ends it: this same test, told by a variable that it is the one to be ended.
+#[test]
+fn a_signal_cleans_up() -> Result<()> {
+    const CHILD: &str = "DEFENDER_TESTBED_TO_BE_ENDED";
+    if env::var_os(CHILD).is_some() {
+        let namespace = Namespace::new("signal")?;
+        println!("\n{}", namespace.path().display());
+        thread::sleep(PATIENCE);
+        return Ok(());
+    }
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(["--exact", "a_signal_cleans_up", "--nocapture"]).env(CHILD, "");
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no pipe")?).lines();
+        let path = lines.map_while(Result::ok).find(|line| line.starts_with(NETNS_DIR)).context("no path")?;
+        assert!(Path::new(&path).exists());
+        kill(Pid::from_raw(child.id() as i32), signal)?;
+        assert_eq!(child.wait()?.code(), Some(128 + signal as i32));
+        assert!(!Path::new(&path).exists(), "{signal} left {path}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -198,7 +229,7 @@ fn what_the_server_end_sends_back_is_counted() -> Result<()> {
         };
         let deadline = Instant::now() + PATIENCE;
         while counted()? != (200, arrived) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(counted()?, (200, arrived), "{program:?}");
     }
@@ -273,12 +304,12 @@ fn a_load_succeeds_in_calm() -> Result<()> {
 }
 
 #[test]
-fn a_crowd_completes_its_handshakes() -> Result<()> {
+fn simulated_clients_complete_their_handshakes() -> Result<()> {
     for program in [Program::Pass, Program::AbsorbFlood] {
         let bed = Topology::with(&Options { client_end: Some(program), ..Options::default() })?;
         for target in [bed.server_v4(80), bed.server_v6(80)] {
             let server = Server::start(&bed.server, target)?;
-            let report = Crowd::new(&bed, target).of(&bed, 2000, 2000).run(&bed)?;
+            let report = SimulatedClients::new(&bed, target).of(&bed, 2000, 2000).run(&bed)?;
             assert_eq!((report.completed, report.reset), (2000, 0), "{report:?}");
             let mut peers: Vec<_> = server.take_accepted().iter().map(|accepted| accepted.peer).collect();
             peers.sort();
@@ -286,8 +317,8 @@ fn a_crowd_completes_its_handshakes() -> Result<()> {
             assert_eq!(peers.len(), 2000);
         }
         // Nobody listens.
-        let report = Crowd::new(&bed, bed.server_v4(81)).of(&bed, 10, 1000).run(&bed)?;
-        assert_eq!(report, CrowdReport { syns: 10, reset: 10, ..CrowdReport::default() });
+        let report = SimulatedClients::new(&bed, bed.server_v4(81)).of(&bed, 10, 1000).run(&bed)?;
+        assert_eq!(report, SimulationReport { syns: 10, reset: 10, ..SimulationReport::default() });
     }
     Ok(())
 }
@@ -306,7 +337,7 @@ fn next_tcp_bytes(capture: &Capture) -> Result<Vec<u8>> {
 fn a_processor_is_watched() -> Result<()> {
     let before = Instant::now();
     let watch = Watch::start(0)?;
-    std::thread::sleep(QUIET);
+    thread::sleep(QUIET);
     let speeds = watch.stop()?;
     assert!((0.0..=1.0).contains(&speeds.full_share()));
     // Nobody watched then.

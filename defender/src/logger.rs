@@ -1,10 +1,52 @@
-//! Messages for the person who watches: one line each, on standard error.
+//! Messages for the operator: one line each, on standard error. If they cannot be written, they are lost,
+//! and the defence continues.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Mutex, PoisonError},
+};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// How long to wait for a slow reader, in milliseconds. After one such wait, messages do not wait again
+/// until a complete write succeeded.
+const PATIENCE: u16 = 200;
+/// A pipe that has room takes this many bytes without blocking (`PIPE_BUF`, pipe(7)).
+const PIECE: usize = 4096;
+
+/// Messages lost since the last successful write.
+static LOST: Mutex<u64> = Mutex::new(0);
 
 struct Stderr;
 
-/// Lets messages out. `DEFENDER_LOG` (error, warn, info, debug or trace) wins over `verbose`.
+/// Writes a line to standard error if possible.
+pub fn say(line: &str) {
+    let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+    let (patience, text) = match *lost {
+        0 => (PATIENCE, format!("{line}\n")),
+        lost => (0, format!("defender: warning: {lost} messages could not be written here\n{line}\n")),
+    };
+    match write(&mut io::stderr().lock(), text.as_bytes(), patience) {
+        Ok(()) => *lost = 0,
+        Err(_) => *lost += 1,
+    }
+}
+
+/// Writes everything, or fails if a piece takes longer than `patience` milliseconds.
+fn write(output: &mut (impl io::Write + AsFd), bytes: &[u8], patience: u16) -> io::Result<()> {
+    for piece in bytes.chunks(PIECE) {
+        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut fds, PollTimeout::from(patience))? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        output.write_all(piece)?;
+    }
+    Ok(())
+}
+
+/// Enables logging. `DEFENDER_LOG` (error, warn, info, debug or trace) overrides `verbose`.
 pub fn install(verbose: bool) {
     let usual = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
     let level = std::env::var("DEFENDER_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(usual);
@@ -15,7 +57,7 @@ pub fn install(verbose: bool) {
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Libraries are heard only when something is wrong with them, or on request.
+        // Libraries log only warnings and errors, unless asked for more.
         let ours = metadata.target().starts_with("defender");
         ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
     }
@@ -24,13 +66,45 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        match record.level() {
-            Level::Error => eprintln!("defender: error: {}", record.args()),
-            Level::Warn => eprintln!("defender: warning: {}", record.args()),
-            Level::Info => eprintln!("defender: {}", record.args()),
-            Level::Debug | Level::Trace => eprintln!("defender: {}: {}", record.target(), record.args()),
-        }
+        say(&match record.level() {
+            Level::Error => format!("defender: error: {}", record.args()),
+            Level::Warn => format!("defender: warning: {}", record.args()),
+            Level::Info => format!("defender: {}", record.args()),
+            Level::Debug | Level::Trace => format!("defender: {}: {}", record.target(), record.args()),
+        });
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read as _, os::fd::OwnedFd};
+
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_is_not_waited_for_and_no_message_is_torn() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut writer = File::from(OwnedFd::from(writer));
+        let line = format!("{}\n", "x".repeat(99));
+        let mut written = 0;
+        while write(&mut writer, line.as_bytes(), 1).is_ok() {
+            written += 1;
+        }
+        assert!(written > 10, "{written}");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        assert_eq!(text, line.repeat(written));
+    }
+
+    #[test]
+    fn a_closed_or_full_pipe_is_an_error_and_no_panic() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        assert!(write(&mut File::from(OwnedFd::from(writer)), b"x", 1).is_err());
+        let mut full = File::options().write(true).open("/dev/full").expect("a device");
+        assert!(write(&mut full, b"x", 1).is_err());
+    }
 }

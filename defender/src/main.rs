@@ -1,14 +1,16 @@
+//! The program: what the command line says is done, and a failure becomes a message and an exit status.
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use defender::{cli, problem};
+use defender::{cli, logger, problem};
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     match cli::run(&arguments) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("defender: {error:#}");
+            logger::say(&format!("defender: {error:#}"));
             problem::exit_status(&error)
         }
     }

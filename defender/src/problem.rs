@@ -19,9 +19,20 @@ pub enum Problem {
     /// The kernel lacks something that is needed.
     #[error("{0}")]
     Unsupported(String),
+    /// The kernel refuses one of the programs.
+    #[error("{found}: {remedy}")]
+    Refused {
+        /// Which kernel refuses which program, and why.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
     /// Someone else holds what is needed.
     #[error("{0}")]
     InUse(String),
+    /// Others could change what is kept there.
+    #[error("{0}")]
+    Unsafe(String),
     /// Nothing is attached.
     #[error("nothing is attached below {0}: start `defender run --iface IF`, or name another --pin-root")]
     NothingAttached(String),

@@ -13,12 +13,14 @@ mod datapath {
 
     mod checksums;
     mod cookies;
+    mod established;
     mod interpreted;
     mod link;
     mod malformed;
     mod network;
     mod options;
-    mod quiet;
+    mod out_of_state;
+    mod queues;
     mod random;
     mod reasons;
     mod services;

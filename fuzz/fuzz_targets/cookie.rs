@@ -1,3 +1,5 @@
+//! The fuzz target `cookie`; its body is in the library.
+
 #![no_main]
 
 #[path = "../src/bytes.rs"]

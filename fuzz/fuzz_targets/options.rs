@@ -1,3 +1,5 @@
+//! The fuzz target `options`; its body is in the library.
+
 #![no_main]
 
 #[path = "../src/bytes.rs"]

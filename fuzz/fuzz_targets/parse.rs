@@ -1,3 +1,5 @@
+//! The fuzz target `parse`; its body is in the library.
+
 #![no_main]
 
 #[path = "../src/frame.rs"]

@@ -1,14 +1,14 @@
-//! An input, taken apart.
+//! Takes an input apart.
 
 use defender_common::wire::{
     address::{Flow, V4, V6},
     options::{NO_WINDOW_SCALE, Offer},
 };
 
-/// What is left of the input. When it ends, zeros follow.
-pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+/// The rest of the input. Zeros follow its end.
+pub(crate) struct FuzzInput<'a>(pub(crate) &'a [u8]);
 
-impl Bytes<'_> {
+impl FuzzInput<'_> {
     pub(crate) fn take<const N: usize>(&mut self) -> [u8; N] {
         let mut taken = [0; N];
         let (head, rest) = self.0.split_at(self.0.len().min(N));
@@ -55,7 +55,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// Any size, or one at or beside those that are rounded to.
+    /// Any size, or one at or next to a size that is rounded to.
     pub(crate) fn mss(&mut self) -> u16 {
         const SIZES: [u16; 16] =
             [0, 536, 1220, 1300, 1360, 1380, 1400, 1432, 1440, 1452, 1460, 4096, 8940, 8960, 9000, 65_532];
@@ -66,7 +66,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// What the scan of a SYN's options may come to.
+    /// Any result of scanning a SYN's options.
     pub(crate) fn offer(&mut self) -> Offer {
         Offer {
             mss: self.mss(),

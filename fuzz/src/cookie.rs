@@ -1,10 +1,10 @@
-//! Cookies: what was made checks and gives the terms back; what was changed does not check.
+//! Cookies: a valid cookie checks and returns its options, and a changed one does not check.
 
 use std::fmt::Debug;
 
 use defender_common::{
     abi::KeySlot,
-    cookie::{self, Host, Proposal, Terms},
+    cookie::{self, Host, NegotiatedOptions, Proposal},
     profile,
     wire::{
         address::{Address, Flow, V4, V6},
@@ -12,10 +12,10 @@ use defender_common::{
     },
 };
 
-use crate::bytes::Bytes;
+use crate::bytes::FuzzInput;
 
 pub(crate) fn run(data: &[u8]) {
-    let mut input = Bytes(data);
+    let mut input = FuzzInput(data);
     if input.bool() {
         let flow = input.flow_v6();
         let other = |by: u32| {
@@ -32,7 +32,7 @@ pub(crate) fn run(data: &[u8]) {
 
 /// An acknowledgement.
 #[derive(Clone, Copy, Debug)]
-struct Answer<A> {
+struct CookieAnswer<A> {
     flow: Flow<A>,
     sequence: u32,
     acknowledgement: u32,
@@ -41,14 +41,14 @@ struct Answer<A> {
     key: KeySlot,
 }
 
-impl<A: Address> Answer<A> {
-    fn check(&self) -> Option<Terms> {
+impl<A: Address> CookieAnswer<A> {
+    fn check(&self) -> Option<NegotiatedOptions> {
         let Self { flow, sequence, acknowledgement, echo, host, key } = self;
         cookie::check(flow, *sequence, *acknowledgement, *echo, *host, key)
     }
 }
 
-fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>, input: &mut Bytes<'_>) {
+fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>, input: &mut FuzzInput<'_>) {
     let (offer, isn, clock) = (input.offer(), input.u32(), input.u32());
     let ecn = input.bool() && offer.timestamps;
     let host = Host { mss: input.mss(), window_scale: input.u8() % NO_WINDOW_SCALE };
@@ -60,8 +60,8 @@ fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>,
     let answers = keys.map(|key| {
         let made = Proposal::new::<A>(&offer, index, ecn, host).cookie(&flow, isn, slot, &key);
         let stamp = cookie::timestamp(clock, offset, made.timestamp_bits);
-        assert!(clock.wrapping_add(offset).wrapping_sub(stamp) <= 63, "the timestamp is ahead of the clock");
-        let answer = Answer {
+        assert!(clock.wrapping_add(offset).wrapping_sub(stamp) <= 31, "the timestamp is ahead of the clock");
+        let answer = CookieAnswer {
             flow,
             sequence: isn.wrapping_add(1),
             acknowledgement: made.isn.wrapping_add(1),
@@ -70,35 +70,41 @@ fn round_trip<A: Address + Debug>(flow: Flow<A>, other: impl Fn(u32) -> Flow<A>,
             key,
         };
         assert_eq!(cookie::slot_of(answer.acknowledgement), slot);
-        assert_eq!(answer.check(), Some(made.terms));
-        never_more_than_offered::<A>(&made.terms, &offer, &host, ecn);
+        assert_eq!(answer.check(), Some(made.negotiated));
+        never_more_than_offered::<A>(&made.negotiated, &offer, &host, ecn);
         answer
     });
     changed(answers, other, input);
 }
 
-fn never_more_than_offered<A: Address>(terms: &Terms, offer: &Offer, host: &Host, ecn: bool) {
-    assert!(terms.mss <= offer.mss.min(host.mss).max(A::MIN_MSS));
-    assert!(!terms.sack || offer.sack);
-    assert_eq!((terms.timestamps, terms.ecn), (offer.timestamps, ecn));
+fn never_more_than_offered<A: Address>(
+    negotiated: &NegotiatedOptions,
+    offer: &Offer,
+    host: &Host,
+    ecn: bool,
+) {
+    assert!(negotiated.mss <= offer.mss.min(host.mss).max(A::MIN_MSS));
+    assert!(!negotiated.sack || offer.sack);
+    assert_eq!((negotiated.timestamps, negotiated.ecn), (offer.timestamps, ecn));
     assert!(
-        !terms.scales() || offer.window_scale != NO_WINDOW_SCALE && terms.window_scale <= offer.window_scale
+        !negotiated.scales()
+            || offer.window_scale != NO_WINDOW_SCALE && negotiated.window_scale <= offer.window_scale
     );
     if offer.timestamps {
-        assert_eq!((terms.sack, terms.window_scale), (offer.sack, offer.window_scale));
+        assert_eq!((negotiated.sack, negotiated.window_scale), (offer.sack, offer.window_scale));
     }
 }
 
-/// Changes one thing. Another input to the hash may hit the same 27 bits by chance, which a fuzzer's many runs would
-/// see: if the same change of cookies made with two keys checks both times, that is a mistake.
+/// Changes one thing. Another hash input may match the same 27 bits by chance, which many runs would hit.
+/// So it is an error only if the same change checks with two different keys.
 fn changed<A: Address + Debug>(
-    answers: [Answer<A>; 2],
+    answers: [CookieAnswer<A>; 2],
     other: impl Fn(u32) -> Flow<A>,
-    input: &mut Bytes<'_>,
+    input: &mut FuzzInput<'_>,
 ) {
     let what = input.u8();
     let by = 1 << (input.u8() & 31);
-    let change = |answer: Answer<A>| {
+    let change = |answer: CookieAnswer<A>| {
         let mut changed = answer;
         match what % 9 {
             0 => changed.flow = other(by),
@@ -109,21 +115,21 @@ fn changed<A: Address + Debug>(
             5 => changed.key.epoch ^= by,
             6 => changed.key.begun[(by & 3) as usize] ^= u64::from(by),
             7 => {
-                // Bits 6 and up are the clock's and mean nothing.
+                // Bits 5 and up belong to the clock and have no meaning.
                 let Some(echo) = &mut changed.echo else { return None };
-                *echo ^= 1 << (by.trailing_zeros() % 6);
+                *echo ^= 1 << (by.trailing_zeros() % 5);
             }
             _ => changed.echo = if changed.echo.is_some() { None } else { Some(by) },
         }
-        changed.check().map(|terms| (changed, terms))
+        changed.check().map(|negotiated| (changed, negotiated))
     };
     let [one, two] = answers.map(change);
     assert!(one.is_none() || two.is_none(), "{answers:?}: {one:?} {two:?}");
 
     let [answer, _] = answers;
-    // For an index and an epoch, one value of the hash checks and no other.
-    let hash_bits = if answer.echo.is_some() { (1 << 28) - 1 } else { (1 << 27) - 1 };
+    // For a given index and epoch, exactly one hash value checks.
+    let hash_bits = (1 << 27) - 1;
     let isn = answer.acknowledgement.wrapping_sub(1) ^ (input.u32() & hash_bits).max(1);
-    assert_eq!(Answer { acknowledgement: isn.wrapping_add(1), ..answer }.check(), None);
-    assert_eq!(Answer { key: KeySlot { filled: 0, ..answer.key }, ..answer }.check(), None);
+    assert_eq!(CookieAnswer { acknowledgement: isn.wrapping_add(1), ..answer }.check(), None);
+    assert_eq!(CookieAnswer { key: KeySlot { filled: 0, ..answer.key }, ..answer }.check(), None);
 }

@@ -1,8 +1,8 @@
-//! Bytes as the parsers read them.
+//! Bytes for the parsers.
 
 use defender_common::wire::Packet;
 
-/// A frame. The parsers also take slices, but those that are generic over sized packets need this.
+/// A frame. The parsers also accept slices, but those generic over sized packets need this.
 pub(crate) struct Frame<'a>(pub(crate) &'a [u8]);
 
 impl Packet for Frame<'_> {

@@ -1,14 +1,16 @@
-//! Any bytes as TCP options: scan, known layouts and a reference written otherwise agree, and nothing behind the options
-//! is read.
+//! Any bytes as TCP options. The scan, the known layouts and an independent reference agree, and nothing
+//! beyond the options is read.
 
-use defender_common::wire::options::{MAX_LEN, NO_WINDOW_SCALE, Offer, Options, scan_offer, scan_sum};
+use defender_common::wire::options::{
+    Carried, MAX_LEN, NO_WINDOW_SCALE, Offer, Options, scan_offer, scan_sum,
+};
 
-use crate::{bytes::Bytes, frame::Frame};
+use crate::{bytes::FuzzInput, frame::Frame};
 
 const HEADER: usize = 20;
 
 pub(crate) fn run(data: &[u8]) {
-    let mut input = Bytes(data);
+    let mut input = FuzzInput(data);
     let (layout, cut, room) = (input.u8(), input.u8(), usize::from(input.u8()) % (MAX_LEN / 4 + 1) * 4);
     let mut options = known_layout(layout, &mut input).unwrap_or_else(|| input.0.to_vec());
     options.truncate(MAX_LEN);
@@ -29,22 +31,24 @@ pub(crate) fn run(data: &[u8]) {
     let words = options.as_chunks().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
     assert_eq!(syn.sum, words.sum::<u64>());
     assert_eq!(scan_sum(&frame, 0), Some(syn.sum));
-    // The scan does not tell timestamps of zero from none: nothing can be proved with them.
+    assert_eq!(at.carried(&frame), Some(Carried { signed: expected.signed, sum: syn.sum }));
+    // The scan does not distinguish zero timestamps from absent ones: they prove nothing.
     let nonzero = |stamps: &(u32, u32)| *stamps != (0, 0);
     assert_eq!(at.timestamps(&frame).filter(nonzero), stamps.filter(nonzero));
 
-    // A packet that ends within the options: nothing panics, and no sum is made up.
+    // The packet ends within the options: nothing panics, and there is no sum.
     let end = HEADER + usize::from(cut) % (options.len() + 1);
     let short = Frame(&packet[..end]);
     let _ = (at.timestamps(&short), scan_offer(&short, 0));
     if end < HEADER + options.len() {
         assert_eq!(at.syn(&short), None);
+        assert_eq!(at.carried(&short), None);
         assert_eq!(scan_sum(&short, 0), None);
     }
 }
 
-/// The layouts that are recognised a word at a time, with any values, sometimes with one byte changed.
-fn known_layout(layout: u8, input: &mut Bytes<'_>) -> Option<Vec<u8>> {
+/// The layouts recognised a word at a time, with any values, sometimes with one byte changed.
+fn known_layout(layout: u8, input: &mut FuzzInput<'_>) -> Option<Vec<u8>> {
     let [m, n] = input.take();
     let [scale] = input.take();
     let [a, b, c, d, e, f, g, h] = input.take();
@@ -72,7 +76,7 @@ fn packed(offer: &Offer) -> u64 {
         | u64::from(offer.sack)
 }
 
-/// The options as RFC 9293 (section 3.1) and RFC 7323 have them; the last of a kind counts.
+/// The options according to RFC 9293 (section 3.1) and RFC 7323. The last of a kind counts.
 fn reference(options: &[u8]) -> (Offer, Option<(u32, u32)>) {
     let mut offer = Offer { window_scale: NO_WINDOW_SCALE, ..Offer::NONE };
     let mut stamps = None;

@@ -1,5 +1,5 @@
-//! Any bytes as a frame: Ethernet, IP, TCP. Nothing panics, no offset lies outside, and what is read is what etherparse
-//! reads there.
+//! Any bytes as a frame: Ethernet, IP, TCP. Nothing panics, no offset is outside, and the results match
+//! etherparse.
 
 use defender_common::{
     classify::classify,
@@ -15,7 +15,7 @@ use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice
 
 use crate::frame::Frame;
 
-/// The first byte says what is put right in the rest, so that more inputs get as far as TCP.
+/// The first byte selects what to correct in the rest, so that more inputs reach TCP.
 pub(crate) fn run(data: &[u8]) {
     let [hints, rest @ ..] = data else { return };
     let mut bytes = rest.to_vec();
@@ -36,8 +36,8 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Bits of `hints`: 1 IPv4, 2 IPv6, 4 one VLAN tag, 8 a length that fits, 16 TCP follows, 32 no fragment (else
-/// one bit of flags and offset), 64 IPv4 options, 128 two VLAN tags more.
+/// Bits of `hints`: 1 IPv4, 2 IPv6, 4 one VLAN tag, 8 a length that fits, 16 TCP follows, 64 IPv4 options,
+/// 128 two more VLAN tags. 32 means no fragment, else one bit of flags and offset is set.
 fn put_right(bytes: &mut [u8], hints: u8) {
     let has = |bit: u8| hints & bit != 0;
     let tags = usize::from(has(4)) + 2 * usize::from(has(128));
@@ -71,7 +71,7 @@ fn put_right(bytes: &mut [u8], hints: u8) {
             ip[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
         }
         if has(16) {
-            // TCP, or the extension headers on the way to it.
+            // TCP, or the extension headers before it.
             ip[6] = [6, 0, 43, 44, 60, 6, 44, 44][(ip[6] & 7) as usize];
         }
         if ip[6] == 44 && ip.len() >= 44 {
@@ -106,7 +106,7 @@ fn v4(bytes: &[u8], at: usize) {
     assert_eq!(ip.transport, at + header.slice().len());
     assert_eq!(ip.transport + ip.transport_len, at + usize::from(header.total_len()));
     assert_eq!(ip.first_fragment, header.more_fragments());
-    assert_eq!(ip.ect, header.ecn().value() != 0);
+    assert_eq!(ip.tos, header.dcp().value() << 2 | header.ecn().value());
     segment(bytes, &ip);
 }
 
@@ -114,7 +114,8 @@ fn v6(bytes: &[u8], at: usize) {
     let ip = match ipv6::parse(&Frame(bytes), at) {
         Ok(ip) => ip,
         Err(reason) => {
-            let reasons = [Reason::MalformedIp, Reason::NotTcp, Reason::LaterFragment];
+            let reasons =
+                [Reason::MalformedIp, Reason::NotTcp, Reason::LaterFragment, Reason::ExtensionChain];
             assert!(reasons.contains(&reason), "{reason:?}");
             return;
         }
@@ -130,7 +131,8 @@ fn v6(bytes: &[u8], at: usize) {
     let end = at + 40 + usize::from(header.payload_length());
     assert_eq!(ip.transport + ip.transport_len, end);
     assert!(end <= bytes.len());
-    // etherparse is stricter about the order of extension headers; where it follows them too, it comes out there.
+    // etherparse is stricter about the order of extension headers. Where it follows them too, it must end
+    // at the same place.
     let chain = Ipv6ExtensionsSlice::from_slice(header.next_header(), &bytes[at + 40..end]);
     if let Ok((extensions, IpNumber::TCP, rest)) = chain {
         assert_eq!(rest.len(), ip.transport_len);
@@ -166,7 +168,7 @@ fn segment<A: Address + std::fmt::Debug>(bytes: &[u8], ip: &Ip<A>) {
     assert_eq!(found.flags & tcp::RST != 0, header.rst());
     assert_eq!(found.flags & tcp::FIN != 0, header.fin());
     assert_eq!(u16::from_be(found.checksum), header.checksum());
-    // The header was whole, so its options are there.
+    // The header was complete, so its options are there.
     assert!(found.options().syn(&Frame(bytes)).is_some());
     let _ = (found.options().timestamps(&Frame(bytes)), classify(found.flags), found.flow.reversed());
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{cargo, process, setup};
 
-/// Builds everything that runs on the host; build scripts build the eBPF objects in it.
+/// Builds everything that runs on the host. Build scripts build the embedded eBPF objects.
 pub(crate) fn run(release: bool) -> Result<ExitCode> {
     setup::compiler()?;
     let mut build = cargo::cargo("build");
@@ -16,7 +16,7 @@ pub(crate) fn run(release: bool) -> Result<ExitCode> {
     process::exit_code(&mut build)
 }
 
-/// Builds these packages, in the profile asked for.
+/// Builds these packages in the requested profile.
 pub(crate) fn packages(names: &[&str], release: bool) -> Result<()> {
     let mut build = cargo::cargo("build");
     for name in names {

@@ -15,7 +15,7 @@ pub(crate) fn workspace() -> &'static Path {
 
 /// `cargo SUBCOMMAND` for the workspace.
 ///
-/// It stays in the directory it was called in, for `CARGO_TARGET_DIR` may be relative to that.
+/// It keeps the current directory, since `CARGO_TARGET_DIR` may be relative to that.
 pub(crate) fn cargo(subcommand: &str) -> Command {
     cargo_at(subcommand, workspace())
 }
@@ -27,9 +27,13 @@ pub(crate) fn cargo_at(subcommand: &str, directory: &Path) -> Command {
     command
 }
 
-/// Where Cargo puts a program of the workspace: beside this one, or in the release profile's directory.
+/// The path of a program of the workspace: beside this one, or in the release profile's directory.
 pub(crate) fn built(program: &str, release: bool) -> Result<PathBuf> {
+    Ok(target_directory()?.join(if release { "release" } else { "debug" }).join(program))
+}
+
+/// Cargo's target directory. This program is in a profile's directory below it.
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let own = env::current_exe().context("cannot find this program's own file")?;
-    let profiles = own.ancestors().nth(2).context("this program is not in a target directory")?;
-    Ok(profiles.join(if release { "release" } else { "debug" }).join(program))
+    Ok(own.ancestors().nth(2).context("this program is not in a target directory")?.to_owned())
 }

@@ -13,11 +13,11 @@ use anyhow::{Context as _, Result};
 
 use crate::{leftovers, privilege, process};
 
-/// How often, and for how long, the aftermath of a killed test run is looked for.
+/// How often, and for how long, to look for remains of a killed test run.
 const AFTERMATH_STEP: Duration = Duration::from_millis(500);
 const AFTERMATH_STEPS: usize = 20;
 
-/// Removes namespaces and pins whose processes are gone.
+/// Removes namespaces and pins of processes that no longer exist.
 pub(crate) fn run() -> Result<()> {
     if privilege::is_root() {
         return leftovers::remove();
@@ -27,11 +27,11 @@ pub(crate) fn run() -> Result<()> {
 
 /// Cleans up when a test run ends, even if it is killed.
 ///
-/// A second process outlives this one: it is out of reach of Ctrl-C, waits for this one's end and cleans up if that
-/// comes without a farewell.
-pub(crate) struct Guard(Child);
+/// A second process, out of reach of Ctrl-C, waits for this one's end. It cleans up if this one dies
+/// without sending a message.
+pub(crate) struct CleanupGuard(Child);
 
-impl Guard {
+impl CleanupGuard {
     pub(crate) fn new() -> Result<Self> {
         let watcher = privilege::as_root_unasked(env::current_exe()?)?
             .args(["cleanup", "--as-root", "--after-parent"])
@@ -43,23 +43,23 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for CleanupGuard {
     fn drop(&mut self) {
         if let Err(error) = run() {
             eprintln!("warning: cleaning up after the tests: {error:#}");
         }
         // The watcher has nothing left to do.
-        let _ = self.0.stdin.take().map(|mut farewell| std::io::Write::write_all(&mut farewell, b"bye"));
+        let _ = self.0.stdin.take().map(|mut message| std::io::Write::write_all(&mut message, b"bye"));
         let _ = self.0.wait();
     }
 }
 
-/// What the second process does: cleans up if the first one is gone without a farewell.
+/// The second process: cleans up if the first one dies without sending a message.
 pub(crate) fn after_parent() -> Result<()> {
-    let mut farewell = Vec::new();
-    std::io::stdin().read_to_end(&mut farewell)?;
-    if farewell.is_empty() {
-        // The tests got the same signal; they may still be about to end.
+    let mut message = Vec::new();
+    std::io::stdin().read_to_end(&mut message)?;
+    if message.is_empty() {
+        // The tests received the same signal and may still be exiting.
         for _ in 0..AFTERMATH_STEPS {
             leftovers::remove()?;
             thread::sleep(AFTERMATH_STEP);

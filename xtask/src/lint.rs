@@ -1,7 +1,7 @@
 //! `cargo xtask lint`
 //!
-//! The eBPF crates are linted as what they are: clippy of the compiler that builds them, for the eBPF target, with
-//! `core` compiled for it. A host-target run in their stead would check other `cfg`s and other types.
+//! The eBPF crates are linted for the eBPF target, by the clippy of the compiler that builds them. A run for the host target
+//! would check other `cfg`s and other types.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use crate::{cargo, process, setup};
 /// The crates that are built for the eBPF target.
 const EBPF: [&str; 2] = ["defender-ebpf", "defender-testbed-ebpf"];
 
-/// Checks the format of everything and lints everything; the first thing found ends it.
+/// Checks the format and lints everything. Stops at the first finding.
 pub(crate) fn run() -> Result<ExitCode> {
     setup::compiler()?;
     setup::clippy()?;
@@ -22,7 +22,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// rustfmt reads no eBPF and needs no target: it checks all crates alike.
+/// rustfmt needs no target: it checks the eBPF crates like all others.
 fn format() -> Result<()> {
     process::must(cargo::cargo("fmt").args(["--all", "--", "--check"]))?;
     // A workspace of its own.

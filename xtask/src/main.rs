@@ -1,11 +1,13 @@
-//! What people type: `cargo xtask COMMAND`.
+//! `cargo xtask COMMAND`: the project's commands.
 //!
-//! Every command first brings what is missing on this machine; where nothing is missing that takes a moment and says
-//! nothing. `cargo build` and `cargo test` work without this program once `cargo xtask setup` has run.
+//! Every command first installs missing prerequisites. Once `cargo xtask setup` has run, `cargo build` and
+//! `cargo test` work without this program.
 
 mod build;
 mod cargo;
 mod cleanup;
+mod docs;
+mod kernels;
 #[path = "../../defender-testbed/src/leftovers.rs"]
 #[expect(unreachable_pub, reason = "shared with the testbed, which is a library")]
 mod leftovers;
@@ -26,32 +28,38 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
-    /// Install what is missing to build: a compiler and a linker for eBPF.
+    /// Install what the build needs: a compiler and a linker for eBPF.
     Setup,
     /// Build everything.
     Build {
-        /// Build as it is shipped, optimised.
+        /// Build with optimisations, as shipped.
         #[arg(long)]
         release: bool,
     },
     /// Build defender and run it, as root.
     Run {
-        /// Build as it is shipped, optimised.
+        /// Build with optimisations, as shipped.
         #[arg(long)]
         release: bool,
-        /// What defender gets as its arguments.
+        /// Arguments for defender.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Show what defender does, on this machine, between two network namespaces.
+    /// Show defender at work on this machine, between two network namespaces.
     Demo {
-        /// What the demo gets as its arguments; `--help` lists them.
+        /// Arguments for the demo; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure what defender costs, on this machine, compared with floors and peers.
+    /// Measure the cost of defender on this machine, compared with floors and peers.
     Bench {
-        /// What the benchmark gets as its arguments; `--help` lists them.
+        /// Arguments for the benchmark; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run clients, floods and restarts for minutes, and fail if anything grows or gets lost.
+    Soak {
+        /// Arguments for the soak; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -60,9 +68,13 @@ enum Command {
         /// Run only tests whose name contains this.
         filter: Option<String>,
     },
-    /// Check the format of all code, and lint it, the eBPF crates included.
+    /// Check defender on kernels from Debian's archive, in software emulation, and print a table.
+    Kernels(kernels::Arguments),
+    /// Check the format of all code and lint it, including the eBPF crates.
     Lint,
-    /// Remove what tests that were killed left behind: namespaces and pins named `dfnd-…`.
+    /// Write docs/reference and docs/man anew, from the code that they describe.
+    Docs,
+    /// Remove what killed tests left behind: namespaces and pins named `dfnd-…`.
     Cleanup {
         /// Do not ask sudo to become root.
         #[arg(long, hide = true)]
@@ -90,8 +102,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run { release, arguments } => run::run(release, &arguments),
         Command::Demo { arguments } => testbed::run("demo", &arguments),
         Command::Bench { arguments } => testbed::run("bench", &arguments),
+        Command::Soak { arguments } => testbed::run("soak", &arguments),
         Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Lint => lint::run(),
+        Command::Docs => docs::run(),
         Command::Cleanup { as_root, after_parent } => {
             match (as_root, after_parent) {
                 (_, true) => cleanup::after_parent()?,

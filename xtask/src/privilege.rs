@@ -7,31 +7,32 @@ use defender_build::program;
 
 use crate::process;
 
-/// What defender and the test runner are told through the environment.
+/// Variables that defender and the tests read.
 const KEEP: &str = "--preserve-env=DEFENDER_PIN_ROOT,RUST_BACKTRACE,RUST_LOG,PATH";
 
-/// Whether this process may do what root may.
+/// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// The words to put in front of a command that needs root: none for root itself, else sudo.
+/// The prefix for a command that needs root: empty for root itself, else sudo.
 pub(crate) fn prefix() -> Result<Vec<String>> {
     if is_root() {
         return Ok(Vec::new());
     }
     match program::find("sudo") {
         Some(sudo) => Ok(vec![sudo.display().to_string(), KEEP.to_owned()]),
-        None => bail!("this needs root, for it loads BPF programs; run it as root, or install sudo"),
+        None => bail!("root is needed to load BPF programs: run this as root, or install sudo"),
     }
 }
 
-/// This program, run as root; sudo may ask for a password.
+/// This program, run as root. sudo may ask for a password.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command(prefix()?, program))
 }
 
-/// This program, run as root in the background, where nobody can be asked for a password: that is done here, before.
+/// This program, run as root in the background, where sudo cannot ask for a password. So this asks for it
+/// first.
 pub(crate) fn as_root_unasked(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut prefix = prefix()?;
     if let Some(sudo) = prefix.first() {

@@ -1,4 +1,4 @@
-//! Runs other programs to their end.
+//! Runs other programs until they exit.
 
 use std::{
     process::{Command, ExitCode, ExitStatus},
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// How often a program with a time limit is looked at.
+/// Polling interval for a program with a time limit.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs a program that must succeed.
@@ -18,14 +18,14 @@ pub(crate) fn must(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program that must succeed, and kills it when it takes longer than `limit`.
+/// Runs a program that must succeed. Kills it after `limit`.
 pub(crate) fn must_within(limit: Duration, command: &mut Command) -> Result<()> {
     let status = status_within(limit, command)?;
     ensure!(status.success(), "{} failed ({status})", describe(command));
     Ok(())
 }
 
-/// Runs a program, and kills it when it takes longer than `limit`.
+/// Runs a program. Kills it after `limit`.
 pub(crate) fn status_within(limit: Duration, command: &mut Command) -> Result<ExitStatus> {
     let mut child = command.spawn().with_context(|| format!("cannot run {}", describe(command)))?;
     let deadline = Instant::now() + limit;
@@ -40,7 +40,7 @@ pub(crate) fn status_within(limit: Duration, command: &mut Command) -> Result<Ex
     bail!("{} took longer than {} s and was stopped", describe(command), limit.as_secs())
 }
 
-/// Runs a program and hands its exit code on.
+/// Runs a program and returns its exit code.
 pub(crate) fn exit_code(command: &mut Command) -> Result<ExitCode> {
     let status = status(command)?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
@@ -50,7 +50,7 @@ fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| format!("cannot run {}", describe(command)))
 }
 
-/// The command as one would type it, without the scripts in it.
+/// The command as typed in a shell, without embedded scripts.
 fn describe(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
     let words = words.map(|word| word.to_string_lossy());

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, cargo, privilege, setup};
 
-/// Builds defender and becomes it, so that signals and the exit status are its own.
+/// Builds defender and replaces this process by it, so that signals and exit status are its own.
 pub(crate) fn run(release: bool, arguments: &[OsString]) -> Result<ExitCode> {
     setup::compiler()?;
     build::packages(&["defender"], release)?;

@@ -1,7 +1,7 @@
-//! `cargo xtask setup`: brings what is missing.
+//! `cargo xtask setup`: installs what is missing.
 //!
-//! The ordinary way first, rustup's nightly and a ready-made `bpf-linker`; where that is out of reach, Debian's
-//! packages. What is there is left as it is, and when nothing is missing nothing is said.
+//! First choice: rustup's nightly and a prebuilt `bpf-linker`. If these are unreachable: Debian's packages.
+//! Whatever is already installed is kept.
 
 mod apt;
 mod compiler;
@@ -11,9 +11,10 @@ mod programs;
 use anyhow::{Context as _, Result, ensure};
 use defender_build::{DEBIAN, NIGHTLY, Toolchain};
 
-pub(crate) use programs::test_programs;
+pub(crate) use apt::update as update_packages;
+pub(crate) use programs::{kernel_programs, test_programs};
 
-/// What to type where this program cannot do it.
+/// The commands to run by hand if this program fails.
 const BY_HAND: &str = "install these by hand, then try again:
   rustup toolchain install nightly --component rust-src --component clippy
   cargo install cargo-binstall
@@ -30,7 +31,7 @@ pub(crate) fn compiler() -> Result<()> {
     if Toolchain::installed().into_iter().any(|toolchain| try_to(|| linker::install(toolchain))) {
         return Ok(());
     }
-    // No compiler yet, or one whose LLVM is too new for any linker here: Debian has a pair that fits.
+    // No compiler yet, or one whose LLVM is too new for any available linker. Debian has a matching pair.
     compiler::from_debian().context(BY_HAND)?;
     if let Some(debian) = Toolchain::installed().into_iter().find(|toolchain| toolchain.name() == DEBIAN) {
         linker::install(debian).context(BY_HAND)?;
@@ -53,12 +54,12 @@ pub(crate) fn clippy() -> Result<()> {
     Ok(())
 }
 
-/// Does something that another way can stand in for: failure is told, and that is all.
+/// Tries a step that has a fallback. A failure is only printed.
 fn try_to(step: impl FnOnce() -> Result<()>) -> bool {
     match step() {
         Ok(()) => true,
         Err(error) => {
-            say(&format!("that did not work: {error:#}"));
+            say(&format!("failed, trying another way: {error:#}"));
             false
         }
     }

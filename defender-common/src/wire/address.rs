@@ -2,22 +2,21 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::abi::{self, TableKeys};
-
-/// What the datapath asks of an address, of either family. The word order is that of memory.
+/// Operations on an address of either family. Words are in memory order.
 pub trait Address: Copy + PartialEq {
     /// Index of the family in `[IPv4, IPv6]` arrays.
     const FAMILY: usize;
-    /// The smallest MSS the kernel takes a hand-off with (`bpf_sk_assign_tcp_reqsk`: 536, or 1280 − 60).
+    /// The smallest MSS that the kernel accepts for a hand-off (`bpf_sk_assign_tcp_reqsk`: 536, or 1280 −
+    /// 60).
     const MIN_MSS: u16;
 
-    /// The 16 bytes that maps have; IPv4 is mapped.
+    /// The 16 bytes used in maps. IPv4 is mapped into IPv6.
     fn octets(self) -> [u8; 16];
 
-    /// The same as words, as they lie in memory.
+    /// The same as words in memory order.
     fn words(self) -> [u32; 4];
 
-    /// The same in two.
+    /// The same as two 64-bit words.
     #[inline(always)]
     fn halves(self) -> [u64; 2] {
         let [a, b, c, d] = self.words().map(u64::from);
@@ -27,42 +26,42 @@ pub trait Address: Copy + PartialEq {
     /// Whether a SYN-ACK may be sent to it: unicast, specified, not loopback.
     fn is_answerable(self) -> bool;
 
-    /// Whether it is one of these; unused entries are zero, which is nobody's address.
+    /// Whether it is one of these. Unused entries are zero, which is no host's address.
     fn is_any_of(self, v4: &[V4; 4], v6: &[[u64; 2]; 2]) -> bool;
 
     /// The network whose hosts share a reply budget: /24 or /64.
     fn budget_prefix(self) -> u64;
 
-    /// The words' sum, for checksums.
+    /// The sum of its words, for checksums.
     fn sum(self) -> u64;
 
-    /// Feeds the address to `absorb`, a word at a time.
+    /// Passes the address to `absorb`, one word at a time.
     fn absorb_one(self, absorb: impl FnMut(u32));
 
-    /// Feeds both addresses of a connection to `absorb` as 64-bit words.
+    /// Passes both addresses of a connection to `absorb` as 64-bit words.
     fn absorb(source: Self, destination: Self, absorb: impl FnMut(u64));
 
-    /// As [`Flow::mix`], of one address alone.
+    /// Like [`Flow::hash`], for one address.
     #[inline(always)]
-    fn mix(self, keys: &TableKeys) -> u64 {
+    fn hash(self, keys: &TableKeys) -> u64 {
         let mut mixer = Mixer::new(keys);
         self.absorb_one(|word| mixer.absorb(word));
         mixer.finish()
     }
 }
 
-/// An IPv4 address: the word as it lies in memory.
+/// An IPv4 address as a word in memory order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct V4(pub u32);
 
-/// An IPv6 address: the words as they lie in memory.
+/// An IPv6 address as words in memory order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
 
 impl V6 {
-    /// The address whose [`Address::halves`] these are.
+    /// The address with these [`Address::halves`].
     #[inline(always)]
     pub const fn from_halves(first: u64, second: u64) -> Self {
         Self([first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32])
@@ -77,7 +76,7 @@ impl From<Ipv4Addr> for V4 {
 
 impl From<Ipv6Addr> for V6 {
     fn from(address: Ipv6Addr) -> Self {
-        Self(abi::words(address.octets()))
+        Self(words(address.octets()))
     }
 }
 
@@ -87,7 +86,7 @@ impl Address for V4 {
 
     #[inline(always)]
     fn octets(self) -> [u8; 16] {
-        abi::mapped(self.0.to_ne_bytes())
+        mapped(self.0.to_ne_bytes())
     }
 
     #[inline(always)]
@@ -98,8 +97,9 @@ impl Address for V4 {
     #[inline(always)]
     fn is_answerable(self) -> bool {
         let first = self.0.to_ne_bytes()[0];
-        // Loopback 127/8, multicast 224/4, unspecified and limited broadcast (RFC 6890). The rest of 0/8 and 240/4 the
-        // kernel takes as sources (net/ipv4/route.c, ip_route_input_slow), so they are challenged like any other.
+        // Loopback 127/8, multicast 224/4, unspecified and limited broadcast (RFC 6890). The kernel accepts
+        // the rest of 0/8 and 240/4 as sources (net/ipv4/route.c, ip_route_input_slow), so these are
+        // challenged like any other.
         match first {
             1..=126 | 128..=223 => true,
             0 => self.0 != 0,
@@ -160,13 +160,14 @@ impl Address for V6 {
             let multicast = first == 0xff;
             return !multicast;
         }
-        // :: and ::1, and the IPv4-mapped prefix, which never is on the wire (RFC 4291, section 2.5).
+        // :: and ::1, and the IPv4-mapped prefix, which must not appear on the wire (RFC 4291, section
+        // 2.5).
         !(c == 0 && u32::from_be(d) <= 1 || u32::from_be(c) == 0xffff)
     }
 
     #[inline(always)]
     fn is_any_of(self, _: &[V4; 4], [a, b]: &[[u64; 2]; 2]) -> bool {
-        // By halves: comparing arrays, the compiler loads them in quarters.
+        // Compared by halves: for arrays, the compiler loads quarters.
         let [first, second] = self.halves();
         let is =
             |[other_first, other_second]: &[u64; 2]| (first ^ other_first) | (second ^ other_second) == 0;
@@ -202,13 +203,14 @@ impl Address for V6 {
     }
 }
 
-/// A keyed hash for tables, of words as they come: each is multiplied by a key of twice its width, and the products are
-/// added (Lemire and Kaser, "Strongly universal string hashing is fast", 2014, section 3). Whatever two connections an
-/// attacker chooses, not knowing the keys, they share a sum once in 2³³. What comes after only spreads the bits, and maps no
-/// two sums to one hash: a difference in the words' highest bits is in the upper half of the sum alone.
+/// A keyed hash for tables, over words in order. Each word is multiplied by a key of twice its width, and
+/// the products are added (Lemire and Kaser, "Strongly universal string hashing is fast", 2014, section 3).
+/// Without the keys, any two connections an attacker chooses share a sum with probability 2⁻³³. The final
+/// steps only spread the bits and map no two sums to one hash. They are needed because a difference in the
+/// words' highest bits reaches only the upper half of the sum.
 ///
-/// A chain of multiplications by one key, as tables often have, is no such thing: there are pairs that share a hash whatever
-/// the key.
+/// A chain of multiplications by one key, as tables often use, lacks this property: some pairs share a hash
+/// under every key.
 struct Mixer<'a> {
     sum: u64,
     keys: core::slice::Iter<'a, u64>,
@@ -233,7 +235,7 @@ impl<'a> Mixer<'a> {
     }
 }
 
-/// A connection as the client's packets name it.
+/// A connection, from the client's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
     /// The client.
@@ -259,9 +261,9 @@ impl<A: Address> Flow<A> {
         self.source.sum() + self.destination.sum()
     }
 
-    /// A keyed hash for tables, far cheaper than SipHash. Nobody outside sees its results.
+    /// A keyed hash for tables, much cheaper than SipHash. Its results never leave this host.
     #[inline(always)]
-    pub fn mix(&self, keys: &TableKeys) -> u64 {
+    pub fn hash(&self, keys: &TableKeys) -> u64 {
         let mut mixer = Mixer::new(keys);
         mixer.absorb(self.ports());
         self.source.absorb_one(|word| mixer.absorb(word));
@@ -269,7 +271,7 @@ impl<A: Address> Flow<A> {
         mixer.finish()
     }
 
-    /// The same connection as the other side names it.
+    /// The same connection from the other side.
     #[inline(always)]
     pub fn reversed(&self) -> Self {
         Self {
@@ -281,7 +283,26 @@ impl<A: Address> Flow<A> {
     }
 }
 
-/// Keys for tests.
+/// Keys of the table hashes, one for each word of a connection ([`Flow::hash`]).
+pub type TableKeys = [u64; 9];
+
+/// Sixteen bytes as words in memory order.
+pub const fn words(octets: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// An IPv4 address mapped into IPv6, as in the maps.
+#[inline(always)]
+pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
 #[cfg(test)]
 pub(crate) const KEYS: TableKeys = [
     0x0123_4567_89ab_cdef,
@@ -353,23 +374,24 @@ mod tests {
 
     #[test]
     fn hashes_are_what_they_were() {
-        // By a transcription into another language: a changed hash would move everything in pinned tables.
+        // Computed by a port to another language: a changed hash would misplace all entries of pinned
+        // tables.
         let flow = Flow {
             source: V4(0x0102_0304),
             destination: V4(0x0506_0708),
             source_port: 5,
             destination_port: 443,
         };
-        assert_eq!(flow.mix(&KEYS), 0xbbfd_6038_a9a5_39a8);
+        assert_eq!(flow.hash(&KEYS), 0xbbfd_6038_a9a5_39a8);
         let flow = Flow {
             source: V6([1, 2, 3, 4]),
             destination: V6([5, 6, 7, 8]),
             source_port: 5,
             destination_port: 443,
         };
-        assert_eq!(flow.mix(&KEYS), 0x46e3_bdd2_58ca_f6de);
-        assert_eq!(V4(0x0102_0304).mix(&KEYS), 0x50be_7baa_2c6c_7886);
-        assert_eq!(V6([1, 2, 3, 4]).mix(&KEYS), 0x5ba3_4166_ed5f_080d);
+        assert_eq!(flow.hash(&KEYS), 0x46e3_bdd2_58ca_f6de);
+        assert_eq!(V4(0x0102_0304).hash(&KEYS), 0x50be_7baa_2c6c_7886);
+        assert_eq!(V6([1, 2, 3, 4]).hash(&KEYS), 0x5ba3_4166_ed5f_080d);
     }
 
     #[test]
@@ -380,13 +402,13 @@ mod tests {
             let source = V4(u32::from_ne_bytes([10, 208, high, low]));
             let source_port = 33_000 ^ u16::from_le_bytes([high, low]);
             let flow = Flow { source, destination: V4(7), source_port, destination_port: 80 };
-            hashes.insert(flow.mix(&KEYS));
+            hashes.insert(flow.hash(&KEYS));
         }
         assert_eq!(hashes.len(), 1 << 16);
     }
 
     proptest! {
-        /// Highest bits are what multiplication spreads least.
+        /// Multiplication spreads the highest bits least.
         #[test]
         fn addresses_that_differ_in_few_bits_have_other_hashes(
             keys: TableKeys, words: [u32; 4], bits in prop::collection::btree_set(0u32..128, 1..5),
@@ -396,7 +418,7 @@ mod tests {
                 others[bit as usize / 32] ^= 1 << (bit % 32);
             }
             let flow = |source| Flow { source: V6(source), destination: V6([7; 4]), source_port: 5, destination_port: 443 };
-            prop_assert_ne!(flow(words).mix(&keys), flow(others).mix(&keys));
+            prop_assert_ne!(flow(words).hash(&keys), flow(others).hash(&keys));
         }
     }
 

@@ -1,7 +1,7 @@
-//! Reading packets: one module a layer, each with the checks its RFC asks for.
+//! Packet parsing: one module per layer, each with the checks its RFC requires.
 //!
-//! Words are taken from the packet as they lie in memory, a native load of bytes in network order. They are kept that
-//! way where only their sum or their identity counts (addresses), and turned with `from_be` where their value does.
+//! Words are loaded in memory order, a native load of bytes in network order. They stay that way where only
+//! their sum or identity matters (addresses), and are converted with `from_be` where their value does.
 
 pub mod address;
 pub mod ethernet;
@@ -12,22 +12,25 @@ pub mod tcp;
 
 use network_types::ip::IpProto;
 
-/// A packet to read from. Offsets are in bytes from its first.
+use self::address::Address;
+use crate::verdict::Reason;
+
+/// A readable packet. Offsets are in bytes from its beginning.
 pub trait Packet {
-    /// `N` 32-bit words in memory order, or nothing where the packet ends before the last.
+    /// `N` 32-bit words in memory order, or `None` if the packet ends before the last.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
-    /// `N` pairs of 32-bit words in memory order, the first of each in the lower half, or nothing where the packet ends
-    /// before the last.
+    /// `N` pairs of 32-bit words in memory order, the first of each pair in the lower half. `None` if the
+    /// packet ends before the last.
     fn pairs<const N: usize>(&self, offset: usize) -> Option<[u64; N]>;
 
-    /// `N` 16-bit words in memory order, or nothing where the packet ends before the last.
+    /// `N` 16-bit words in memory order, or `None` if the packet ends before the last.
     fn halves<const N: usize>(&self, offset: usize) -> Option<[u16; N]>;
 
-    /// One byte, or nothing where the packet ends before it.
+    /// One byte, or `None` if the packet ends before it.
     fn byte(&self, offset: usize) -> Option<u8>;
 
-    /// Whether the packet reaches as far as `end`.
+    /// Whether the packet has at least `end` bytes.
     fn reaches(&self, end: usize) -> bool;
 
     /// [`options::scan_offer`], [`options::scan_timestamps`] and [`options::scan_sum`] of the TCP header at `header`. An
@@ -41,6 +44,11 @@ pub trait Packet {
         options::scan_timestamps(self, header)
     }
 
+    /// [`options::scan_carried`], likewise.
+    fn scan_carried(&self, header: usize) -> Option<u64> {
+        options::scan_carried(self, header)
+    }
+
     /// [`ipv6::scan_extensions`], likewise.
     fn scan_extensions(&self, offset: usize, first: u8) -> u64 {
         ipv6::scan_extensions(self, offset, first)
@@ -52,10 +60,21 @@ pub trait Packet {
     }
 }
 
-/// A pair of [`Packet::pairs`] as it lies in memory, and one that lies in memory as such a pair.
+/// Converts a pair of [`Packet::pairs`] to memory order, and back.
 #[inline(always)]
 pub const fn in_memory(pair: u64) -> u64 {
     if cfg!(target_endian = "big") { pair.rotate_left(32) } else { pair }
+}
+
+/// An address family of packets.
+pub trait Network: Address {
+    /// Checks for what no host sends, in the Ethernet header or the IP header at `network`. The source MAC
+    /// address is a group address or this interface's own (`mac`, as [`crate::abi::mac`] encodes it). The
+    /// TTL or hop limit is 0. The header checksum is wrong.
+    ///
+    /// Such a packet is not answered. The kernel itself drops only a wrong checksum. It would answer the
+    /// others, but no connection could come of that.
+    fn flaw(packet: &(impl Packet + ?Sized), network: usize, mac: u64) -> Option<Reason>;
 }
 
 /// An IP packet that may carry TCP.
@@ -67,13 +86,16 @@ pub struct Ip<A> {
     pub destination: A,
     /// Where the transport header begins.
     pub transport: usize,
-    /// Bytes of the transport header and its data, as the IP header has them.
+    /// Length of the transport header and its data, from the IP header.
     pub transport_len: usize,
     /// It is the first of several fragments.
     pub first_fragment: bool,
-    /// The ECN field is not Not-ECT (RFC 3168, section 5).
-    pub ect: bool,
+    /// Type of service or traffic class, with the ECN bits.
+    pub tos: u8,
 }
+
+/// The ECN bits of a type of service or traffic class (RFC 3168, section 5).
+pub const ECN: u8 = 3;
 
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = IpProto::Tcp as u8;

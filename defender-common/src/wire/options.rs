@@ -1,13 +1,13 @@
 //! TCP options (RFC 9293, section 3.1; RFC 7323; RFC 2018).
 //!
-//! Nearly every segment has one of a few layouts, which are recognised a word at a time; any other goes through the
-//! general scan. Both read the same (tested). Like the kernel's `tcp_parse_options` (net/ipv4/tcp_input.c), the scan
-//! stops at the first option with an impossible length and keeps what came before; of options given twice the last
-//! counts.
+//! Nearly every segment has one of a few layouts, which are recognised a word at a time. All others take
+//! the general scan. Tests hold both to the same results. Like the kernel's `tcp_parse_options`
+//! (net/ipv4/tcp_input.c), the scan stops at the first option with an impossible length and keeps those
+//! before it. Of a repeated option, the last counts.
 
 use super::{Packet, tcp::HEADER_LEN};
 
-/// The most bytes that options can take.
+/// Maximum length of options, in bytes.
 pub const MAX_LEN: usize = 40;
 
 /// End of option list.
@@ -25,7 +25,7 @@ pub const TIMESTAMPS: u8 = 8;
 const MD5: u8 = 19;
 const AUTHENTICATION: u8 = 29;
 
-/// The largest window scale (RFC 7323, section 2.3): greater ones count as this.
+/// The largest window scale (RFC 7323, section 2.3). Larger ones are treated as this.
 pub const MAX_WINDOW_SCALE: u8 = 14;
 /// [`Offer::window_scale`] of a client that offers none.
 pub const NO_WINDOW_SCALE: u8 = 15;
@@ -42,21 +42,21 @@ pub const fn word(a: u8, b: u8, c: u8, d: u8) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// Where a header's options are.
+/// The position of a header's options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Where the TCP header begins in the packet.
     pub header: usize,
-    /// Their bytes, a multiple of four.
+    /// Length in bytes, a multiple of four.
     pub len: usize,
 }
 
 /// What a SYN offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// MSS; 0: not given.
+    /// MSS, or 0 if absent.
     pub mss: u16,
-    /// Window scale, [`MAX_WINDOW_SCALE`] at the most, or [`NO_WINDOW_SCALE`].
+    /// Window scale, at most [`MAX_WINDOW_SCALE`], or [`NO_WINDOW_SCALE`].
     pub window_scale: u8,
     /// SACK permitted.
     pub sack: bool,
@@ -69,7 +69,7 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// The offer as a number.
+    /// The offer encoded as a number.
     #[inline(always)]
     fn pack(self) -> u64 {
         (self.timestamp as u64) << 32
@@ -92,7 +92,7 @@ impl Offer {
         }
     }
 
-    /// Nothing at all.
+    /// An empty offer.
     pub const NONE: Self = Self {
         mss: 0,
         window_scale: NO_WINDOW_SCALE,
@@ -102,8 +102,8 @@ impl Offer {
         signed: false,
     };
 
-    /// 1 with timestamps, 0 without: an index into `[without, with]` arrays. The compiler knows a flag's range and would
-    /// leave the mask out, but the eBPF verifier wants to see it.
+    /// 1 with timestamps, 0 without: an index into `[without, with]` arrays. The compiler knows a flag's
+    /// range and would omit the mask, but the eBPF verifier needs it.
     #[inline(always)]
     pub fn timestamps_index(&self) -> usize {
         core::hint::black_box(self.timestamps as usize) & 1
@@ -119,8 +119,17 @@ pub struct Syn {
     pub sum: u64,
 }
 
+/// The relevant options of a segment other than a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The segment carries a TCP-MD5 or TCP-AO signature.
+    pub signed: bool,
+    /// The sum of their words, for the checksum.
+    pub sum: u64,
+}
+
 impl Options {
-    /// Reads the options of a SYN, or nothing where the packet ends before them.
+    /// Reads the options of a SYN. `None` if the packet ends before them.
     #[inline(always)]
     pub fn syn(&self, packet: &(impl Packet + ?Sized)) -> Option<Syn> {
         if let Some(syn) = self.known_syn(packet) {
@@ -130,10 +139,10 @@ impl Options {
         Some(Syn { offer: Offer::unpack(packet.scan_offer(self.header)), sum })
     }
 
-    /// Reads timestamp value and echo of any segment.
+    /// Reads the timestamp value and echo of any segment.
     #[inline(always)]
     pub fn timestamps(&self, packet: &(impl Packet + ?Sized)) -> Option<(u32, u32)> {
-        // What every stack sends once the connection is up (RFC 7323, appendix A).
+        // Every stack sends this on an established connection (RFC 7323, appendix A).
         if self.len == 12 {
             let [first, value, echo] = packet.words(self.at())?;
             if u32::from_be(first) == NOP_TIMESTAMPS_WORD {
@@ -147,6 +156,23 @@ impl Options {
             0 => None,
             both => Some(((both >> 32) as u32, both as u32)),
         }
+    }
+
+    /// Reads the options of a segment other than a SYN. `None` if the packet ends before them.
+    #[inline(always)]
+    pub fn carried(&self, packet: &(impl Packet + ?Sized)) -> Option<Carried> {
+        if self.len == 0 {
+            return Some(Carried { signed: false, sum: 0 });
+        }
+        // Every stack sends this on an established connection (RFC 7323, appendix A).
+        if self.len == 12 {
+            let words: [u32; 3] = packet.words(self.at())?;
+            if u32::from_be(words[0]) == NOP_TIMESTAMPS_WORD {
+                return Some(Carried { signed: false, sum: sum(words) });
+            }
+        }
+        let packed = packet.scan_carried(self.header)?;
+        Some(Carried { signed: packed & SIGNED != 0, sum: packed & !SIGNED })
     }
 
     #[inline(always)]
@@ -220,11 +246,12 @@ fn clamp_scale(scale: u8) -> u8 {
     if scale > MAX_WINDOW_SCALE { MAX_WINDOW_SCALE } else { scale }
 }
 
-/// The general scan of the options of a SYN whose TCP header begins at `header`: an [`Offer`], packed.
+/// The general scan of the options of a SYN whose TCP header begins at `header`. Returns an [`Offer`],
+/// packed.
 #[inline(always)]
 pub fn scan_offer(packet: &(impl Packet + ?Sized), header: usize) -> u64 {
     let mut offer = Offer::NONE;
-    let Some(found) = Found::scan(packet, header) else { return offer.pack() };
+    let Some(found) = FoundOptions::scan(packet, header) else { return offer.pack() };
     if let Some(data) = found.data(MSS) {
         offer.mss = packet.halves(data).map_or(0, |[mss]| u16::from_be(mss));
     }
@@ -240,15 +267,16 @@ pub fn scan_offer(packet: &(impl Packet + ?Sized), header: usize) -> u64 {
     offer.pack()
 }
 
-/// The general scan for timestamps: value above echo. 0: there are none, or both are 0, which no connection has.
+/// The general scan for timestamps: value in the upper half, echo in the lower. 0 if absent or if both are
+/// 0, which no connection has.
 #[inline(always)]
 pub fn scan_timestamps(packet: &(impl Packet + ?Sized), header: usize) -> u64 {
-    let Some(found) = Found::scan(packet, header) else { return 0 };
+    let Some(found) = FoundOptions::scan(packet, header) else { return 0 };
     let Some(data) = found.data(TIMESTAMPS) else { return 0 };
     (quad(packet, data) as u64) << 32 | quad(packet, data + 4) as u64
 }
 
-/// The sum of all words of options, or nothing where the packet ends before they do.
+/// The sum of all option words, or `None` if the packet ends before them.
 #[inline(always)]
 pub fn scan_sum(packet: &(impl Packet + ?Sized), header: usize) -> Option<u64> {
     let len = options_len(packet, header)?;
@@ -263,6 +291,19 @@ pub fn scan_sum(packet: &(impl Packet + ?Sized), header: usize) -> Option<u64> {
     Some(sum)
 }
 
+/// Flag in the result of [`scan_carried`]: a signature is present. No sum of ten words is that large.
+const SIGNED: u64 = 1 << 62;
+
+/// The sum of all option words, with [`SIGNED`] if a signature is among them. `None` if the packet ends
+/// before them.
+#[inline(always)]
+pub fn scan_carried(packet: &(impl Packet + ?Sized), header: usize) -> Option<u64> {
+    let sum = scan_sum(packet, header)?;
+    let found = FoundOptions::scan(packet, header)?;
+    let signed = found.data(MD5).is_some() || found.data(AUTHENTICATION).is_some();
+    Some(if signed { sum | SIGNED } else { sum })
+}
+
 /// Four bytes of an option's data.
 #[inline(always)]
 fn quad(packet: &(impl Packet + ?Sized), at: usize) -> u32 {
@@ -272,39 +313,42 @@ fn quad(packet: &(impl Packet + ?Sized), at: usize) -> u32 {
     }
 }
 
-/// Option kinds below this are told apart; a power of two.
+/// Bound on the option kinds that are told apart, a power of two.
 const KINDS: usize = 32;
-/// Room for any place in the options and a power of two.
+/// Bound on positions within the options, a power of two.
 const PLACES: usize = 64;
-/// The byte of the header that holds its length.
+/// The byte that holds the header's length.
 const DATA_OFFSET: usize = 12;
 
-/// The options of a header, by where they are.
+/// The options of a header, by position.
 ///
-/// The eBPF verifier follows every way through the scan, so it is written for it to see few different states: it notes
-/// nothing but places, masks instead of checking, and reads the header's length anew rather than remembering it.
-struct Found {
+/// The eBPF verifier follows every path through the scan, so this keeps the number of distinct states
+/// small. It records only positions, masks instead of checking, and reads the header's length again rather
+/// than keeping it.
+struct FoundOptions {
     /// Where the options begin.
     at: usize,
-    /// For each kind, how far behind `at` the data of the last valid option of that kind begins; 0: there is none.
+    /// For each kind, the offset from `at` of the data of the last valid option of that kind, or 0 if
+    /// absent.
     places: [u8; KINDS],
 }
 
-impl Found {
+impl FoundOptions {
     #[inline(always)]
     fn scan(packet: &(impl Packet + ?Sized), header: usize) -> Option<Self> {
         let len = options_len(packet, header)?;
         let at = header + HEADER_LEN;
         let mut found = Self { at, places: [0; KINDS] };
         let mut place = 0;
-        // An option has at least one byte, so no list has more of them than this.
+        // An option has at least one byte, so there are never more than this.
         for _ in 0..MAX_LEN {
             place = bounded(place);
             if place >= len {
                 break;
             }
             let kind = packet.byte(at + place)?;
-            // Apart from `kind`, of which the verifier soon knows which it is: it would keep a state for each that was met.
+            // Kept apart from `kind`. The verifier soon learns the value of `kind`, and would keep one
+            // state for each.
             let index = core::hint::black_box(kind as usize & (KINDS - 1));
             if kind == END {
                 break;
@@ -328,7 +372,7 @@ impl Found {
         Some(found)
     }
 
-    /// Where the data of an option is in the packet.
+    /// The position of an option's data in the packet.
     #[inline(always)]
     fn data(&self, kind: u8) -> Option<usize> {
         match self.places[kind as usize & (KINDS - 1)] {
@@ -338,21 +382,21 @@ impl Found {
     }
 }
 
-/// Bytes of options of the header at `header`.
+/// Length of the options of the header at `header`.
 #[inline(always)]
 fn options_len(packet: &(impl Packet + ?Sized), header: usize) -> Option<usize> {
     let header_len = (packet.byte(header + DATA_OFFSET)? >> 2) as usize & 0x3c;
     Some(if header_len < HEADER_LEN { 0 } else { bounded(header_len - HEADER_LEN) })
 }
 
-/// A number below [`PLACES`], in a way that the compiler cannot see through: it would make a second counter of it, whose
-/// bounds the verifier does not know.
+/// A number below [`PLACES`], hidden from the compiler. Otherwise it would use it as a second counter,
+/// whose bounds the verifier does not know.
 #[inline(always)]
 fn bounded(place: usize) -> usize {
     core::hint::black_box(place) & (PLACES - 1)
 }
 
-/// Whether an option is one that anyone here cares about, with the length it must have.
+/// Whether this kind of option is used here and has the required length.
 #[inline(always)]
 fn is_valid(kind: u8, size: usize) -> bool {
     match kind {
@@ -370,7 +414,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A TCP header with options, as a packet of its own. Data follows, so that reads behind the options show.
+    /// A TCP header with options as a packet. Data follows, so that reads beyond the options are detected.
     fn header(options: &[u8]) -> (Vec<u8>, Options) {
         let mut bytes = vec![0; 20];
         bytes.extend(options);
@@ -433,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_are_seen() {
+    fn signatures_are_found() {
         let mut md5 = [0; 20];
         md5[..4].copy_from_slice(&[1, 1, 19, 18]);
         assert!(read(&md5).signed);
@@ -449,7 +493,7 @@ mod tests {
         assert_eq!(read(&[1, 1, 1, 3]), Offer::NONE);
         assert_eq!(read(&[1, 1, 3, 3]), Offer::NONE);
         assert_eq!(read(&[2, 4, 0, 0]).mss, 0);
-        // Behind the options there is data that looks like timestamps.
+        // The data after the options looks like timestamps.
         assert_eq!(read(&[1, 1, 1, 1]), Offer::NONE);
         assert_eq!(timestamps(&[1; 12]), None);
     }
@@ -470,7 +514,7 @@ mod tests {
         assert_eq!(read(&bytes).window_scale, 5);
     }
 
-    /// The scan as a list of options, written independently.
+    /// The scan as a list of options, implemented independently.
     fn reference(bytes: &[u8]) -> Offer {
         let mut offer = Offer::NONE;
         let mut rest = bytes;

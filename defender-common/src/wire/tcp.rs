@@ -8,6 +8,9 @@ use crate::verdict::Reason;
 /// Length of a header without options.
 pub const HEADER_LEN: usize = TcpHdr::LEN;
 
+/// The byte that holds the data offset.
+const DATA_OFFSET: usize = 12;
+
 /// FIN.
 pub const FIN: u8 = 0x01;
 /// SYN.
@@ -21,7 +24,7 @@ pub const ECE: u8 = 0x40;
 /// Congestion window reduced (RFC 3168).
 pub const CWR: u8 = 0x80;
 
-/// A TCP header and where it stands.
+/// A TCP header and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<A> {
     /// The connection.
@@ -40,14 +43,14 @@ pub struct Segment<A> {
     pub options_len: usize,
     /// Bytes of TCP header and data.
     pub len: usize,
-    /// The header's five words added up, the checksum field too.
+    /// The sum of the header's five words, including the checksum field.
     pub header_sum: u64,
     /// The checksum field, in memory order.
     pub checksum: u16,
     /// It is the first of several fragments.
     pub first_fragment: bool,
-    /// The IP header's ECN field is not Not-ECT.
-    pub ect: bool,
+    /// The IP header's type of service or traffic class.
+    pub tos: u8,
 }
 
 impl<A> Segment<A> {
@@ -55,6 +58,13 @@ impl<A> Segment<A> {
     #[inline(always)]
     pub fn options(&self) -> Options {
         Options { header: self.header, len: self.options_len }
+    }
+
+    /// The bits between data offset and CWR, the lowest of which is AE. Loaded again, since it is rarely
+    /// needed.
+    #[inline(always)]
+    pub fn reserved(&self, packet: &(impl Packet + ?Sized)) -> u8 {
+        packet.byte(self.header + DATA_OFFSET).unwrap_or_default() & 0xf
     }
 
     /// Where the data begins.
@@ -77,10 +87,11 @@ pub fn parse<A: Copy>(packet: &(impl Packet + ?Sized), ip: &Ip<A>) -> Result<Seg
     if ip.transport_len < HEADER_LEN {
         return Err(cut_short);
     }
-    let words: [u32; 5] = packet.words(ip.transport).ok_or(Reason::MalformedTcp)?;
+    let words: Option<[u32; 5]> = packet.words(ip.transport);
+    let Some(words) = words else { return Err(Reason::MalformedTcp) };
     let [ports, sequence, acknowledgement, control, check] = words;
-    let (ports, control) = (u32::from_be(ports), u32::from_be(control));
-    let header_len = (control >> 26 & 0x3c) as usize;
+    let [data_offset, flags, ..] = control.to_ne_bytes();
+    let header_len = (data_offset as usize & 0xf0) >> 2;
     if header_len < HEADER_LEN {
         return Err(Reason::MalformedTcp);
     }
@@ -91,6 +102,7 @@ pub fn parse<A: Copy>(packet: &(impl Packet + ?Sized), ip: &Ip<A>) -> Result<Seg
     for word in words {
         header_sum += word as u64;
     }
+    let ports = u32::from_be(ports);
     Ok(Segment {
         flow: Flow {
             source: ip.source,
@@ -100,14 +112,14 @@ pub fn parse<A: Copy>(packet: &(impl Packet + ?Sized), ip: &Ip<A>) -> Result<Seg
         },
         sequence: u32::from_be(sequence),
         acknowledgement: u32::from_be(acknowledgement),
-        flags: (control >> 16) as u8,
-        window: control as u16,
+        flags,
+        window: u32::from_be(control) as u16,
         header: ip.transport,
         options_len: header_len - HEADER_LEN,
         len: ip.transport_len,
         header_sum,
         checksum: ((u32::from_be(check) >> 16) as u16).to_be(),
         first_fragment: ip.first_fragment,
-        ect: ip.ect,
+        tos: ip.tos,
     })
 }

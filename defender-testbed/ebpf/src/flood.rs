@@ -64,10 +64,11 @@ fn flood_v6(ctx: XdpContext) -> u32 {
     copy(frame, &state.template);
     let random = next_random(state);
     let more = next_random(state);
-    patch_u32(frame, V6_SOURCE, random as u32);
+    let first = random as u32 & state.source_mask;
+    patch_u32(frame, V6_SOURCE, first);
     patch_u32(frame, V6_SOURCE + 4, more as u32);
     patch_u16(frame, V6_SOURCE + 8, (more >> 32) as u16);
-    let source = halves(random as u32) + halves(more as u32) + u32::from((more >> 32) as u16);
+    let source = halves(first) + halves(more as u32) + u32::from((more >> 32) as u16);
     randomise_tcp(state, frame, &V6, [0, state.tcp_sum + source], (random >> 32) as u32);
     send(&ctx, state)
 }

@@ -104,6 +104,9 @@ fn renew(ctx: &XdpContext, orders: &mut Orders) -> Option<()> {
     copy(ctx, &orders.template);
     let low = (flow as u16).to_be();
     write(ctx, orders.source, low)?;
+    if orders.identification != 0 {
+        write(ctx, orders.identification, !low)?;
+    }
     if orders.tcp != 0 {
         renew_tcp(ctx, orders, flow, low)?;
     }

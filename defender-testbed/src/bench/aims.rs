@@ -1,19 +1,19 @@
-//! The aims of whole connections, and what was found.
+//! The aims for whole connections, and the results.
 
 use super::{
-    Report,
+    BenchReport,
     bulk::{Between, Bulk},
 };
-use crate::rounds::{Defence, Figure, Level, Round, Row};
+use crate::rounds::{Defence, DefenceRow, Figure, FloodLevel, RoundFigures};
 
-/// The flood at which clients' success and handshakes are judged.
-const JUDGED_AT: Level = Level::Paced(200_000);
+/// The flood for judging clients' success and handshakes.
+const JUDGED_AT: FloodLevel = FloodLevel::Paced(200_000);
 
 /// An aim.
 pub(super) struct Aim {
-    /// What is measured, in words.
+    /// What is measured.
     pub(super) what: String,
-    /// What was found, round by round.
+    /// The result, by round.
     pub(super) found: Figure,
     bound: Bound,
 }
@@ -24,7 +24,7 @@ enum Bound {
 }
 
 impl Aim {
-    /// What it should be.
+    /// The target value.
     pub(super) fn aim(&self) -> f64 {
         match self.bound {
             Bound::AtLeast(aim) | Bound::AtMost(aim) => aim,
@@ -40,8 +40,8 @@ impl Aim {
     }
 }
 
-/// Every aim that something was measured for.
-pub(super) fn all(report: &Report) -> Vec<Aim> {
+/// Every aim with a measurement.
+pub(super) fn all(report: &BenchReport) -> Vec<Aim> {
     let mut aims: Vec<_> = [Defence::Auto, Defence::Defender]
         .into_iter()
         .flat_map(|defence| of(defence, &report.end_to_end))
@@ -50,20 +50,21 @@ pub(super) fn all(report: &Report) -> Vec<Aim> {
     aims
 }
 
-fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
+fn of(defence: Defence, rows: &[DefenceRow]) -> Vec<Aim> {
     let find =
         |defence, level| rows.iter().find(|row| row.cell.defence == defence && row.cell.level == level);
     let own = |level| find(defence, level);
     let aim = |what: &str, found: Option<Figure>, bound| {
         Some(Aim { what: format!("{}: {what}", defence.title()), found: found?, bound })
     };
-    let ratio =
-        |own: Option<&Row>, other: Option<&Row>, number| Round::ratio(&own?.rounds, &other?.rounds, number);
-    let full = own(Level::Full);
+    let ratio = |own: Option<&DefenceRow>, other: Option<&DefenceRow>, number| {
+        RoundFigures::ratio(&own?.rounds, &other?.rounds, number)
+    };
+    let full = own(FloodLevel::Full);
     [
         aim(
             "answers at full speed, in those of a bare swap",
-            ratio(full, find(Defence::Swap, Level::Full), |round| round.answered),
+            ratio(full, find(Defence::Swap, FloodLevel::Full), |round| round.answered),
             Bound::AtLeast(0.96),
         ),
         aim(
@@ -78,8 +79,8 @@ fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
         ),
         aim(
             "p99 of handshakes at 200k/s, in calm's",
-            // Where nobody gets through, the slowest never do.
-            ratio(own(JUDGED_AT), own(Level::Calm), |round| round.p99.unwrap_or(f64::INFINITY)),
+            // If no client gets through, the slowest one never finishes.
+            ratio(own(JUDGED_AT), own(FloodLevel::NoFlood), |round| round.p99.unwrap_or(f64::INFINITY)),
             Bound::AtMost(1.2),
         ),
     ]
@@ -88,10 +89,10 @@ fn of(defence: Defence, rows: &[Row]) -> Vec<Aim> {
     .collect()
 }
 
-/// The clients of all rounds together: what counts is how many are lost, however they are spread.
-fn success(own: Option<&Row>, other: Option<&Row>) -> Option<Figure> {
+/// The clients of all rounds together: the number lost counts, however they are spread.
+fn success(own: Option<&DefenceRow>, other: Option<&DefenceRow>) -> Option<Figure> {
     let (own, other) = (own?, other?);
-    let by_round = Round::ratio(&own.rounds, &other.rounds, |round| round.success)?;
+    let by_round = RoundFigures::ratio(&own.rounds, &other.rounds, |round| round.success)?;
     Some(Figure { median: own.pooled_success() / other.pooled_success(), ..by_round })
 }
 

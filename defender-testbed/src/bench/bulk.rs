@@ -33,26 +33,26 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) enum Between {
     /// Nothing.
     Nothing,
-    /// An XDP program that lets everything pass: what any program costs a veth.
+    /// An XDP program that passes everything: the cost of any program on a veth.
     Pass,
     /// The defender in mode `auto`.
     Defender,
 }
 
-/// How fast data came through, in bits per second.
+/// Throughput of data, in bits per second.
 #[derive(Clone, Debug)]
 pub(super) struct Bulk {
     pub(super) between: Between,
     pub(super) flooded: bool,
     pub(super) rate: Figure,
-    /// Round by round.
+    /// By round.
     pub(super) rates: Vec<f64>,
 }
 
 impl Between {
     const ALL: [Self; 3] = [Self::Nothing, Self::Pass, Self::Defender];
 
-    /// In words.
+    /// Its name in tables.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Nothing => "no program",
@@ -61,7 +61,7 @@ impl Between {
         }
     }
 
-    /// As JSON names it.
+    /// Its name in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -72,13 +72,13 @@ impl Between {
 }
 
 #[expect(dead_code, reason = "held until it is over")]
-enum Standing<'a> {
+enum ProgramInPlace<'a> {
     Nothing,
     Pass(Attached),
     Defender(Controller<'a>),
 }
 
-/// Measures all by turns.
+/// Measures all, taking turns.
 pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result<Vec<Bulk>> {
     let bed = rounds::topology()?;
     let cells: Vec<_> =
@@ -87,7 +87,7 @@ pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result
     for round in 1..=count {
         let mut turns: Vec<_> = cells.iter().zip(&mut rates).collect();
         if round % 2 == 0 {
-            // Whoever comes after a flood, or last, is not always the same.
+            // Alternates who comes after a flood, or last.
             turns.reverse();
         }
         for ((between, flooded), rates) in turns {
@@ -110,12 +110,12 @@ pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result
 fn once(bed: &Topology, program: &Path, between: Between, flooded: bool) -> Result<f64> {
     let mut server = Iperf::serve(bed)?;
     let _standing = match between {
-        Between::Nothing => Standing::Nothing,
-        Between::Pass => Standing::Pass(bed.attach_server_end(Program::Pass)?),
+        Between::Nothing => ProgramInPlace::Nothing,
+        Between::Pass => ProgramInPlace::Pass(bed.attach_server_end(Program::Pass)?),
         Between::Defender => {
             let controller = Controller::start(&bed.server, program, SERVER_INTERFACE, &["--mode", "auto"])?;
             controller.wait_for_listener(PORT)?;
-            Standing::Defender(controller)
+            ProgramInPlace::Defender(controller)
         }
     };
     let flood = flooded.then(|| {
@@ -136,12 +136,13 @@ fn once(bed: &Topology, program: &Path, between: Between, flooded: bool) -> Resu
     let whole = readings.whole().map_or(0, |span| span.after - span.before);
     let spans = readings.at_full_speed();
     let spans: Vec<_> = spans.iter().map(|span| (span.from..span.to, span.after - span.before)).collect();
-    // Of what comes over the link, this share is data that the server gets.
+    // This share of the bytes on the link is data that the server receives.
     let link = rate(&spans).map(|rate| rate * received.bytes / whole as f64);
     Ok(link.filter(|rate| rate.is_normal()).unwrap_or(received.rate))
 }
 
-/// Bits per second from bytes in some times one after another, of the test alone, which begins in the first with many.
+/// Bits per second of the test, from bytes in consecutive time spans. The test begins with the first span
+/// that has many.
 fn rate(spans: &[(Range<Instant>, u64)]) -> Option<f64> {
     let most = spans.iter().map(|(_, bytes)| *bytes).max()?;
     let (first, _) = spans.iter().find(|(_, bytes)| *bytes > most / 10)?;
@@ -163,7 +164,7 @@ struct Received {
     rate: f64,
 }
 
-/// iperf3 that serves one test.
+/// An iperf3 server for one test.
 struct Iperf(Child);
 
 impl Iperf {
@@ -181,7 +182,7 @@ impl Iperf {
         Ok(server)
     }
 
-    /// Sends as much as goes through; what the server received of it.
+    /// Sends as much as possible. Returns what the server received.
     fn client(&mut self, bed: &Topology) -> Result<Received> {
         let mut client = bed.client.command("iperf3")?;
         let to = target(bed);
@@ -217,7 +218,8 @@ mod tests {
         let spans = |bytes: &[u64]| -> Vec<_> {
             (0..).zip(bytes).map(|(number, bytes)| (half(number)..half(number + 1), *bytes)).collect()
         };
-        // The control connection, the beginning, two seconds and a half of the test with a stall at its end, and what is later.
+        // The control connection, the start, two and a half seconds of the test with a stall at its end,
+        // and the rest.
         let with_stall = spans(&[3, 400, 1000, 2000, 1000, 1000, 0, 70, 5]);
         assert_eq!(rate(&with_stall), Some(5000.0 * 8.0 / 2.5));
         assert_eq!(rate(&[]), None);

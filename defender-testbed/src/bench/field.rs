@@ -1,4 +1,4 @@
-//! Where packets are measured: a server with listeners, the defender attached as it is shipped, and its maps.
+//! The environment for measurements: a server with listeners, the released defender attached, and its maps.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
@@ -10,17 +10,19 @@ use anyhow::{Context as _, Result};
 use defender_common::{
     abi::{
         CONFIG_PREFIXES, Config, FILTER_LEN, FLOW_ENTRIES, FilterBytes, FlowBucket, HalfOpenBucket,
-        HalfOpenBuckets, KeySlot, Keys, Lines, Load, Loads, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port,
-        Ports, RecentBucket, RecentBuckets, SERVICE_IN_USE, Service, Services, map,
+        HalfOpenBuckets, KeySlot, Keys, Load, Loads, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, Ports,
+        SERVICE_IN_USE, Service, Services, Triggers, ValidCookieBucket, ValidCookieBuckets, map,
     },
     cookie::{Host, Proposal},
-    filter::{self, Noted},
-    flow::{self, Admitted, Entry},
+    flow::{self, Admitted, FlowEntry},
     half_open,
-    ladder::{Because, Step},
-    load::{Posture, Time},
-    profile, recent,
+    load::{MitigationState, Time},
+    mitigation::{Level, Trigger},
+    presence_filter::{self, Noted},
+    profile,
+    shared::Shared,
     tcp_state::{State, Track},
+    validated_cookies,
     verdict::Reason,
     wire::{address::V4, options::Offer},
 };
@@ -36,50 +38,50 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::frames::{PORT, SCALE, STAMP, flow4};
 
-/// The service that is measured.
+/// The measured service.
 pub(super) const SERVICE: u32 = 1;
-/// Milliseconds for which the filter is to count: longer than any measurement takes.
+/// How long the presence filter stays enabled, in milliseconds: longer than any measurement.
 const FILTER_LASTS: u32 = 3_600_000;
-/// The generation of entries of filter and flow table.
+/// The generation of entries in the presence filter and the flow table.
 const GENERATION: u32 = 5;
 
-/// In place of random numbers.
+/// Fixed values in place of random numbers.
 const LOTS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
-/// What the service does.
+/// The service's mode and level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum ServiceMode {
     /// Mode `always`.
     Always,
-    /// Mode `auto` while nothing is wrong.
-    Calm,
-    /// Mode `auto`, step challenge.
-    Attacked,
+    /// Mode `auto`, not mitigating.
+    Normal,
+    /// Mode `auto`, level challenge.
+    Mitigating,
     /// Mode `monitor`.
     Monitor,
 }
 
-/// Who says that the socket table has nothing of a connection.
+/// Which structure shows that the socket table has no entry for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sockets {
-    /// The filter.
+    /// The presence filter.
     Filter,
     /// The socket table itself.
     Table,
 }
 
-/// The topology, for as long as something is measured in it.
+/// The topology. Keep it while measuring.
 pub(super) fn topology() -> Result<Topology> {
     Topology::with(&Options { client_end: None, ..Options::default() })
 }
 
-/// A meter of what the defender does to packets; the first of several on one topology has the client's end.
+/// A meter for the defender's packet costs. The first of several on one topology owns the client's end.
 pub(super) fn meter(bed: &Topology, cpu: Option<usize>, first: bool) -> Result<Meter<'_>> {
     let cpu = cpu.or_else(source_cpu).unwrap_or(0);
     Meter::new(&bed.server, SERVER_INTERFACE, cpu, first.then_some((&bed.client, CLIENT_INTERFACE)))
 }
 
-/// The attached defender and what it is told.
+/// The attached defender and its configuration.
 pub(super) struct Field {
     pub(super) defended: Defended,
     config: Slots<Config>,
@@ -90,16 +92,16 @@ pub(super) struct Field {
     filter: Slots<FilterBytes>,
     flows: Slots<FlowBucket>,
     half_open: Table<HalfOpenBuckets>,
-    recent: Table<RecentBuckets>,
-    /// As it was when the defender was attached.
+    recent: Table<ValidCookieBuckets>,
+    /// The configuration when it was attached.
     begun: Config,
-    /// The moment that it is always, if the clock stands still.
+    /// The fixed time, if the clock is stopped.
     stands: Option<Time>,
     _listener: TcpListener,
 }
 
 impl Field {
-    /// Attaches the defender with more arguments.
+    /// Attaches the defender with additional arguments.
     pub(super) fn new(bed: &Topology, program: &Path, arguments: &[&str]) -> Result<Self> {
         let everywhere = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT);
         let listener = bed.server.run(|| server::listen(everywhere, server::Options::default()))?;
@@ -115,7 +117,7 @@ impl Field {
             filter: defended.slots(map::FILTER)?,
             flows: defended.slots(map::FLOWS)?,
             half_open: defended.table(map::HALF_OPEN)?,
-            recent: defended.table(map::RECENT)?,
+            recent: defended.table(map::VALID_COOKIES)?,
             defended,
             begun,
             stands: None,
@@ -123,8 +125,8 @@ impl Field {
         })
     }
 
-    /// Leaves nothing to chance: keys that are random otherwise, and decide which lines of tables a connection has, are always
-    /// the same, and it is always this moment, in nanoseconds.
+    /// Makes runs reproducible. The keys decide which lines of tables a connection uses and are otherwise
+    /// random; here they are constant. The time is fixed too, in nanoseconds.
     pub(super) fn fix(&mut self, now: u64) -> Result<()> {
         self.stands = Some(Time::at(now));
         self.begun.secret = LOTS;
@@ -135,13 +137,15 @@ impl Field {
         self.keys.set(0, keys.map(|key| if key.filled == 0 { key } else { KeySlot::new(LOTS, key.epoch) }))
     }
 
-    /// Says what the service does, and who knows what the socket table has. No limit and no line is ever reached.
-    pub(super) fn enter(&mut self, mode: Mode, sockets: Sockets) -> Result<()> {
+    /// Sets the service's mode and level, and which structure knows the sockets. No limit and no trigger
+    /// level is ever reached.
+    pub(super) fn enter(&mut self, mode: ServiceMode, sockets: Sockets) -> Result<()> {
         let now = self.stands.map_or_else(clock, Ok)?;
         self.config.set(
             0,
             Config {
-                reply_budget: u32::MAX,
+                // So few that they are negligible beside the dropped ones.
+                out_of_state_budget: 1,
                 filter_newest: GENERATION,
                 filter_oldest: GENERATION,
                 filter_until: if sockets == Sockets::Filter { (now.ms + FILTER_LASTS) | 1 } else { 0 },
@@ -151,52 +155,55 @@ impl Field {
         )?;
         let service = Service {
             mode: match mode {
-                Mode::Always => MODE_ALWAYS,
-                Mode::Calm | Mode::Attacked => MODE_AUTO,
-                Mode::Monitor => MODE_MONITOR,
+                ServiceMode::Always => MODE_ALWAYS,
+                ServiceMode::Normal | ServiceMode::Mitigating => MODE_AUTO,
+                ServiceMode::Monitor => MODE_MONITOR,
             },
             flags: SERVICE_IN_USE,
-            lines: Lines { min_active: u32::MAX / 4, ..Lines::default() },
+            triggers: Triggers { min_active: u32::MAX / 4, ..Triggers::default() },
             ..self.services.get(SERVICE)?
         };
         self.services.set(SERVICE, service)?;
         self.loads.set(SERVICE, load(mode, now))
     }
 
-    /// Forgets every connection that packets of a measurement have left.
+    /// Forgets every connection left by a measurement's packets.
     pub(super) fn forget_connections(&mut self) -> Result<()> {
         self.filter.set(0, [0; FILTER_LEN])?;
-        self.recent.fill(RecentBucket::default())?;
+        self.recent.fill(ValidCookieBucket::default())?;
         self.half_open.fill(HalfOpenBucket::default())
     }
 
-    /// The same for the first so many flows alone, which then are in this processor's caches.
+    /// The same for the first flows only, which are then in this processor's caches.
     pub(super) fn forget_first(&mut self, flows: u32) -> Result<()> {
         let keys = self.begun.table_keys;
         self.filter.set(0, [0; FILTER_LEN])?;
         for (flow, _) in (0..flows).map(flow4) {
-            self.recent.set(recent::place(&flow, &keys).bucket, RecentBucket::default())?;
-            self.half_open.set(half_open::place(flow.mix(&keys)).bucket, HalfOpenBucket::default())?;
+            self.recent
+                .set(validated_cookies::slot(flow.hash(&keys)).bucket, ValidCookieBucket::default())?;
+            self.half_open.set(half_open::slot(flow.hash(&keys)).bucket, HalfOpenBucket::default())?;
         }
         Ok(())
     }
 
-    /// Puts flows into filter and flow table, as established connections.
+    /// Enters flows in the presence filter and the flow table, as established connections.
     pub(super) fn establish(&mut self, numbers: impl Iterator<Item = u32>) -> Result<()> {
         let config = self.config.get(0)?;
         let mut bytes = [0; FILTER_LEN];
-        let mut buckets = vec![FlowBucket::default(); self.flows.len() as usize];
+        let buckets: Vec<_> = (0..self.flows.len()).map(|_| Shared::new(FlowBucket::default())).collect();
         for number in numbers {
             let (flow, _) = flow4(number);
-            bytes[filter::place(flow.mix(&config.table_keys))] = filter::noted(&config, Noted::Quiet);
-            insert(&mut buckets, flow.mix(&config.table_keys), &config);
+            bytes[presence_filter::place(flow.hash(&config.table_keys))] =
+                presence_filter::noted(&config, Noted::Established);
+            insert(&buckets, flow.hash(&config.table_keys), &config);
         }
         self.filter.set(0, bytes)?;
+        let buckets = buckets.iter().map(Shared::get);
         let taken = (0..).zip(buckets).filter(|(_, bucket)| bucket.hot.iter().any(|hot| hot.tag != 0));
         taken.into_iter().try_for_each(|(number, bucket)| self.flows.set(number, bucket))
     }
 
-    /// For how many connections the flow table has entries enough.
+    /// How many connections the flow table has room for.
     pub(super) fn flow_room(&self) -> u32 {
         // Two entries for each connection.
         self.flows.len() * FLOW_ENTRIES as u32 / 2
@@ -207,7 +214,7 @@ impl Field {
         self.flows.fill(FlowBucket::default())
     }
 
-    /// The acknowledgement numbers by which flows prove a cookie, and the echo that goes with them.
+    /// The acknowledgement numbers by which flows prove a cookie, and the matching timestamp echo.
     pub(super) fn answers(
         &self,
         numbers: impl Iterator<Item = u32>,
@@ -229,7 +236,7 @@ impl Field {
         Ok((0x7654_3200 & !0x3f | make(0).timestamp_bits, answers))
     }
 
-    /// Makes services of so many ports from the first one on; all do what the first one does.
+    /// Creates services on this many ports, from the first one on. All behave like the first.
     pub(super) fn add_services(&mut self, count: u32) -> Result<()> {
         let (service, load) = (self.services.get(SERVICE)?, self.loads.get(SERVICE)?);
         for id in SERVICE..SERVICE + count {
@@ -241,43 +248,43 @@ impl Field {
         Ok(())
     }
 
-    /// Says that there are lists of prefixes.
+    /// Enables the lists of prefixes.
     pub(super) fn use_prefixes(&mut self) -> Result<()> {
         let mut config = self.config.get(0)?;
         config.flags |= CONFIG_PREFIXES;
         self.config.set(0, config)
     }
 
-    /// How many packets ended for a reason so far, and how many there were.
+    /// How many packets had this reason so far, and how many there were in total.
     pub(super) fn counted(&self, reason: Reason) -> Result<(u64, u64)> {
         let verdicts = self.defended.counters()?.verdicts;
         Ok((verdicts[reason as usize], verdicts.iter().sum()))
     }
 }
 
-fn load(mode: Mode, now: Time) -> Load {
-    let step = if mode == Mode::Attacked { Step::Challenge } else { Step::Pass };
-    let posture = Posture { step, because: Because::HalfOpen, since: now.ms };
+fn load(mode: ServiceMode, now: Time) -> Load {
+    let level = if mode == ServiceMode::Mitigating { Level::Challenge } else { Level::Pass };
+    let mitigation = MitigationState { level, trigger: Trigger::HalfOpen, since: now.ms };
     Load {
-        posture: if mode == Mode::Attacked { posture.to_abi() } else { 0 },
-        // Long ago: cookies of the kernel's own are not looked for any more.
-        began: if mode == Mode::Attacked { now.ms.wrapping_sub(600_000) } else { 0 },
-        accepts_until: if mode == Mode::Attacked { (now.ms + FILTER_LASTS) | 1 } else { 0 },
+        mitigation: if mode == ServiceMode::Mitigating { mitigation.to_abi() } else { 0 },
+        // Long ago, so that the kernel's own cookies are no longer looked for.
+        began: if mode == ServiceMode::Mitigating { now.ms.wrapping_sub(600_000) } else { 0 },
+        accepts_until: if mode == ServiceMode::Mitigating { (now.ms + FILTER_LASTS) | 1 } else { 0 },
         second: now.second.into(),
         ..Load::default()
     }
 }
 
-/// As the datapath does it.
-fn insert(buckets: &mut [FlowBucket], hash: u64, config: &Config) {
-    let place = flow::place(hash, config.flow_mask);
-    let numbers = place.buckets.map(|number| number as usize);
+/// As in the datapath.
+fn insert(buckets: &[Shared<FlowBucket>], hash: u64, config: &Config) {
+    let slot = flow::slot(hash, config.flow_mask);
+    let numbers = slot.buckets.map(|number| number as usize);
     let (which, index) = flow::enters(numbers.map(|number| flow::room(&buckets[number], config, 0)));
     let bucket = numbers[which];
     let track = Track::known(State::Established, 0);
-    let entry = Entry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(2), began: 0 };
-    if index < buckets[bucket].hot.len() {
-        flow::put(&mut buckets[bucket], index, &place, &entry, config);
+    let entry = FlowEntry { track, admitted: Admitted::Cookie, packets: 3, counted: Some(2), began: 0 };
+    if index < FLOW_ENTRIES {
+        flow::put(&buckets[bucket], index, &slot, &entry, config);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The frames that programs are measured with.
+//! The frames for measuring programs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -20,14 +20,14 @@ const SEQUENCE: u32 = 0x1234_0000;
 pub(super) const STAMP: u32 = 0x1234_5678;
 /// The window scale that clients offer.
 pub(super) const SCALE: u8 = 7;
-/// Of [`SEQUENCE`], the half that the meter fills in.
+/// The half of [`SEQUENCE`] that the meter fills in.
 const OPEN: u32 = 0xffff;
 const VLAN: u16 = 7;
 const ETHERNET: u32 = 14;
 const PROTOCOL: usize = 23;
 const UDP: u8 = 17;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A SYN with the options of Linux.
@@ -36,9 +36,9 @@ pub(super) enum Kind {
     Syn6,
     /// The same below a VLAN tag.
     SynTagged,
-    /// An ACK with the number that `ANSWERS` has for its flow, and this echo of a timestamp.
+    /// An ACK with its flow's number from `ANSWERS`, and this timestamp echo.
     Answer(u32),
-    /// An ACK of nothing.
+    /// An ACK without a valid cookie.
     Forged,
     /// A segment with data.
     Data,
@@ -47,7 +47,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The frame, with zeroes and ones where the meter fills in flows.
+    /// The frame, with zeros and ones where the meter fills in flows.
     fn template(self) -> Vec<u8> {
         match self {
             Self::SynTagged => self.tcp().vlan(VLAN).build(),
@@ -62,7 +62,7 @@ impl Kind {
 
     fn tcp(self) -> TcpFrame {
         let (client, server) = self.ends();
-        let frame = TcpFrame::new(client, server).seq(SEQUENCE | OPEN);
+        let frame = TcpFrame::new(client, server).identification(0xffff).seq(SEQUENCE | OPEN);
         match self {
             Self::Syn | Self::SynTagged => frame.flags(flag::SYN).options(&linux_options(1460, STAMP, SCALE)),
             Self::Syn6 => frame.flags(flag::SYN).options(&linux_options(1440, STAMP, SCALE)),
@@ -79,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// Client and server; of the client, what the meter fills in is zero.
+    /// Client and server. The parts of the client's address that the meter fills in are zero.
     fn ends(self) -> (SocketAddr, SocketAddr) {
         let (client, server): (IpAddr, IpAddr) = match self {
             Self::Syn6 => (Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0).into(), SERVER_V6.into()),
@@ -88,7 +88,7 @@ impl Kind {
         (SocketAddr::new(client, 0), SocketAddr::new(server, 0))
     }
 
-    /// Orders to send this frame from so many flows, a power of two.
+    /// Orders to send this frame from this many flows, a power of two.
     pub(super) fn orders(self, flows: u32) -> Orders {
         let frame = self.template();
         let mut template = [0; MEASURED_MAX];
@@ -107,7 +107,7 @@ impl Kind {
             services: 1,
             answers: u32::from(matches!(self, Self::Answer(_))),
             program: 0,
-            reserved: 0,
+            identification: if self == Self::Syn6 { 0 } else { network + 4 },
             next: 0,
         };
         for (to, word) in orders.template.iter_mut().zip(words) {
@@ -117,12 +117,12 @@ impl Kind {
     }
 }
 
-/// Which of so many flows, a power of two, comes at this place.
+/// Which of this many flows, a power of two, comes at this position.
 pub(super) fn spread(place: u32, flows: u32) -> u32 {
     u64::from(place).wrapping_mul(SPREAD) as u32 & (flows - 1)
 }
 
-/// The flow with this number, over IPv4, and the sequence number of its segments.
+/// The IPv4 flow with this number, and the sequence number of its segments.
 pub(super) fn flow4(number: u32) -> (Flow<V4>, u32) {
     let [.., high, low] = number.to_be_bytes();
     let flow = Flow {
@@ -134,7 +134,7 @@ pub(super) fn flow4(number: u32) -> (Flow<V4>, u32) {
     (flow, sequence(number))
 }
 
-/// The lower half makes up for what differs among flows, see `Orders`.
+/// The lower half compensates for the differences between flows, see `Orders`.
 fn sequence(number: u32) -> u32 {
     let words = [number & 0xffff, u32::from(FIRST_PORT) + (number >> 16), PORT.into()];
     let sum: u32 = words.into_iter().sum();
@@ -142,13 +142,16 @@ fn sequence(number: u32) -> u32 {
     SEQUENCE | (!folded & 0xffff)
 }
 
-/// The frame that the meter's program makes of these orders, for the flow with this number and one service; with this
-/// acknowledgement number, if there is one.
+/// The frame that the meter's program makes of these orders, for one service and the flow with this number.
+/// Uses this acknowledgement number, if given.
 pub(super) fn frame(orders: &Orders, number: u32, answer: Option<u32>) -> Vec<u8> {
     let mut frame: Vec<u8> = orders.template.iter().flat_map(|word| word.to_ne_bytes()).collect();
     frame.truncate(orders.len as usize);
     let mut put = |at: u32, value: u16| frame[at as usize..][..2].copy_from_slice(&value.to_be_bytes());
     put(orders.source, number as u16);
+    if orders.identification != 0 {
+        put(orders.identification, !number as u16);
+    }
     if orders.tcp == 0 {
         return frame;
     }
@@ -165,7 +168,7 @@ pub(super) fn frame(orders: &Orders, number: u32, answer: Option<u32>) -> Vec<u8
     frame
 }
 
-/// What makes the sum of words nothing.
+/// The word that makes the sum of words zero.
 fn complement(words: &[u32]) -> u16 {
     let sum: u32 = words.iter().sum();
     let folded = (sum & 0xffff) + (sum >> 16);
@@ -174,7 +177,7 @@ fn complement(words: &[u32]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use defender_testbed::frame::{Seen, SumState};
+    use defender_testbed::frame::{ParsedFrame, SumState};
 
     use super::*;
 
@@ -183,8 +186,9 @@ mod tests {
         for kind in [Kind::Syn, Kind::Syn6, Kind::SynTagged, Kind::Forged, Kind::Data] {
             for number in [0, 1, 0xffff, 0x1_0000, 0xf_ffff] {
                 let frame = frame(&kind.orders(1 << 20), number, None);
-                let seen = Seen::parse(&frame).expect("readable");
+                let seen = ParsedFrame::parse(&frame).expect("readable");
                 assert_eq!(seen.checksum, SumState::Valid, "{kind:?} {number}");
+                assert!(seen.ip_checksum_valid, "{kind:?} {number}");
                 assert_eq!(seen.destination.port(), PORT);
             }
         }

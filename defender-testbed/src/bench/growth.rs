@@ -1,4 +1,4 @@
-//! How costs grow with what the defender holds, and what memory it takes.
+//! How costs grow with the defender's state, and its memory use.
 
 use std::{collections::HashSet, panic, path::Path, sync::Barrier, thread};
 
@@ -13,17 +13,17 @@ use super::{
     packets::{self, Cost, MANY},
 };
 
-/// Connections that the table of the growing field is made for.
+/// Capacity of the growing environment's flow table.
 pub(super) const MOST_FLOWS: u32 = 1 << 22;
 const FLOWS: [u32; 5] = [1, 1 << 10, 1 << 16, 1 << 20, MOST_FLOWS];
 const SERVICES: [u32; 3] = [1, 100, 1000];
 const PREFIXES: [u32; 5] = [0, 1, 1_000, 100_000, 1_000_000];
 const RUNS: u32 = 20;
-/// Packets of a run on several processors at once: long, so that the runs overlap.
+/// Packets of a run on several processors at once. It is long, so that the runs overlap.
 const LONG: u32 = 400_000;
 const LONG_RUNS: u32 = 5;
 
-/// How the cost of one kind of packet grows with something.
+/// How the cost of one kind of packet grows with a quantity.
 #[derive(Clone, Debug)]
 pub(super) struct Growth {
     pub(super) name: &'static str,
@@ -31,25 +31,25 @@ pub(super) struct Growth {
     pub(super) points: Vec<(f64, Cost)>,
 }
 
-/// Everything about growth.
+/// All results about growth.
 #[derive(Clone, Debug)]
 pub(super) struct Grown {
     pub(super) costs: Vec<Growth>,
-    pub(super) memory: Memory,
+    pub(super) memory: MemoryUse,
 }
 
-/// Bytes that the maps take.
+/// Memory use of the maps, in bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Memory {
-    /// As they are at start, each.
+pub(super) struct MemoryUse {
+    /// Each map at start.
     pub(super) at_start: Vec<Footprint>,
-    /// For each connection more that the table is made for.
+    /// Per additional connection in the table's capacity.
     pub(super) per_flow: f64,
-    /// For each prefix.
+    /// Per prefix.
     pub(super) per_prefix: f64,
 }
 
-/// Measures all of it; `tell` gets a word about each step.
+/// Measures all of it, and passes a message about each step to `tell`.
 pub(super) fn measure(bed: &Topology, program: &Path, tell: impl Fn(&str)) -> Result<Grown> {
     tell("memory at start");
     let default = Field::new(bed, program, &[])?;
@@ -76,7 +76,7 @@ pub(super) fn measure(bed: &Topology, program: &Path, tell: impl Fn(&str)) -> Re
     tell("prefixes");
     let (prefixes, per_prefix) = by_prefixes(&mut field, &mut meter)?;
     let costs = vec![flows, services, prefixes, processors];
-    Ok(Grown { costs, memory: Memory { at_start, per_flow, per_prefix } })
+    Ok(Grown { costs, memory: MemoryUse { at_start, per_flow, per_prefix } })
 }
 
 fn by_flows(field: &mut Field, meter: &mut Meter<'_>) -> Result<Growth> {
@@ -101,12 +101,13 @@ fn by_services(field: &mut Field, meter: &mut Meter<'_>) -> Result<Growth> {
     Ok(Growth { name: "services", title: "SYN → SYN-ACK, by services that it is for", points })
 }
 
-/// Half of the prefixes are anywhere, half among the flood's own sources; none of the latter is denied.
+/// Half of the prefixes are spread anywhere, half among the flood's own sources. None of the latter is
+/// denied.
 fn by_prefixes(field: &mut Field, meter: &mut Meter<'_>) -> Result<(Growth, f64)> {
     let case = case("syn")?;
     let mut map = field.defended.prefixes()?;
     let empty = bytes_of(&field.defended.footprint()?, abi::map::PREFIXES);
-    let mut source = Prefixes::default();
+    let mut source = RandomPrefixes::default();
     let mut points = Vec::new();
     let mut held = 0;
     for count in PREFIXES {
@@ -126,7 +127,7 @@ fn by_prefixes(field: &mut Field, meter: &mut Meter<'_>) -> Result<(Growth, f64)
     Ok((Growth { name: "prefixes", title: "SYN → SYN-ACK, by prefixes on lists", points }, per_prefix))
 }
 
-/// All processors take SYNs at once; each is measured by a meter of its own.
+/// All processors receive SYNs at once, each measured by its own meter.
 fn by_processors(bed: &Topology, field: &mut Field) -> Result<Growth> {
     let case = case("syn_auto")?;
     let mut points = Vec::new();
@@ -141,7 +142,7 @@ fn by_processors(bed: &Topology, field: &mut Field) -> Result<Growth> {
     Ok(Growth { name: "processors", title: "SYN → SYN-ACK, auto, by processors at once", points })
 }
 
-/// What the middle one of the processors found.
+/// The median processor's result.
 fn at_once(meters: &mut [Meter<'_>], orders: &Orders) -> Result<Cost> {
     let barrier = Barrier::new(meters.len());
     let together = || {
@@ -174,15 +175,15 @@ fn bytes_of(maps: &[Footprint], name: &str) -> u64 {
     maps.iter().filter(|map| map.map == name).map(|map| map.bytes).sum()
 }
 
-/// Prefixes of one address, each another.
+/// Single-address prefixes, all different.
 #[derive(Default)]
-struct Prefixes {
+struct RandomPrefixes {
     random: u64,
     taken: HashSet<u32>,
 }
 
-impl Prefixes {
-    /// An address and what the list says of it.
+impl RandomPrefixes {
+    /// An address and its list bits.
     fn next(&mut self) -> (u32, u32) {
         const FLOOD: u32 = 0xc612_0000;
         loop {
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn prefixes_differ_and_never_deny_the_flood() {
-        let mut prefixes = Prefixes::default();
+        let mut prefixes = RandomPrefixes::default();
         let all: Vec<_> = (0..10_000).map(|_| prefixes.next()).collect();
         assert_eq!(all.iter().map(|(address, _)| address).collect::<HashSet<_>>().len(), all.len());
         assert!(

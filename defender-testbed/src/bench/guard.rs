@@ -1,33 +1,32 @@
-//! What must not get worse unseen: costs as ratios to a floor of the same run, instructions, and what the verifier has to
-//! walk.
+//! Regression limits: costs as ratios to a floor of the same run, instructions, and the verifier's work.
 
 use defender_testbed::{budget, meter::Subject};
 
-use super::{Report, count::Counted, packets::Cost};
+use super::{BenchReport, count::PacketCount, packets::Cost};
 
-/// Everything that is beyond its limit, in words.
-pub(super) fn complaints(report: &Report) -> Vec<String> {
+/// Everything beyond its limit, as text.
+pub(super) fn complaints(report: &BenchReport) -> Vec<String> {
     let mut complaints = too_slow(report);
     complaints.extend(too_long(report));
     complaints.extend(too_large(report));
     complaints
 }
 
-/// The cost with few flows as a ratio to the bare swap, the method's own included in both: that makes the smallest numbers
-/// steady.
-pub(super) fn ratio(report: &Report, cost: &Cost) -> Option<f64> {
+/// The cost with few flows as a ratio to the bare swap. Both include the method's own cost, which keeps the
+/// ratios of the cheapest packets stable.
+pub(super) fn ratio(report: &BenchReport, cost: &Cost) -> Option<f64> {
     let gross = |cost: &Cost| cost.method.least + cost.net.least;
     let floor = gross(report.floor(Subject::Swap)?);
     (floor > 0.0).then(|| gross(cost) / floor)
 }
 
-/// The places in the report of what is beyond its limit, with the ratio.
-pub(super) fn beyond(report: &Report) -> Vec<(usize, f64)> {
+/// The positions in the report of kinds beyond their limit, with the ratios.
+pub(super) fn beyond(report: &BenchReport) -> Vec<(usize, f64)> {
     let ratios = report.packets.iter().map(|priced| ratio(report, &priced.few).unwrap_or_default());
     ratios.enumerate().filter(|(index, ratio)| *ratio > report.packets[*index].case.most).collect()
 }
 
-fn too_slow(report: &Report) -> Vec<String> {
+fn too_slow(report: &BenchReport) -> Vec<String> {
     let complain = |(index, ratio): (usize, f64)| {
         let super::Priced { case, few, .. } = &report.packets[index];
         format!(
@@ -39,12 +38,12 @@ fn too_slow(report: &Report) -> Vec<String> {
     beyond(report).into_iter().map(complain).collect()
 }
 
-/// The share by which a packet may take more instructions than when that was last looked at: compilers differ.
+/// By what share the instructions of a packet may exceed the last check, since compilers differ.
 const MARGIN: u64 = 10;
 
-fn too_long(report: &Report) -> Vec<String> {
-    let complain = |counted: &Counted| {
-        let Counted { case, instructions, .. } = counted;
+fn too_long(report: &BenchReport) -> Vec<String> {
+    let complain = |counted: &PacketCount| {
+        let PacketCount { case, instructions, .. } = counted;
         let most = case.instructions + case.instructions / MARGIN;
         (*instructions > most).then(|| {
             format!(
@@ -57,7 +56,7 @@ fn too_long(report: &Report) -> Vec<String> {
     report.counted.iter().filter_map(complain).collect()
 }
 
-fn too_large(report: &Report) -> Vec<String> {
+fn too_large(report: &BenchReport) -> Vec<String> {
     let complain = |(name, count): &(&'static str, u32)| {
         let most = budget::verified_instructions(name)?;
         (*count > most).then(|| {

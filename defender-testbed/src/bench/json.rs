@@ -1,16 +1,18 @@
-//! The results for programs.
+//! The results as JSON.
 
 use defender_testbed::{budget, meter::Subject};
 use serde_json::{Value, json};
 
-use super::{Plan, Priced, Report, aims, bulk::Bulk, count::Counted, growth::Grown, guard, packets::Cost};
-use crate::rounds::{Figure, Row};
+use super::{
+    BenchPlan, BenchReport, Priced, aims, bulk::Bulk, count::PacketCount, growth::Grown, guard, packets::Cost,
+};
+use crate::rounds::{DefenceRow, Figure};
 
 /// Version of the JSON.
 const VERSION: u32 = 1;
 
 /// Everything, times in nanoseconds and rates per second.
-pub(crate) fn json(plan: &Plan, report: &Report) -> Value {
+pub(crate) fn json(plan: &BenchPlan, report: &BenchReport) -> Value {
     json!({
         "version": VERSION,
         "quick": plan.quick,
@@ -32,7 +34,7 @@ pub(crate) fn json(plan: &Plan, report: &Report) -> Value {
     })
 }
 
-fn packet(report: &Report, priced: &Priced) -> Value {
+fn packet(report: &BenchReport, priced: &Priced) -> Value {
     let [few, many] = priced.case.aims;
     json!({
         "packet": priced.case.name,
@@ -52,7 +54,7 @@ fn floor((subject, _, price): &(Subject, Option<u32>, Cost)) -> Value {
     json!({ "floor": name(*subject), "cost": cost(price) })
 }
 
-/// What a floor is called.
+/// A floor's name.
 pub(super) fn name(subject: Subject) -> &'static str {
     match subject {
         Subject::Method => "drop",
@@ -67,7 +69,7 @@ fn cost(cost: &Cost) -> Value {
     json!({ "flows": cost.flows, "net": figure(&cost.net), "method": figure(&cost.method) })
 }
 
-fn counted(counted: &Counted) -> Value {
+fn counted(counted: &PacketCount) -> Value {
     json!({
         "packet": counted.case.name,
         "title": counted.case.title,
@@ -80,7 +82,7 @@ fn counted(counted: &Counted) -> Value {
     })
 }
 
-fn row(row: &Row) -> Value {
+fn row(row: &DefenceRow) -> Value {
     json!({
         "defence": row.cell.defence.name(),
         "flood": row.cell.level.rate(),

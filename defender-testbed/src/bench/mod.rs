@@ -1,4 +1,5 @@
-//! The benchmark: how fast, compared with what, on this machine. The numbers of one run are compared with one another.
+//! The benchmark: speed on this machine, compared with floors and peers. All compared numbers come from one
+//! run.
 
 mod aims;
 mod bulk;
@@ -30,35 +31,35 @@ pub(crate) use plots::write as write_plots;
 use self::{
     bulk::Bulk,
     cases::{CASES, Case},
-    count::Counted,
+    count::PacketCount,
     growth::Grown,
     packets::{Cost, MANY},
 };
 pub(crate) use crate::rounds::Defence;
-use crate::rounds::{self, Level, Row, Turn};
+use crate::rounds::{self, DefenceRow, DefenceTurn, FloodLevel};
 
-/// How often what is beyond its limit is measured again, and the pause before each time.
+/// How often to repeat measurements beyond their limit, and the pause before each.
 const TRIES: usize = 6;
 const PAUSE: Duration = Duration::from_secs(3);
 /// Runs of each kind of packet.
 const RUNS: u32 = 60;
 const QUICK_RUNS: u32 = 30;
-/// Seconds that clients come in each measurement end to end, and how many a second.
+/// Duration of each end-to-end measurement in seconds, and clients per second.
 const SECONDS: f64 = 2.5;
 const CLIENTS: f64 = 400.0;
-/// How long the defender in mode `auto` has watched them before; from less than a minute it learns nothing.
+/// How long the defender in mode `auto` watches clients first. It learns nothing from less than a minute.
 const WATCHED: Duration = Duration::from_secs(75);
 /// The paced floods, in SYNs per second.
 const RATES: [u64; 3] = [50_000, 200_000, 1_000_000];
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct BenchPlan {
     /// The defender.
     pub(crate) defender: PathBuf,
-    /// Only what packets cost with few flows.
+    /// Only the cost of packets with few flows.
     pub(crate) quick: bool,
-    /// How often everything end to end is measured.
+    /// Number of end-to-end rounds.
     pub(crate) rounds: u32,
     /// The questions to answer; all if empty.
     pub(crate) only: Vec<Question>,
@@ -85,25 +86,25 @@ pub(crate) enum Question {
     Growth,
 }
 
-/// What was found.
-pub(crate) struct Report {
+/// The results.
+pub(crate) struct BenchReport {
     packets: Vec<Priced>,
     floors: Vec<(Subject, Option<u32>, Cost)>,
     instructions: Vec<(&'static str, u32)>,
-    counted: Vec<Counted>,
-    end_to_end: Vec<Row>,
+    counted: Vec<PacketCount>,
+    end_to_end: Vec<DefenceRow>,
     bulk: Vec<Bulk>,
     growth: Option<Grown>,
 }
 
-/// A kind of packet and what it costs.
+/// A kind of packet and its cost.
 struct Priced {
     case: Case,
     few: Cost,
     many: Option<Cost>,
 }
 
-impl Plan {
+impl BenchPlan {
     fn asks(&self, question: Question) -> bool {
         match question {
             Question::Packets | Question::Count => self.only.is_empty() || self.only.contains(&question),
@@ -122,8 +123,8 @@ impl Plan {
     }
 }
 
-impl Report {
-    /// What has become too slow or too large, in words; nothing if all is well.
+impl BenchReport {
+    /// What has become too slow or too large, as text. Empty if nothing has.
     pub(crate) fn complaints(&self) -> Vec<String> {
         guard::complaints(self)
     }
@@ -134,11 +135,11 @@ impl Report {
     }
 }
 
-/// Measures; progress goes to the standard error.
-pub(crate) fn run(plan: &Plan) -> Result<Report> {
+/// Measures. Progress goes to standard error.
+pub(crate) fn run(plan: &BenchPlan) -> Result<BenchReport> {
     let _undisturbed = Undisturbed::new();
     cpu::prioritise(0)?;
-    let mut report = Report {
+    let mut report = BenchReport {
         packets: Vec::new(),
         floors: Vec::new(),
         instructions: Vec::new(),
@@ -148,7 +149,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         growth: None,
     };
     if plan.asks(Question::Packets) {
-        // In a thread, for it binds itself to one processor.
+        // In a thread, since it binds itself to one processor.
         let packets = thread::scope(|scope| scope.spawn(|| measure_packets(plan, &mut report)).join());
         packets.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
     }
@@ -168,13 +169,13 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     Ok(report)
 }
 
-fn measure_packets(plan: &Plan, report: &mut Report) -> Result<()> {
+fn measure_packets(plan: &BenchPlan, report: &mut BenchReport) -> Result<()> {
     let bed = field::topology()?;
     let mut field = field::Field::new(&bed, &plan.defender, &["--flows", &MANY.to_string()])?;
     let mut meter = field::meter(&bed, None, true)?;
     meter.set_program(&field.defended.xdp()?)?;
     report.instructions = field.defended.verified_instructions()?;
-    // What this thread writes into maps is then in the caches of the processor that measures.
+    // So that this thread's writes to maps end up in the caches of the processor that measures.
     cpu::pin_current(source_cpu().unwrap_or(0))?;
     let (usual, rounds) =
         if plan.quick { (QUICK_RUNS, &[None][..]) } else { (RUNS, &[None, Some(MANY)][..]) };
@@ -200,14 +201,14 @@ fn measure_packets(plan: &Plan, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Measures again what is beyond its limit: where two processors share a core, what the other one does may double every
-/// cost for seconds.
+/// Repeats measurements beyond their limit: where two processors share a core, the other one's load may
+/// double every cost for seconds.
 fn measure_again(
     cases: &[Case],
     field: &mut field::Field,
     meter: &mut Meter<'_>,
     runs: u32,
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> Result<()> {
     for _ in 0..TRIES {
         let beyond = guard::beyond(report);
@@ -227,8 +228,8 @@ fn measure_again(
     Ok(())
 }
 
-fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
-    let plan = rounds::Plan {
+fn measure_end_to_end(plan: &BenchPlan) -> Result<Vec<DefenceRow>> {
+    let plan = rounds::RoundsPlan {
         defender: Some(plan.defender.clone()),
         seconds: SECONDS,
         rounds: plan.rounds,
@@ -244,20 +245,23 @@ fn measure_end_to_end(plan: &Plan) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Each flood meets all defences, each set up anew: those that are compared with one another come soon one after the other, for
-/// a neighbour on the same core may slow this machine down for minutes. Calm and the flood at which handshakes are judged
-/// are compared as well.
-fn turns(plan: &Plan) -> Vec<Turn> {
-    let [slow, judged, fast] = RATES.map(Level::Paced);
+/// Each flood meets all defences in turn, each set up anew. Defences to be compared run close together in
+/// time, since a neighbour on the same core may slow this machine for minutes. Runs without a flood are
+/// compared with those at the judged flood.
+fn turns(plan: &BenchPlan) -> Vec<DefenceTurn> {
+    let [slow, judged, fast] = RATES.map(FloodLevel::Paced);
     let wanted = |defence: &&Defence| plan.defences.is_empty() || plan.defences.contains(defence);
     let defences: Vec<_> = Defence::value_variants().iter().filter(wanted).collect();
-    let of = |levels: Vec<Level>| {
+    let of = |levels: Vec<FloodLevel>| {
         defences
             .iter()
-            .map(move |defence| Turn { defence: **defence, levels: levels.clone() })
+            .map(move |defence| DefenceTurn { defence: **defence, levels: levels.clone() })
             .collect::<Vec<_>>()
     };
-    [vec![slow], vec![Level::Calm, judged], vec![fast], vec![Level::Full]].into_iter().flat_map(of).collect()
+    [vec![slow], vec![FloodLevel::NoFlood, judged], vec![fast], vec![FloodLevel::Full]]
+        .into_iter()
+        .flat_map(of)
+        .collect()
 }
 
 fn tell(what: &str) {

@@ -9,28 +9,28 @@ use defender_testbed::{
 
 use super::{
     cases::{Case, Frame},
-    field::{Field, Mode, Sockets},
+    field::{Field, ServiceMode, Sockets},
     frames::{Kind, spread},
 };
 use crate::rounds::Figure;
 
-/// Packets of one test run where flows may come again.
+/// Packets of one test run, where flows may repeat.
 const PACKETS: u32 = 20_000;
-/// Flows, and packets of a run, where a packet is to be the first of its flow.
+/// Flows, and packets of a run, where each packet must be the first of its flow.
 const FRESH: u32 = 2048;
-/// Few flows: all that is known of them stays in the nearest caches.
+/// Few flows: all of their state stays in the nearest caches.
 const FEW: u32 = 8;
-/// Many flows: hardly anything known of them is in any cache.
+/// Many flows: hardly any of their state is in a cache.
 pub(super) const MANY: u32 = 1 << 20;
-/// More look-ups than the filter's budget allows in a second.
+/// More lookups than the presence filter's budget allows in a second.
 const WARM_UP: u32 = 30_000;
-/// The share of packets that must have ended as they should.
+/// The share of packets that must have the expected verdict.
 const PURE: f64 = 0.98;
 /// The interface's MSS.
 const MSS: u16 = 1460;
 
 impl Case {
-    /// Whether what was learnt of a flow must be forgotten before it comes again.
+    /// Whether a flow's state must be cleared before it repeats.
     pub(super) fn needs_fresh_flows(&self) -> bool {
         matches!(self.frame, Frame::NewCookie | Frame::Opening)
     }
@@ -46,12 +46,12 @@ impl Case {
         let few = if self.needs_fresh_flows() { FRESH } else { FEW };
         let flows = many.unwrap_or(few);
         let orders = self.prepare(field, meter, flows)?;
-        let begins_anew = self.needs_fresh_flows() && many.is_none();
-        let packets = if begins_anew { FRESH } else { PACKETS };
+        let forget_stale = self.needs_fresh_flows() && many.is_none();
+        let packets = if forget_stale { FRESH } else { PACKETS };
         let mut samples = Samples::default();
         let mut share: f64 = 1.0;
         for _ in 0..runs {
-            if begins_anew {
+            if forget_stale {
                 self.begin_anew(field, meter)?;
             }
             let before = field.counted(self.reason)?;
@@ -70,7 +70,7 @@ impl Case {
         Ok(samples.cost(flows))
     }
 
-    /// Brings the world about that it meets.
+    /// Sets up its environment.
     pub(super) fn prepare(&self, field: &mut Field, meter: &mut Meter<'_>, flows: u32) -> Result<Orders> {
         // Flows come in this order.
         let numbers = (0..flows).map(|place| spread(place, flows));
@@ -84,7 +84,8 @@ impl Case {
         Ok(kind.orders(flows))
     }
 
-    /// Brings about what flows with these numbers meet. Returns their frame, and the acknowledgement numbers of cookies.
+    /// Sets up the environment of flows with these numbers. Returns their frame, and the acknowledgement
+    /// numbers of cookies.
     pub(super) fn bring_about(
         &self,
         field: &mut Field,
@@ -107,7 +108,7 @@ impl Case {
     }
 
     fn begin_anew(&self, field: &mut Field, meter: &mut Meter<'_>) -> Result<()> {
-        if self.mode == Mode::Always {
+        if self.mode == ServiceMode::Always {
             exhaust_lookups(meter)?;
         }
         field.forget_first(FRESH)
@@ -118,28 +119,29 @@ impl Case {
     }
 }
 
-/// Has the program look up more strangers than the filter's budget allows: for the rest of the second it takes the
-/// filter's word.
+/// Looks up more unknown flows than the presence filter's budget allows, so that the program trusts the
+/// filter for the rest of the second.
 fn exhaust_lookups(meter: &mut Meter<'_>) -> Result<()> {
     meter.run(&Kind::Forged.orders(FEW), Subject::Program, WARM_UP, true).map(drop)
 }
 
-/// What packets of one kind cost, in nanoseconds.
+/// The cost of one kind of packet, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
     pub(super) flows: u32,
-    /// The method's own.
+    /// The method's own cost.
     pub(super) method: Figure,
-    /// Net of the method: of medians, minima, and the greatest over the method's median.
+    /// Net of the method's cost: differences of medians and minima, and the maximum less the method's
+    /// median.
     pub(super) net: Figure,
 }
 
-/// What packets cost, twenty thousand at a time.
+/// The cost of packets, twenty thousand per run.
 pub(super) fn cost(meter: &mut Meter<'_>, orders: &Orders, runs: u32) -> Result<Cost> {
     cost_of_runs(meter, orders, PACKETS, runs, || ())
 }
 
-/// The same with so many packets a run; `next` is called between the method's runs and the program's.
+/// The same with this many packets per run. Calls `next` between the method's runs and the program's.
 pub(super) fn cost_of_runs(
     meter: &mut Meter<'_>,
     orders: &Orders,
@@ -163,7 +165,7 @@ struct Samples {
 }
 
 impl Samples {
-    /// The same packets, once to nobody and once to what is measured.
+    /// The same packets, once without a program and once with the measured one.
     fn take(&mut self, meter: &mut Meter<'_>, orders: &Orders, subject: Subject, packets: u32) -> Result<()> {
         self.method.push(meter.run(orders, Subject::Method, packets, true)?.nanoseconds);
         self.program.push(meter.run(orders, subject, packets, false)?.nanoseconds);
@@ -175,7 +177,7 @@ impl Samples {
     }
 }
 
-/// Minimum is compared with minimum and median with median, for times come in two groups.
+/// Compares minimum with minimum and median with median, since times fall into two groups.
 fn net(method: &[f64], program: &[f64]) -> Figure {
     let (least, most) = extremes(program).unwrap_or_default();
     let (method_least, _) = extremes(method).unwrap_or_default();
@@ -187,7 +189,7 @@ fn net(method: &[f64], program: &[f64]) -> Figure {
     }
 }
 
-/// What the floors cost with the frame of a SYN.
+/// The cost of the floors for a SYN frame.
 pub(super) fn floor(meter: &mut Meter<'_>, subject: Subject, runs: u32, many: Option<u32>) -> Result<Cost> {
     let flows = many.unwrap_or(FEW);
     let orders = Kind::Syn.orders(flows);

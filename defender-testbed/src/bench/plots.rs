@@ -4,14 +4,14 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{Report, bulk, growth::Grown};
+use super::{BenchReport, bulk, growth::Grown};
 use crate::{
-    rounds::{Figure, Level, Row},
+    rounds::{DefenceRow, Figure, FloodLevel},
     svg::{Bars, Lines, Value},
 };
 
-/// Writes the plots into a folder, which is made if it is not there. Returns how many.
-pub(crate) fn write(report: &Report, folder: &Path) -> Result<usize> {
+/// Writes the plots into a folder, created if missing. Returns the number of plots.
+pub(crate) fn write(report: &BenchReport, folder: &Path) -> Result<usize> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut plots = Vec::new();
     if !report.packets.is_empty() {
@@ -36,7 +36,7 @@ pub(crate) fn write(report: &Report, folder: &Path) -> Result<usize> {
     Ok(plots.len())
 }
 
-fn packets(report: &Report) -> String {
+fn packets(report: &BenchReport) -> String {
     let exact = |at: f64| Value { at, least: at, most: at };
     let groups = report.packets.iter().map(|priced| {
         let peers = priced.case.peers;
@@ -74,13 +74,13 @@ fn growth_lines(growth: &Grown) -> String {
     lines.draw()
 }
 
-fn answers(rows: &[Row]) -> String {
+fn answers(rows: &[DefenceRow]) -> String {
     by_level(rows, "SYNs of the flood that are answered", "answers per second", |row| {
-        (row.cell.level != Level::Calm).then(|| value(row.answered))
+        (row.cell.level != FloodLevel::NoFlood).then(|| value(row.answered))
     })
 }
 
-fn clients(rows: &[Row]) -> String {
+fn clients(rows: &[DefenceRow]) -> String {
     by_level(rows, "Clients that get through within a second", "percent", |row| {
         let figure = row.success;
         Some(value(Figure {
@@ -91,33 +91,38 @@ fn clients(rows: &[Row]) -> String {
     })
 }
 
-fn handshakes(rows: &[Row]) -> String {
+fn handshakes(rows: &[DefenceRow]) -> String {
     by_level(rows, "The slowest hundredth of handshakes (p99)", "microseconds", |row| row.p99.map(value))
 }
 
-fn processor_time(rows: &[Row]) -> String {
+fn processor_time(rows: &[DefenceRow]) -> String {
     by_level(rows, "Processor time at the server's end for each packet taken", "nanoseconds", |row| {
-        (row.cell.level != Level::Calm).then(|| value(row.nanoseconds))
+        (row.cell.level != FloodLevel::NoFlood).then(|| value(row.nanoseconds))
     })
 }
 
-/// A group for each defence, a bar for each flood.
-fn by_level(rows: &[Row], title: &str, axis: &str, number: impl Fn(&Row) -> Option<Value>) -> String {
-    let mut levels: Vec<Level> = Vec::new();
+/// A group per defence, a bar per flood.
+fn by_level(
+    rows: &[DefenceRow],
+    title: &str,
+    axis: &str,
+    number: impl Fn(&DefenceRow) -> Option<Value>,
+) -> String {
+    let mut levels: Vec<FloodLevel> = Vec::new();
     for row in rows {
         if !levels.contains(&row.cell.level) {
             levels.push(row.cell.level);
         }
     }
     let groups = rows.chunk_by(|a, b| a.cell.defence == b.cell.defence).map(|same| {
-        let of = |level: &Level| same.iter().find(|row| row.cell.level == *level).and_then(&number);
+        let of = |level: &FloodLevel| same.iter().find(|row| row.cell.level == *level).and_then(&number);
         (same[0].cell.defence.title().to_owned(), levels.iter().map(of).collect())
     });
     let groups = groups.collect();
     Bars { title, axis, series: levels.iter().map(|level| level.rate()).collect(), groups }.draw()
 }
 
-fn bulk_rates(report: &Report) -> String {
+fn bulk_rates(report: &BenchReport) -> String {
     let groups = report.bulk.chunk_by(|a, b| a.between == b.between).map(|same| {
         let of = |flooded| same.iter().find(|bulk| bulk.flooded == flooded).map(|bulk| gigabits(bulk.rate));
         (same[0].between.title().to_owned(), vec![of(false), of(true)])
@@ -125,7 +130,7 @@ fn bulk_rates(report: &Report) -> String {
     let bars = Bars {
         title: "Bulk data through one connection (iperf3)",
         axis: "Gbit/s",
-        series: vec!["calm".to_owned(), Level::Paced(bulk::RATE).rate()],
+        series: vec!["calm".to_owned(), FloodLevel::Paced(bulk::RATE).rate()],
         groups: groups.collect(),
     };
     bars.draw()

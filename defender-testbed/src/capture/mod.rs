@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    frame::Seen,
+    frame::ParsedFrame,
     interface,
     netns::{self, Namespace},
 };
@@ -36,8 +36,8 @@ pub struct Captured {
 
 impl Captured {
     /// The TCP segment in it, if it is one.
-    pub fn tcp(&self) -> Option<Seen> {
-        Seen::parse(&self.bytes)
+    pub fn tcp(&self) -> Option<ParsedFrame> {
+        ParsedFrame::parse(&self.bytes)
     }
 }
 
@@ -102,7 +102,11 @@ impl Capture {
     }
 
     /// The next TCP segment that `wanted` accepts and that comes before the timeout; others are skipped.
-    pub fn next_tcp(&self, timeout: Duration, wanted: impl Fn(&Seen) -> bool) -> Result<Option<Seen>> {
+    pub fn next_tcp(
+        &self,
+        timeout: Duration,
+        wanted: impl Fn(&ParsedFrame) -> bool,
+    ) -> Result<Option<ParsedFrame>> {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -123,7 +127,7 @@ impl Capture {
     }
 
     /// Every TCP segment that comes until nothing came for `quiet`.
-    pub fn tcp_until_quiet(&self, quiet: Duration) -> Result<Vec<Seen>> {
+    pub fn tcp_until_quiet(&self, quiet: Duration) -> Result<Vec<ParsedFrame>> {
         Ok(self.until_quiet(quiet)?.iter().filter_map(Captured::tcp).collect())
     }
 

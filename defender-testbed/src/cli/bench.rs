@@ -5,22 +5,22 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
-use crate::bench::{self, Plan, Question};
+use crate::bench::{self, BenchPlan, Question};
 
-/// Measures how fast the defender is, compared with floors and peers, on this machine: per packet in the kernel, end to
-/// end in network namespaces, bulk data, how costs grow, and what each kind of packet executes and touches.
+/// Measures the defender's speed on this machine, compared with floors and peers: per packet in the kernel, end to end in
+/// network namespaces, bulk data, growth of costs, and the instructions and cache lines of each kind of packet.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The defender to measure
+    /// Path of the defender
     #[arg(long, value_name = "PATH")]
     defender: PathBuf,
-    /// Only what packets cost and execute, in seconds instead of minutes; fails if one is beyond its limit
+    /// Measure only the cost and instructions of packets, in seconds; fail if one exceeds its limit
     #[arg(long)]
     quick: bool,
-    /// How often everything end to end is measured
+    /// Rounds of end-to-end measurements
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     rounds: u32,
-    /// Only these questions
+    /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',', value_name = "QUESTION")]
     only: Vec<Question>,
     /// Only these kinds of packets, as JSON names them
@@ -29,7 +29,7 @@ pub(crate) struct Bench {
     /// End to end, only these rows, as the demo names them
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
     row: Vec<bench::Defence>,
-    /// Runs of each kind of packet, of 20,000 packets each; many of one kind are something to profile
+    /// Runs of 20,000 packets for each kind; many runs of one kind are useful for profiling
     #[arg(long, value_name = "COUNT")]
     runs: Option<u32>,
     /// Print the results as JSON
@@ -45,7 +45,7 @@ impl Bench {
     pub(crate) fn run(self) -> Result<()> {
         ensure!((1..=20).contains(&self.rounds), "--rounds is between 1 and 20");
         ensure!(self.runs.is_none_or(|runs| (1..=100_000).contains(&runs)), "--runs is between 1 and 100000");
-        let plan = Plan {
+        let plan = BenchPlan {
             defender: self.defender,
             quick: self.quick,
             rounds: self.rounds,

@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::demo::{self, Plan};
+use crate::demo::{self, DemoPlan};
 
 /// Shows a server under a SYN flood: undefended, with the kernel's SYN cookies, with the defender, and at the ceilings
 /// of what any XDP program could do.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// The controller to start; without it, its rows are left out
+    /// Path of the defender; without it, its rows are omitted
     #[arg(long, value_name = "PATH")]
     defender: Option<PathBuf>,
-    /// Seconds that clients come in each measurement
+    /// Seconds that clients connect in each measurement
     #[arg(long, default_value_t = 2.5, value_name = "SECONDS")]
     seconds: f64,
-    /// How often everything is measured
+    /// Rounds of measurements
     #[arg(long, default_value_t = 3, value_name = "COUNT")]
     rounds: u32,
     /// SYNs per second of the moderate flood
@@ -41,7 +41,7 @@ impl Demo {
         ensure!((1..=20).contains(&self.rounds), "--rounds is between 1 and 20");
         ensure!((1.0..=5_000.0).contains(&self.clients), "--clients is between 1 and 5000");
         ensure!(self.rate > 0, "--rate is at least 1");
-        let plan = Plan {
+        let plan = DemoPlan {
             defender: self.defender,
             seconds: self.seconds,
             rounds: self.rounds,

@@ -14,16 +14,16 @@ use defender_testbed::{
 /// Floods one of the testbed's own programs inside namespaces of its own, to see how fast this machine is.
 #[derive(Debug, Args)]
 pub(crate) struct Flood {
-    /// What takes the flood
+    /// Receiver of the flood
     #[arg(long, value_enum, default_value = "drop")]
     at: At,
-    /// What is sent
+    /// Kind of packets
     #[arg(long, value_enum, default_value = "linux-syn")]
     kind: FloodKind,
     /// Flood over IPv6
     #[arg(long)]
     ipv6: bool,
-    /// Packets per second; as fast as it goes without
+    /// Packets per second (default: as fast as possible)
     #[arg(long)]
     rate: Option<u64>,
     /// Seconds, at most 60

@@ -1,8 +1,10 @@
 //! The command line.
 
 mod bench;
+mod checks;
 mod demo;
 mod flood;
+mod soak;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -19,19 +21,29 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Checks(checks::Checks),
     Demo(demo::Demo),
     Flood(flood::Flood),
+    Soak(soak::Soak),
+    #[command(hide = true)]
+    Guest(checks::Guest),
 }
 
 impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(self) -> Result<()> {
         ensure!(nix::unistd::geteuid().is_root(), "network namespaces and XDP need root");
-        cleanup::prepare();
+        // A guest has nothing to clean up before it is set up.
+        if !matches!(self.command, Command::Guest(_)) {
+            cleanup::prepare();
+        }
         match self.command {
             Command::Bench(bench) => bench.run(),
+            Command::Checks(checks) => checks.run(),
             Command::Demo(demo) => demo.run(),
             Command::Flood(flood) => flood.run(),
+            Command::Soak(soak) => soak.run(),
+            Command::Guest(guest) => guest.run(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The demo: the same flood against each defence, and what clients see of it.
+//! The demo: the same flood against each defence, and its effect on clients.
 
 mod output;
 mod words;
@@ -10,16 +10,16 @@ use anyhow::Result;
 pub(crate) use crate::rounds::Defence;
 pub(crate) use output::{json, print};
 
-use crate::rounds::{self, Level, Row, Turn};
+use crate::rounds::{self, DefenceRow, DefenceTurn, FloodLevel};
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    /// The controller; its rows are left out without.
+pub(crate) struct DemoPlan {
+    /// The controller. Without it, its rows are omitted.
     pub(crate) defender: Option<PathBuf>,
-    /// How long clients come in each measurement, in seconds.
+    /// How long clients connect in each measurement, in seconds.
     pub(crate) seconds: f64,
-    /// How often everything is measured.
+    /// Number of rounds.
     pub(crate) rounds: u32,
     /// SYNs per second of the moderate flood.
     pub(crate) rate: u64,
@@ -33,27 +33,27 @@ pub(crate) struct Plan {
 const SHOWN: [Defence; 6] =
     [Defence::Undefended, Defence::Cookies, Defence::Defender, Defence::Auto, Defence::Drop, Defence::Swap];
 
-impl Plan {
+impl DemoPlan {
     /// Each defence of the table, in its order.
-    fn turns(&self) -> Vec<Turn> {
+    fn turns(&self) -> Vec<DefenceTurn> {
         let wanted = if self.only.is_empty() { &SHOWN[..] } else { &self.only };
         let possible = |defence: &&Defence| !defence.needs_controller() || self.defender.is_some();
-        let turn = |defence: &Defence| Turn { defence: *defence, levels: self.levels(*defence) };
+        let turn = |defence: &Defence| DefenceTurn { defence: *defence, levels: self.levels(*defence) };
         wanted.iter().filter(possible).map(turn).collect()
     }
 
-    /// The floods that a defence meets. Swapping is a ceiling for answers only: at any rate it answers everything.
-    fn levels(&self, defence: Defence) -> Vec<Level> {
+    /// The floods for a defence. Swapping is a ceiling for answers only: at any rate it answers everything.
+    fn levels(&self, defence: Defence) -> Vec<FloodLevel> {
         match defence {
-            Defence::Swap => vec![Level::Full],
-            _ => vec![Level::Calm, Level::Paced(self.rate), Level::Full],
+            Defence::Swap => vec![FloodLevel::Full],
+            _ => vec![FloodLevel::NoFlood, FloodLevel::Paced(self.rate), FloodLevel::Full],
         }
     }
 }
 
-/// Measures everything; progress goes to the standard error.
-pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
-    let rounds = rounds::Plan {
+/// Measures everything. Progress goes to standard error.
+pub(crate) fn run(plan: &DemoPlan) -> Result<Vec<DefenceRow>> {
+    let rounds = rounds::RoundsPlan {
         defender: plan.defender.clone(),
         seconds: plan.seconds,
         rounds: plan.rounds,

@@ -1,12 +1,12 @@
-//! What people and programs see of the demo.
+//! The demo's output, as text and JSON.
 
 use defender_testbed::server::BACKLOG;
 use serde_json::{Value, json};
 
-use super::{Plan, Row, words};
+use super::{DefenceRow, DemoPlan, words};
 use crate::{
     format::{aligned, duration, percent, thousands, wrapped},
-    rounds::{Figure, Kept, Level, Sample},
+    rounds::{Figure, FloodLevel, KeptOptions, Sample},
 };
 
 /// Version of the JSON.
@@ -25,13 +25,13 @@ const COLUMNS: [&str; 10] = [
     "kept, no TS",
 ];
 
-/// One line about a measurement that was just made.
+/// One line about the last measurement.
 pub(super) fn progress(sample: &Sample) -> String {
     format!("{} of clients within 1 s", percent(sample.clients().success()))
 }
 
 /// The results as JSON.
-pub(crate) fn json(plan: &Plan, rows: &[Row]) -> Value {
+pub(crate) fn json(plan: &DemoPlan, rows: &[DefenceRow]) -> Value {
     json!({
         "version": VERSION,
         "seconds": plan.seconds,
@@ -43,7 +43,7 @@ pub(crate) fn json(plan: &Plan, rows: &[Row]) -> Value {
     })
 }
 
-fn row_json(row: &Row) -> Value {
+fn row_json(row: &DefenceRow) -> Value {
     json!({
         "defence": row.cell.defence.name(),
         "flood": row.cell.level.name(),
@@ -69,7 +69,7 @@ fn figure_json(figure: &Figure) -> Value {
     json!({ "median": figure.median, "min": figure.least, "max": figure.most })
 }
 
-fn kept_json(kept: Kept) -> Value {
+fn kept_json(kept: KeptOptions) -> Value {
     json!({
         "all": kept.all,
         "sack": kept.sack,
@@ -88,8 +88,8 @@ const LEGEND: &str = "offered, taken, answered: SYNs of the flood per second, as
     then takes the answers as well, as the attacker's host would, and sends less where it gets more of them. Moments \
     in which the host throttles the processor are left out, with the clients that came then.";
 
-/// Prints the table and what it means.
-pub(crate) fn print(plan: &Plan, rows: &[Row]) {
+/// Prints the table and its meaning.
+pub(crate) fn print(plan: &DemoPlan, rows: &[DefenceRow]) {
     let mut lines = vec![COLUMNS.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(cells));
     println!("{}\n", aligned(&lines, 2));
@@ -101,10 +101,10 @@ pub(crate) fn print(plan: &Plan, rows: &[Row]) {
     );
 }
 
-fn cells(row: &Row) -> Vec<String> {
-    let flooded = row.cell.level != Level::Calm;
+fn cells(row: &DefenceRow) -> Vec<String> {
+    let flooded = row.cell.level != FloodLevel::NoFlood;
     let rate = |figure: &Figure| if flooded { thousands(figure.median) } else { "-".to_owned() };
-    let kept = |kept: Option<Kept>| kept.map_or("-".to_owned(), |kept| percent(kept.all));
+    let kept = |kept: Option<KeptOptions>| kept.map_or("-".to_owned(), |kept| percent(kept.all));
     let time = |figure: Option<&Figure>| figure.map_or("-".to_owned(), |figure| duration(figure.median));
     vec![
         row.cell.defence.title().to_owned(),

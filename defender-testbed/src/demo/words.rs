@@ -1,13 +1,13 @@
-//! What the table means, in words.
+//! The table's meaning, in words.
 
-use super::Plan;
+use super::DemoPlan;
 use crate::{
     format::{duration, percent, thousands},
-    rounds::{Defence, Level, Row},
+    rounds::{Defence, DefenceRow, FloodLevel},
 };
 
 /// The table's meaning as one paragraph.
-pub(super) fn paragraph(plan: &Plan, rows: &[Row]) -> String {
+pub(super) fn paragraph(plan: &DemoPlan, rows: &[DefenceRow]) -> String {
     let table = Table { plan, rows };
     let mut sentences = table.clients();
     sentences.extend(table.options());
@@ -20,16 +20,16 @@ pub(super) fn paragraph(plan: &Plan, rows: &[Row]) -> String {
 }
 
 struct Table<'a> {
-    plan: &'a Plan,
-    rows: &'a [Row],
+    plan: &'a DemoPlan,
+    rows: &'a [DefenceRow],
 }
 
 impl Table<'_> {
-    fn paced(&self) -> Level {
-        Level::Paced(self.plan.rate)
+    fn paced(&self) -> FloodLevel {
+        FloodLevel::Paced(self.plan.rate)
     }
 
-    fn find(&self, defence: Defence, level: Level) -> Option<&Row> {
+    fn find(&self, defence: Defence, level: FloodLevel) -> Option<&DefenceRow> {
         self.rows.iter().find(|row| row.cell.defence == defence && row.cell.level == level)
     }
 
@@ -66,7 +66,7 @@ impl Table<'_> {
     }
 
     fn slowest(&self) -> Option<String> {
-        let calm = self.find(Defence::Defender, Level::Calm)?.p99?;
+        let calm = self.find(Defence::Defender, FloodLevel::NoFlood)?.p99?;
         let paced = self.find(Defence::Defender, self.paced())?.p99?;
         Some(format!(
             "With the defender, the slowest hundredth of handshakes takes {} and more, {} in calm.",
@@ -76,8 +76,8 @@ impl Table<'_> {
     }
 
     fn speed(&self) -> Option<String> {
-        let defender = self.find(Defence::Defender, Level::Full)?.answered.median;
-        let swap = self.find(Defence::Swap, Level::Full)?.answered.median;
+        let defender = self.find(Defence::Defender, FloodLevel::Full)?.answered.median;
+        let swap = self.find(Defence::Swap, FloodLevel::Full)?.answered.median;
         Some(format!(
             "At full speed it answers {} SYNs per second, {} of what a program answers that only swaps addresses.",
             thousands(defender),

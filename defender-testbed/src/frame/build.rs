@@ -483,7 +483,7 @@ fn encode(options: &[TcpOptionElement]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::{Checksum, Extension, TcpFrame};
-    use crate::frame::{Seen, SumState, flag};
+    use crate::frame::{ParsedFrame, SumState, flag};
 
     fn syn_v4() -> TcpFrame {
         TcpFrame::linux_syn("198.18.0.1:1234".parse().unwrap(), "10.203.0.2:80".parse().unwrap(), 7)
@@ -500,7 +500,7 @@ mod tests {
     #[test]
     fn a_linux_syn_is_read_back() {
         for frame in [syn_v4(), syn_v6()] {
-            let seen = Seen::parse(&frame.build()).unwrap();
+            let seen = ParsedFrame::parse(&frame.build()).unwrap();
             assert_eq!(
                 (seen.flags, seen.seq, seen.source.port(), seen.destination.port()),
                 (flag::SYN, 7, 1234, 80)
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn tags_options_and_extension_headers_stand_before_tcp() {
         let tagged = syn_v4().vlan_tag(0x88a8, 0x2064).vlan(200).ip_options(&[1, 1, 1]).build();
-        let seen = Seen::parse(&tagged).unwrap();
+        let seen = ParsedFrame::parse(&tagged).unwrap();
         assert_eq!(seen.vlans, [100, 200]);
         assert_eq!((seen.ip_checksum_valid, seen.checksum), (true, SumState::Valid));
         assert_eq!(tagged[14..16], [0x20, 0x64]);
@@ -536,7 +536,7 @@ mod tests {
         let extended =
             syn_v6().extension(Extension::HopByHop(5)).extension(Extension::AtomicFragment).build();
         assert_eq!(extended.len(), syn_v6().build().len() + 16 + 8);
-        let seen = Seen::parse(&extended).unwrap();
+        let seen = ParsedFrame::parse(&extended).unwrap();
         assert_eq!((seen.flags, seen.checksum), (flag::SYN, SumState::Valid));
     }
 
@@ -549,16 +549,16 @@ mod tests {
             (Checksum::Exactly(0), SumState::Wrong),
         ] {
             for frame in [syn_v4(), syn_v6()] {
-                let seen = Seen::parse(&frame.checksum(wanted).payload(b"odd").build()).unwrap();
+                let seen = ParsedFrame::parse(&frame.checksum(wanted).payload(b"odd").build()).unwrap();
                 assert_eq!(seen.checksum, state, "{wanted:?}");
             }
         }
-        assert!(!Seen::parse(&syn_v4().wrong_ip_checksum().build()).unwrap().ip_checksum_valid);
+        assert!(!ParsedFrame::parse(&syn_v4().wrong_ip_checksum().build()).unwrap().ip_checksum_valid);
     }
 
     #[test]
     fn a_trailer_is_no_payload() {
-        let seen = Seen::parse(&syn_v4().payload(b"data").trailer(6).build()).unwrap();
+        let seen = ParsedFrame::parse(&syn_v4().payload(b"data").trailer(6).build()).unwrap();
         assert_eq!(seen.payload, b"data");
     }
 }

@@ -1,4 +1,4 @@
-//! TCP frames, byte by byte: [`TcpFrame`] builds what a test sends, [`Seen`] reads what came back.
+//! TCP frames, byte by byte: [`TcpFrame`] builds what a test sends, [`ParsedFrame`] reads what came back.
 
 mod build;
 mod checksum;
@@ -6,7 +6,7 @@ mod seen;
 
 pub use build::{Checksum, Extension, IpOptions, TcpFrame};
 pub use etherparse::TcpOptionElement as TcpOption;
-pub use seen::{Seen, SumState, TcpOptionsSeen};
+pub use seen::{ParsedFrame, SumState, TcpOptionsSeen};
 
 pub(crate) use checksum::sum_words;
 

@@ -13,7 +13,7 @@ use super::{
 
 /// A TCP segment as it was seen on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ParsedFrame {
     /// MAC address of the sender.
     pub source_mac: [u8; 6],
     /// MAC address of the receiver.
@@ -78,7 +78,7 @@ pub struct TcpOptionsSeen {
     pub timestamps: Option<(u32, u32)>,
 }
 
-impl Seen {
+impl ParsedFrame {
     /// Reads a frame; nothing if it is no TCP over IPv4 or IPv6.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;

@@ -1,4 +1,4 @@
-//! What stands between the flood and the server, and how strong the flood is.
+//! The defence between the flood and the server, and the strength of the flood.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use defender_testbed::{
     topology::{SERVER_INTERFACE, Topology},
 };
 
-use super::{Plan, learnt::Learnt};
+use super::{RoundsPlan, learnt::Learnt};
 
 /// A defence, or a ceiling to compare it with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -38,19 +38,19 @@ pub(crate) enum Defence {
     Rewrite,
 }
 
-/// How strong the flood is.
+/// The strength of the flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub(crate) enum FloodLevel {
     /// No flood.
-    Calm,
+    NoFlood,
     /// So many SYNs per second.
     Paced(u64),
-    /// As fast as the source goes.
+    /// As fast as the source can send.
     Full,
 }
 
-/// A defence that is in place; dropping it takes it away.
-pub(super) enum Standing<'a> {
+/// A defence in place, removed on drop.
+pub(super) enum DefenceInPlace<'a> {
     /// One of the testbed's programs.
     Program { _attached: Attached },
     /// The controller.
@@ -60,12 +60,12 @@ pub(super) enum Standing<'a> {
 }
 
 impl Defence {
-    /// Whether the controller is what defends.
+    /// Whether the controller is part of it.
     pub(crate) fn needs_controller(self) -> bool {
         matches!(self, Self::Auto | Self::Defender)
     }
 
-    /// What it is called in the table.
+    /// Its name in the table.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Undefended => "undefended",
@@ -80,7 +80,7 @@ impl Defence {
         }
     }
 
-    /// What it is called in JSON.
+    /// Its name in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Undefended => "undefended",
@@ -95,13 +95,13 @@ impl Defence {
         }
     }
 
-    /// Puts it in place. The defender in mode `auto` knows what it has learnt.
+    /// Puts it in place. The defender in mode `auto` gets its learnt baseline.
     pub(super) fn set_up<'a>(
         self,
         bed: &'a Topology,
-        plan: &Plan,
+        plan: &RoundsPlan,
         learnt: Option<&Learnt>,
-    ) -> Result<Standing<'a>> {
+    ) -> Result<DefenceInPlace<'a>> {
         // The defender needs the sysctl at 1, its default.
         let cookies = match self {
             Self::Undefended => 0,
@@ -111,35 +111,37 @@ impl Defence {
         bed.server.set_sysctl("net.ipv4.tcp_syncookies", cookies)?;
         Ok(match self {
             Self::Undefended | Self::Cookies | Self::CookiesAlways => {
-                Standing::Program { _attached: bed.attach_server_end(Program::Pass)? }
+                DefenceInPlace::Program { _attached: bed.attach_server_end(Program::Pass)? }
             }
             Self::Synproxy => synproxy(bed)?,
             Self::Auto | Self::Defender => {
                 let program = plan.defender.as_deref().context("no defender to start")?;
                 let mode = ["--mode", if self == Self::Auto { "auto" } else { "always" }];
-                Standing::Defender(match learnt {
+                DefenceInPlace::Defender(match learnt {
                     Some(learnt) if self == Self::Auto => learnt.start(bed, program)?,
                     _ => Controller::start(&bed.server, program, SERVER_INTERFACE, &mode)?,
                 })
             }
-            Self::Drop => Standing::Program { _attached: bed.attach_server_end(Program::DropRange)? },
-            Self::Swap => Standing::Program { _attached: bed.attach_server_end(Program::SwapTx)? },
-            Self::Rewrite => Standing::Program { _attached: bed.attach_server_end(Program::RewriteTx)? },
+            Self::Drop => DefenceInPlace::Program { _attached: bed.attach_server_end(Program::DropRange)? },
+            Self::Swap => DefenceInPlace::Program { _attached: bed.attach_server_end(Program::SwapTx)? },
+            Self::Rewrite => {
+                DefenceInPlace::Program { _attached: bed.attach_server_end(Program::RewriteTx)? }
+            }
         })
     }
 }
 
-impl Level {
-    /// Where the client end takes the answers. At full speed it is the source's processor, as the client's host would do
-    /// it itself; at other speeds there is time for it on the server's.
+impl FloodLevel {
+    /// The processor on which the client end receives answers. At full speed it is the source's, as on a
+    /// real client's host. At other speeds the server's has time for it.
     pub(super) fn client_cpu(self) -> Option<usize> {
         (self == Self::Full).then(source_cpu).flatten()
     }
 
-    /// What it is called in the table and in JSON.
+    /// Its name in the table and in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Calm => "calm",
+            Self::NoFlood => "calm",
             Self::Paced(_) => "paced",
             Self::Full => "full",
         }
@@ -162,8 +164,9 @@ impl fmt::Display for Defence {
     }
 }
 
-/// nftables' SYN proxy as its documentation has it (wiki.nftables.org, "Synproxy"), for the port of the server. It wants
-/// loose pick-up of connections off, so that conntrack calls the acknowledgement of a cookie invalid.
+/// nftables' SYN proxy as documented (wiki.nftables.org, "Synproxy"), for the server's port. It needs loose
+/// pick-up of connections disabled, so that conntrack classifies the acknowledgement of a cookie as
+/// invalid.
 const SYNPROXY: &str = "\
 table ip dfnd {
   chain pre {
@@ -178,7 +181,7 @@ table ip dfnd {
 }
 ";
 
-fn synproxy<'a>(bed: &Topology) -> Result<Standing<'a>> {
+fn synproxy<'a>(bed: &Topology) -> Result<DefenceInPlace<'a>> {
     let attached = bed.attach_server_end(Program::Pass)?;
     let name = bed.server.name().to_owned();
     let nft = |input: &str| {
@@ -193,5 +196,5 @@ fn synproxy<'a>(bed: &Topology) -> Result<Standing<'a>> {
             eprintln!("cannot remove nftables' SYN proxy: {error:#}");
         }
     });
-    Ok(Standing::Rules { _attached: attached, _flush: flush })
+    Ok(DefenceInPlace::Rules { _attached: attached, _flush: flush })
 }

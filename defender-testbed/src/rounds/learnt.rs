@@ -1,4 +1,4 @@
-//! What a defender in mode `auto` knows that has stood there for a while: what is usual in calm.
+//! The baseline that a long-running defender in mode `auto` has learnt from normal traffic.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use defender_testbed::{
 };
 use serde_json::Value;
 
-use super::{Plan, measure::PORT};
+use super::{RoundsPlan, measure::PORT};
 
 const ARGUMENTS: [&str; 2] = ["--mode", "auto"];
-/// Where no more clients than this get through it is no calm.
+/// Minimum success of clients for traffic to count as normal.
 const LEAST: f64 = 0.99;
 
-/// The file that a defender has left, and where it pinned: there it looks for that.
+/// A defender's saved file, and its pin path, by which the defender finds the file.
 pub(super) struct Learnt {
     pins: PathBuf,
     path: PathBuf,
@@ -29,8 +29,8 @@ pub(super) struct Learnt {
 }
 
 impl Learnt {
-    /// Lets clients come for so long.
-    pub(super) fn in_calm(bed: &Topology, plan: &Plan, duration: Duration) -> Result<Self> {
+    /// Learns from clients for this long.
+    pub(super) fn without_flood(bed: &Topology, plan: &RoundsPlan, duration: Duration) -> Result<Self> {
         let program = plan.defender.as_deref().context("no defender to start")?;
         let server = Server::with(&bed.server, bed.server_v4(PORT), server::Options::default())?;
         let controller = Controller::start(&bed.server, program, SERVER_INTERFACE, &ARGUMENTS)?;
@@ -39,7 +39,7 @@ impl Learnt {
         ensure!(clients.success() > LEAST, "only {:.1} % of clients got through", clients.success() * 100.0);
         let lines = controller.ask(&["explain", &PORT.to_string(), "--json"])?;
         let lines: Value = serde_json::from_str(&lines).context("`explain` prints no JSON")?;
-        let usual = &lines["services"][0]["basis"]["syn_rate_p99"];
+        let usual = &lines["services"][0]["inputs"]["syn_rate_p99"];
         ensure!(
             usual.is_u64(),
             "{duration:?} of calm taught the defender nothing: {usual} SYNs a second are usual"
@@ -50,7 +50,7 @@ impl Learnt {
         Ok(Self { pins: controller.pin_root().to_owned(), path, file })
     }
 
-    /// Starts a defender that knows this.
+    /// Starts a defender with this baseline.
     pub(super) fn start<'a>(&self, bed: &'a Topology, program: &Path) -> Result<Controller<'a>> {
         let directory = self.path.parent().context("a file is in a directory")?;
         fs::create_dir_all(directory)?;

@@ -1,4 +1,4 @@
-//! One measurement: one defence, one flood, some seconds of clients.
+//! One measurement: one defence, one flood, a few seconds of clients.
 
 use std::{fmt, net::SocketAddr, sync::OnceLock, time::Duration};
 
@@ -13,48 +13,49 @@ use defender_testbed::{
 use serde_json::Value;
 
 use super::{
-    Defence, Level, Plan, SERVER_CPU,
-    defence::Standing,
-    rates::{self, Counts, Rates},
+    Defence, FloodLevel, RoundsPlan, SERVER_CPU,
+    defence::DefenceInPlace,
+    rates::{self, FloodCounts, Rates},
     readings,
     spent::Receiver,
 };
 
 pub(super) const PORT: u16 = 80;
 
-/// What a flood lasts longer than its clients, at most.
+/// How much longer than its clients a flood lasts at most.
 const FLOOD_MARGIN: Duration = Duration::from_millis(1500);
 
 /// One cell of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) defence: Defence,
-    pub(crate) level: Level,
+    pub(crate) level: FloodLevel,
 }
 
-/// Around the moment in which a client begins, when the processor must run at full speed: what a packet finds in a full ring
-/// is of the last milliseconds, and a handshake takes one or two, or until the SYN is repeated after a second.
+/// The processor must run at full speed from this long before a client begins until this long after it: a
+/// full ring holds packets of the last milliseconds. A handshake takes one or two milliseconds, or until the
+/// SYN is retransmitted after a second.
 const BEFORE: Duration = Duration::from_millis(5);
 const AFTER: Duration = Duration::from_millis(10);
 
-/// What one measurement found.
+/// The result of one measurement.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// Share of the time in which the processor of the server end ran at full speed, 0 to 1. All else is of that time, or of
-    /// all if there is none.
+    /// Share of the time in which the server end's processor ran at full speed, 0 to 1. All other values
+    /// are from that time, or from all of it if there is none.
     pub(crate) full_speed: f64,
     /// SYNs of the flood.
     pub(crate) rates: Rates,
-    /// The same of short times.
+    /// The same for short intervals.
     pub(crate) short: Vec<Rates>,
-    /// Clients like Linux, which use timestamps, and like Windows, which do not.
+    /// Clients like Linux, with timestamps, and like Windows, without.
     pub(crate) linux: Half,
     pub(crate) windows: Half,
-    /// What the defender counted, if it stood there.
+    /// The defender's counters, if it was the defence.
     pub(crate) defender: Option<Value>,
 }
 
-/// What one kind of clients saw, and the server of them.
+/// What one kind of clients observed, and what the server observed of them.
 #[derive(Debug)]
 pub(crate) struct Half {
     pub(crate) clients: LoadReport,
@@ -62,7 +63,7 @@ pub(crate) struct Half {
 }
 
 impl Sample {
-    /// What clients of both kinds saw.
+    /// What clients of both kinds observed.
     pub(crate) fn clients(&self) -> LoadReport {
         let both = [&self.linux, &self.windows].into_iter();
         LoadReport { clients: both.flat_map(|half| half.clients.clients.clone()).collect() }
@@ -70,16 +71,21 @@ impl Sample {
 }
 
 impl Cell {
-    /// Measures once, with a listener of its own: what a flood left in the last one's queues must not count.
-    pub(super) fn measure(self, bed: &Topology, plan: &Plan, standing: &Standing<'_>) -> Result<Sample> {
+    /// Measures once, with a new listener: a flood's remains in the last one's queues must not count.
+    pub(super) fn measure(
+        self,
+        bed: &Topology,
+        plan: &RoundsPlan,
+        standing: &DefenceInPlace<'_>,
+    ) -> Result<Sample> {
         let options = server::Options { cpu: Some(SERVER_CPU), urgent: true, ..server::Options::default() };
         let server = Server::with(&bed.server, bed.server_v4(PORT), options)?;
-        if let Standing::Defender(controller) = standing {
+        if let DefenceInPlace::Defender(controller) = standing {
             controller.wait_for_listener(PORT)?;
         }
         bed.poll_client_end(self.level.client_cpu())?;
         let (receiver, flood) = (Receiver::of(bed)?, OnceLock::new());
-        let read = || Counts::read(bed, flood.get(), &receiver);
+        let read = || FloodCounts::read(bed, flood.get(), &receiver);
         let clients_come = || -> Result<[Half; 2]> {
             if let Some(started) = self.start_flood(bed, plan, server.address())? {
                 flood.get_or_init(|| started).wait_until_running()?;
@@ -90,8 +96,8 @@ impl Cell {
         flood.into_inner().map(FloodHandle::stop).transpose()?;
         let [linux, windows] = halves?.map(|half| half.at_full_speed(&readings.speeds));
         let defender = match standing {
-            Standing::Defender(controller) => Some(controller.statistics()?),
-            Standing::Program { .. } | Standing::Rules { .. } => None,
+            DefenceInPlace::Defender(controller) => Some(controller.statistics()?),
+            DefenceInPlace::Program { .. } | DefenceInPlace::Rules { .. } => None,
         };
         let flooded = rates::flooded(&readings);
         Ok(Sample {
@@ -108,15 +114,15 @@ impl Cell {
     fn start_flood<'a>(
         self,
         bed: &'a Topology,
-        plan: &Plan,
+        plan: &RoundsPlan,
         target: SocketAddr,
     ) -> Result<Option<FloodHandle<'a>>> {
-        if self.level == Level::Calm {
+        if self.level == FloodLevel::NoFlood {
             return Ok(None);
         }
         let clients = Duration::from_secs_f64(plan.seconds);
         let flood = Flood {
-            rate: if let Level::Paced(rate) = self.level { Some(rate) } else { None },
+            rate: if let FloodLevel::Paced(rate) = self.level { Some(rate) } else { None },
             max_packets: MAX_PACKETS,
             max_time: clients + 2 * DEADLINE + FLOOD_MARGIN,
             ..Flood::new(Kind::LinuxSyn, target)
@@ -126,7 +132,7 @@ impl Cell {
 }
 
 impl Half {
-    /// Leaves out the clients that came while the processor was throttled; none if all did.
+    /// Removes clients that connected while the processor was throttled. Removes none if all did.
     fn at_full_speed(mut self, speeds: &Speeds) -> Self {
         let came = |client: &Outcome| speeds.were_full(client.begun - BEFORE..client.begun + AFTER);
         if self.clients.clients.iter().any(came) {
@@ -142,9 +148,9 @@ impl fmt::Display for Cell {
     }
 }
 
-/// Lets clients of one kind come for half of the time. The kind is a sysctl of the clients' namespace, so one kind must
-/// be done before the other begins.
-fn half(bed: &Topology, plan: &Plan, server: &Server, timestamps: bool) -> Result<Half> {
+/// Runs clients of one kind for half of the time. The kind is a sysctl of the clients' namespace, so one
+/// kind must finish before the other begins.
+fn half(bed: &Topology, plan: &RoundsPlan, server: &Server, timestamps: bool) -> Result<Half> {
     bed.client.set_sysctl("net.ipv4.tcp_timestamps", u8::from(timestamps))?;
     let duration = Duration::from_secs_f64(plan.seconds / 2.0);
     let load = Load::new(bed, server.address()).with(bed, plan.clients, duration);

@@ -1,4 +1,4 @@
-//! Rounds: each defence against each flood, again and again by turns, and what clients see of it.
+//! Rounds: each defence against each flood, repeated in turn, and the effect on clients.
 
 mod defence;
 mod learnt;
@@ -17,48 +17,49 @@ use defender_testbed::{
     topology::{Options, Topology},
 };
 
-pub(crate) use defence::{Defence, Level};
+pub(crate) use defence::{Defence, FloodLevel};
 use learnt::Learnt;
 pub(crate) use measure::{Cell, Sample};
 pub(crate) use readings::during;
-pub(crate) use summary::{Figure, Kept, Round, Row};
+pub(crate) use summary::{DefenceRow, Figure, KeptOptions, RoundFigures};
 
-/// Where the server end is polled and where server and clients run; they need little of it. The source has the last
-/// processor to itself.
+/// The processor for polling the server end, and for server and clients, which need little of it. The
+/// source has the last processor to itself.
 const SERVER_CPU: usize = 0;
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct RoundsPlan {
     /// The controller to start.
     pub(crate) defender: Option<PathBuf>,
-    /// How long clients come in each measurement, in seconds.
+    /// How long clients connect in each measurement, in seconds.
     pub(crate) seconds: f64,
-    /// How often everything is measured.
+    /// Number of rounds.
     pub(crate) rounds: u32,
     /// Clients per second.
     pub(crate) clients: f64,
-    /// For how long clients come in calm before, so that the defender in mode `auto` knows what is usual.
+    /// How long clients connect without a flood first, so that the defender in mode `auto` learns its
+    /// baseline.
     pub(crate) watched: Option<Duration>,
-    /// Who takes turns: each is set up, meets these floods one after the other, and is taken away again.
-    pub(crate) turns: Vec<Turn>,
+    /// The turns: each defence is set up, meets its floods one after the other, and is removed again.
+    pub(crate) turns: Vec<DefenceTurn>,
 }
 
-/// A defence and the floods that it meets in one go.
+/// A defence and the floods it meets in one go.
 #[derive(Clone, Debug)]
-pub(crate) struct Turn {
+pub(crate) struct DefenceTurn {
     pub(crate) defence: Defence,
-    pub(crate) levels: Vec<Level>,
+    pub(crate) levels: Vec<FloodLevel>,
 }
 
-/// Measures everything and tells of each measurement.
-pub(crate) fn run(plan: &Plan, progress: impl Fn(u32, Cell, &Sample)) -> Result<Vec<Row>> {
+/// Measures everything and reports each measurement.
+pub(crate) fn run(plan: &RoundsPlan, progress: impl Fn(u32, Cell, &Sample)) -> Result<Vec<DefenceRow>> {
     let _undisturbed = Undisturbed::new();
     cpu::prioritise(0)?;
     let bed = topology()?;
     let learns = plan.turns.iter().any(|turn| turn.defence == Defence::Auto);
     let watched = plan.watched.filter(|_| learns);
-    let learnt = watched.map(|duration| Learnt::in_calm(&bed, plan, duration)).transpose()?;
+    let learnt = watched.map(|duration| Learnt::without_flood(&bed, plan, duration)).transpose()?;
     let mut samples: Vec<Vec<(Cell, Vec<Sample>)>> =
         plan.turns.iter().map(|turn| turn.cells().map(|cell| (cell, Vec::new())).collect()).collect();
     for round in 1..=plan.rounds {
@@ -71,16 +72,16 @@ pub(crate) fn run(plan: &Plan, progress: impl Fn(u32, Cell, &Sample)) -> Result<
             }
         }
     }
-    Ok(samples.into_iter().flatten().map(|(cell, samples)| Row::new(cell, samples)).collect())
+    Ok(samples.into_iter().flatten().map(|(cell, samples)| DefenceRow::new(cell, samples)).collect())
 }
 
-impl Turn {
+impl DefenceTurn {
     fn cells(&self) -> impl Iterator<Item = Cell> {
         self.levels.iter().map(|level| Cell { defence: self.defence, level: *level })
     }
 }
 
-/// The two ends of the link: the server's polled by a processor of its own, the client's taking answers away.
+/// The link's two ends: the server's polled by its own processor, and the client's, which discards answers.
 pub(crate) fn topology() -> Result<Topology> {
     Topology::with(&Options {
         client_end: Some(Program::Absorb),

@@ -1,4 +1,4 @@
-//! What a flood's packets come to in a second.
+//! A flood's packet rates.
 
 use std::time::Duration;
 
@@ -15,38 +15,38 @@ use super::{
     spent::Receiver,
 };
 
-/// SYNs of a flood, per second, and what they cost.
+/// SYNs of a flood per second, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Rates {
     /// Sent by the source.
     pub(crate) offered: f64,
-    /// Taken by the server end.
+    /// Received by the server end.
     pub(crate) taken: f64,
-    /// Answered, as the client end sees it.
+    /// Answered, as counted by the client end.
     pub(crate) answered: f64,
-    /// Time of the thread that takes packets at the server end, in nanoseconds for each packet taken.
+    /// Time of the thread that receives packets at the server end, in nanoseconds per packet received.
     pub(crate) nanoseconds: f64,
 }
 
 /// Counters at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct FloodCounts {
     sent: u64,
     taken: u64,
     answered: u64,
     spent: Duration,
 }
 
-/// What short times reach when nothing disturbs: a tenth of them reach as much or more. Neighbours on the same core make moments
-/// slower, for minutes at times, and none faster than the machine is, so at full load this is what the least is to the
-/// times of many runs.
+/// What short intervals reach when undisturbed: a tenth of them reach at least this. A neighbour on the
+/// same core makes moments slower, for minutes at times, but never faster than the machine is. So at full
+/// load this is what the minimum is for the times of many runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Best {
     pub(crate) answered: f64,
     pub(crate) nanoseconds: f64,
 }
 
-impl Counts {
+impl FloodCounts {
     /// Reads them, inside the server's namespace.
     pub(super) fn read(bed: &Topology, flood: Option<&FloodHandle<'_>>, receiver: &Receiver) -> Result<Self> {
         let client_end = bed.client_end().context("nothing counts at the client end")?;
@@ -60,7 +60,7 @@ impl Counts {
 }
 
 impl Best {
-    /// Of rates of short times.
+    /// From rates of short intervals.
     pub(super) fn of(rates: &[Rates]) -> Option<Self> {
         let numbers = |of: fn(&Rates) -> f64| rates.iter().map(of).collect::<Vec<_>>();
         Some(Self {
@@ -71,10 +71,10 @@ impl Best {
 }
 
 impl Rates {
-    /// Of some times together; zeroes if there are none.
-    pub(super) fn of(spans: &[Span<'_, Counts>]) -> Self {
+    /// Over several intervals together. Zeros if there are none.
+    pub(super) fn of(spans: &[Span<'_, FloodCounts>]) -> Self {
         let time: Duration = spans.iter().map(|span| span.to - span.from).sum();
-        let count = |of: fn(&Counts) -> u64| {
+        let count = |of: fn(&FloodCounts) -> u64| {
             spans.iter().map(|span| of(span.after) - of(span.before)).sum::<u64>() as f64
         };
         let rate = |of| count(of) / time.as_secs_f64().max(f64::EPSILON);
@@ -87,14 +87,15 @@ impl Rates {
         }
     }
 
-    /// Of each time in which something came.
-    pub(super) fn of_each(spans: &[Span<'_, Counts>]) -> Vec<Self> {
+    /// For each interval in which packets arrived.
+    pub(super) fn of_each(spans: &[Span<'_, FloodCounts>]) -> Vec<Self> {
         spans.iter().map(|span| Self::of(&[*span])).filter(|rates| rates.taken > 0.0).collect()
     }
 }
 
-/// From the flood's first packet on, the times in which the processor ran at full speed; none if there was no flood.
-pub(super) fn flooded(readings: &Readings<Counts>) -> Vec<Span<'_, Counts>> {
+/// From the flood's first packet on, the intervals in which the processor ran at full speed. None if there
+/// was no flood.
+pub(super) fn flooded(readings: &Readings<FloodCounts>) -> Vec<Span<'_, FloodCounts>> {
     readings.at_full_speed().into_iter().filter(|span| span.after.sent > 0).collect()
 }
 
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn rates_are_of_the_spans_alone() {
-        let counts = |sent, taken, answered, micros| Counts {
+        let counts = |sent, taken, answered, micros| FloodCounts {
             sent,
             taken,
             answered,

@@ -1,4 +1,4 @@
-//! Counters that are read again and again while something goes on, and the time in which the processor ran at full speed.
+//! Counters that are read repeatedly during a job, and the time in which the processor ran at full speed.
 
 use std::{
     panic,
@@ -16,19 +16,19 @@ use defender_testbed::{
 
 use super::SERVER_CPU;
 
-/// How often counters are read: a throttled moment takes two or three of these.
+/// How often counters are read. A throttled moment takes two or three intervals.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// How long it is watched before and after the job at least.
+/// Minimum time to read counters before and after the job.
 const MARGIN: Duration = Duration::from_millis(20);
 
-/// What was read in some time, and how fast the server's processor was.
+/// Readings over some time, and how fast the server's processor was.
 pub(crate) struct Readings<T> {
     readings: Vec<(Instant, T)>,
     pub(crate) speeds: Speeds,
 }
 
-/// From one reading to the next.
+/// The interval between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span<'a, T> {
     pub(crate) from: Instant,
@@ -37,8 +37,8 @@ pub(crate) struct Span<'a, T> {
     pub(crate) after: &'a T,
 }
 
-/// Does a job, and reads counters from before it until after it, inside the server's namespace and before every other thread of the
-/// server's processor.
+/// Runs a job, and reads counters from before it until after it. This happens inside the server's namespace
+/// and with priority over every other thread of the server's processor.
 pub(crate) fn during<T: Send, R>(
     bed: &Topology,
     read: impl Fn() -> Result<T> + Send,
@@ -60,14 +60,14 @@ pub(crate) fn during<T: Send, R>(
 }
 
 impl<T> Readings<T> {
-    /// Where the processor ran at full speed; if it never did, everywhere.
+    /// The intervals in which the processor ran at full speed, or all if it never did.
     pub(crate) fn at_full_speed(&self) -> Vec<Span<'_, T>> {
         let full = self.spans().filter(|span| self.speeds.were_full(span.from..span.to));
         let full: Vec<_> = full.collect();
         if full.is_empty() { self.spans().collect() } else { full }
     }
 
-    /// All of it.
+    /// The whole time.
     pub(crate) fn whole(&self) -> Option<Span<'_, T>> {
         let ((from, before), (to, after)) = (self.readings.first()?, self.readings.last()?);
         Some(Span { from: *from, to: *to, before, after })

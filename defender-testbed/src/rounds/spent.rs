@@ -16,7 +16,7 @@ impl Receiver {
         napi::threads(&bed.server, SERVER_INTERFACE).map(Self)
     }
 
-    /// What they have used so far: all that packets cost, up to the socket.
+    /// Their processor time so far: all costs of packets up to the socket.
     pub(super) fn spent(&self) -> Result<Duration> {
         self.0.iter().copied().map(used).sum()
     }

@@ -1,4 +1,4 @@
-//! From the samples of a cell to its row.
+//! Aggregates the samples of a cell into its row.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,12 +8,12 @@ use defender_testbed::{
 };
 
 use super::{
-    Level,
+    FloodLevel,
     measure::{Cell, Half, Sample},
     rates::Best,
 };
 
-/// A number that was measured in several rounds.
+/// A value measured in several rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
     pub(crate) median: f64,
@@ -23,60 +23,61 @@ pub(crate) struct Figure {
 
 /// A row of the table.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct DefenceRow {
     pub(crate) cell: Cell,
-    /// Share of the time in which the processor ran at full speed, 0 to 1. All else is of that time.
+    /// Share of the time in which the processor ran at full speed, 0 to 1. All other values are from that
+    /// time.
     pub(crate) full_speed: Figure,
-    /// SYNs of the flood, per second: sent, taken by the server end, answered.
+    /// SYNs of the flood per second: sent, received by the server end, answered.
     pub(crate) offered: Figure,
     pub(crate) taken: Figure,
     pub(crate) answered: Figure,
-    /// Processor time at the server end for each packet taken, in nanoseconds.
+    /// Processor time at the server end for each packet received, in nanoseconds.
     pub(crate) nanoseconds: Figure,
-    /// What short times of all rounds reach when nothing disturbs, at full load.
+    /// What short intervals of all rounds reach when undisturbed, at full load.
     pub(crate) best: Option<Best>,
-    /// Clients of all rounds that came at full speed, and those who succeeded.
+    /// Clients of all rounds that connected at full speed, and how many succeeded.
     pub(crate) attempts: usize,
     pub(crate) succeeded: usize,
     /// Share of clients that succeeded in each round, 0 to 1.
     pub(crate) success: Figure,
-    /// How long handshakes took, in microseconds; nothing if none succeeded.
+    /// Duration of handshakes in microseconds, or `None` if none succeeded.
     pub(crate) p50: Option<Figure>,
     pub(crate) p99: Option<Figure>,
-    /// What connections kept of the options they asked for; nothing if there were none.
-    pub(crate) kept_linux: Option<Kept>,
-    pub(crate) kept_windows: Option<Kept>,
-    /// What the defender counted last.
+    /// Which requested options connections kept, or `None` if there were none.
+    pub(crate) kept_linux: Option<KeptOptions>,
+    pub(crate) kept_windows: Option<KeptOptions>,
+    /// The defender's last counters.
     pub(crate) defender: Option<serde_json::Value>,
-    /// Round by round, for ratios between rows.
-    pub(crate) rounds: Vec<Round>,
+    /// By round, for ratios between rows.
+    pub(crate) rounds: Vec<RoundFigures>,
 }
 
-/// What one round had.
+/// The values of one round.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Round {
+pub(crate) struct RoundFigures {
     /// SYNs answered per second.
     pub(crate) answered: f64,
     /// Share of clients that succeeded, 0 to 1.
     pub(crate) success: f64,
-    /// The slowest hundredth of handshakes, in microseconds; nothing if none succeeded.
+    /// The slowest hundredth of handshakes in microseconds, or `None` if none succeeded.
     pub(crate) p99: Option<f64>,
 }
 
-/// Shares of connections, 0 to 1, that kept an option, as the server's kernel sees them.
+/// Shares of connections, 0 to 1, that kept an option, according to the server's kernel.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kept {
-    /// All of the following, and timestamps just where the client uses them.
+pub(crate) struct KeptOptions {
+    /// All of the following, and timestamps exactly where the client uses them.
     pub(crate) all: f64,
     /// Selective acknowledgements.
     pub(crate) sack: f64,
-    /// Window scaling, and both ends agree on both scales.
+    /// Window scaling, with both ends agreeing on both scales.
     pub(crate) window_scaling: f64,
     /// The client's MSS.
     pub(crate) mss: f64,
 }
 
-/// Whether one connection kept an option.
+/// Whether one connection kept each option.
 struct Agreement {
     timestamps: bool,
     sack: bool,
@@ -84,12 +85,12 @@ struct Agreement {
     mss: bool,
 }
 
-impl Row {
-    /// Sums the samples up.
+impl DefenceRow {
+    /// Aggregates the samples.
     pub(super) fn new(cell: Cell, mut samples: Vec<Sample>) -> Self {
         let figure = |number: fn(&Sample) -> f64| Figure::of(&samples.iter().map(number).collect::<Vec<_>>());
         let clients: Vec<_> = samples.iter().map(Sample::clients).collect();
-        let rounds = samples.iter().zip(&clients).map(|(sample, clients)| Round {
+        let rounds = samples.iter().zip(&clients).map(|(sample, clients)| RoundFigures {
             answered: sample.rates.answered,
             success: clients.success(),
             p99: clients.connect_percentile(0.99).map(micros),
@@ -107,14 +108,14 @@ impl Row {
             taken: figure(|sample| sample.rates.taken),
             answered: figure(|sample| sample.rates.answered),
             nanoseconds: figure(|sample| sample.rates.nanoseconds),
-            best: (cell.level == Level::Full).then(|| best(&samples)).flatten(),
+            best: (cell.level == FloodLevel::Full).then(|| best(&samples)).flatten(),
             attempts: clients.iter().map(|clients| clients.clients.len()).sum(),
             succeeded: clients.iter().map(|clients| clients.greeted().count()).sum(),
             success: Figure::of(&rounds.iter().map(|round| round.success).collect::<Vec<_>>()),
             p50: percentile(0.5),
             p99: percentile(0.99),
-            kept_linux: Kept::of(samples.iter().map(|sample| &sample.linux), true),
-            kept_windows: Kept::of(samples.iter().map(|sample| &sample.windows), false),
+            kept_linux: KeptOptions::of(samples.iter().map(|sample| &sample.linux), true),
+            kept_windows: KeptOptions::of(samples.iter().map(|sample| &sample.windows), false),
             defender: samples.pop().and_then(|sample| sample.defender),
             rounds,
         }
@@ -130,9 +131,10 @@ fn best(samples: &[Sample]) -> Option<Best> {
     Best::of(&samples.iter().flat_map(|sample| sample.short.clone()).collect::<Vec<_>>())
 }
 
-impl Round {
-    /// A number of each round in that of another row's same round. Rows take turns within a round, so a machine that slows
-    /// down for a while slows both. Rounds in which the other has none, or an infinite one, are left out.
+impl RoundFigures {
+    /// A value of each round as a ratio to the same round of another row. Rows take turns within a round,
+    /// so a temporary slowdown affects both. Rounds in which the other has no value, or an infinite one,
+    /// are left out.
     pub(crate) fn ratio(own: &[Self], other: &[Self], number: fn(&Self) -> f64) -> Option<Figure> {
         let pairs = own.iter().zip(other).map(|(own, other)| (number(own), number(other)));
         let ratios: Vec<_> =
@@ -142,7 +144,7 @@ impl Round {
 }
 
 impl Figure {
-    /// Of some values; zeroes if there are none.
+    /// From some values. Zeros if there are none.
     pub(crate) fn of(values: &[f64]) -> Self {
         let (least, most) = extremes(values).unwrap_or_default();
         Self { median: median(values).unwrap_or_default(), least, most }
@@ -154,8 +156,8 @@ impl Figure {
     }
 }
 
-impl Kept {
-    /// Compares what both ends know of each connection that the client calls a success.
+impl KeptOptions {
+    /// Compares both ends' view of each connection that the client counts as a success.
     fn of<'a>(halves: impl Iterator<Item = &'a Half>, timestamps: bool) -> Option<Self> {
         let agreements: Vec<_> = halves.flat_map(agreements).collect();
         let share = |kept: fn(&Agreement) -> bool| {
@@ -188,7 +190,7 @@ impl Agreement {
             timestamps: server.timestamps,
             sack: server.sack && client.sack,
             window_scaling: server.window_scaling && client.window_scaling && scales_agree,
-            // The kernel takes timestamps off both.
+            // The kernel subtracts the timestamps' length from both.
             mss: server.send_mss == client.advertised_mss,
         }
     }
@@ -205,12 +207,12 @@ mod tests {
     #[test]
     fn a_slow_round_of_both_changes_no_ratio() {
         let rounds =
-            |answered: [f64; 3]| answered.map(|answered| Round { answered, success: 1.0, p99: None });
+            |answered: [f64; 3]| answered.map(|answered| RoundFigures { answered, success: 1.0, p99: None });
         let (own, other) = (rounds([96.0, 98.0, 40.0]), rounds([100.0, 100.0, 50.0]));
-        let ratio = Round::ratio(&own, &other, |round| round.answered).unwrap();
+        let ratio = RoundFigures::ratio(&own, &other, |round| round.answered).unwrap();
         assert_eq!([ratio.least, ratio.median, ratio.most], [0.8, 0.96, 0.98]);
-        let never = Round::ratio(&own, &other, |round| round.p99.unwrap_or(f64::INFINITY));
+        let never = RoundFigures::ratio(&own, &other, |round| round.p99.unwrap_or(f64::INFINITY));
         assert!(never.is_none());
-        assert!(Round::ratio(&own, &rounds([0.0; 3]), |round| round.answered).is_none());
+        assert!(RoundFigures::ratio(&own, &rounds([0.0; 3]), |round| round.answered).is_none());
     }
 }

@@ -6,7 +6,7 @@ use super::{AttachArguments, RunArguments};
 use crate::{
     control::{
         controller::{Controller, Ended},
-        session::{Options, Session},
+        session::{Session, SessionOptions},
     },
     dataplane::pins::PinRoot,
     host::ssh,
@@ -14,10 +14,11 @@ use crate::{
 
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
     let controller = Controller::new()?;
-    let mut session = begin(root, &arguments.attach)?;
+    let mut session = begin(root, &arguments.attach, arguments.replace)?;
     match controller.run(&mut session)? {
         Ended::Signal if arguments.keep => {
-            log::info!("everything stays attached; keys are not renewed until `defender run` takes over");
+            session.leave()?;
+            log::info!("everything stays attached; keys are not rotated until `defender run` takes over");
             Ok(())
         }
         Ended::Signal => {
@@ -25,27 +26,36 @@ pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
             log::info!("detached");
             Ok(())
         }
+        Ended::HandedOver => {
+            log::info!("another controller takes over: everything stays attached");
+            Ok(())
+        }
         Ended::Detached => {
             session.finish()?;
-            log::info!("someone has detached everything: nothing is left to do");
+            log::info!("detached by another process; exiting");
             Ok(())
         }
     }
 }
 
 pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
-    begin(root, arguments)?;
-    log::info!("keys are not renewed, nor new listeners noticed, until `defender run` takes over");
+    let mut session = begin(root, arguments, false)?;
+    if let Some(reload) = session.take_due_reload() {
+        reload.run()?;
+    }
+    session.leave()?;
+    log::info!("keys are not rotated and new listeners not noticed until `defender run` takes over");
     Ok(())
 }
 
-fn begin(root: PinRoot, arguments: &AttachArguments) -> Result<Session> {
-    let options = Options {
+fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Session> {
+    let options = SessionOptions {
         interfaces: without_repetition(&arguments.iface),
         mode: arguments.mode,
         ports: arguments.port.clone(),
         config: arguments.config.clone(),
         flows: arguments.flows,
+        replace,
         administrator: if arguments.no_allow_ssh { None } else { ssh::administrator() },
     };
     let session = Session::begin(root, &options)?;
@@ -63,17 +73,17 @@ fn without_repetition(names: &[String]) -> Vec<String> {
     unique
 }
 
-/// Says what is defended, and what was asked for and is not.
+/// Logs what is defended, and what was requested but is not.
 fn introduce(session: &Session) {
     let settings = session.settings();
     let services = &session.table().services;
     let names: Vec<_> = services.values().map(|service| service.endpoint.to_string()).collect();
     let found = if names.is_empty() { "nothing listens yet".to_owned() } else { names.join(", ") };
-    let only = if settings.ports.is_empty() { "" } else { " (other ports are left alone)" };
+    let only = if settings.ports.is_empty() { "" } else { " (other ports are not defended)" };
     log::info!("mode {} on {}: {found}{only}", settings.mode(), session.interfaces().join(", "));
     for port in &settings.ports {
         if !services.values().any(|service| service.endpoint.port == *port) {
-            log::warn!("nothing listens on port {port} (except perhaps on loopback): waiting for it");
+            log::warn!("nothing listens on port {port}, except perhaps on loopback; waiting for it");
         }
     }
 }

@@ -1,20 +1,22 @@
 //! `config check`.
 
-use std::path::Path;
+use std::path::{self, Path};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::{ConfigCommand, show::show};
-use crate::control::config_file::ConfigFile;
+use super::{ConfigCommand, output::show};
+use crate::{model::config_file::ConfigFile, state::config_file};
 
 pub(super) fn config(command: &ConfigCommand) -> Result<()> {
     let ConfigCommand::Check { file } = command;
-    show(&check(file, &ConfigFile::read(file)?))
+    // As `run` names it.
+    let file = path::absolute(file).with_context(|| format!("cannot find {}", file.display()))?;
+    show(&check(&file, &config_file::read(&file)?))
 }
 
-/// What a good file says, in a line.
+/// One line about a valid file.
 fn check(path: &Path, file: &ConfigFile) -> String {
     let settings = file.layer.keys().count();
     let (path, allow, deny) = (path.display(), file.allow.len(), file.deny.len());
-    format!("{path}: good: settings: {settings}, prefixes allowed: {allow}, prefixes denied: {deny}\n")
+    format!("{path} is valid: {settings} settings, {allow} prefixes allowed, {deny} denied\n")
 }

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::{ConnsArguments, SortKey, show::show};
+use super::{ConnsArguments, SortKey, output::show};
 use crate::{
     dataplane::pins::PinRoot,
     report::{
         connections::{self, Connection},
-        conns::{self, Filter, Order, Summary},
+        conns::{self, ConnsSummary, Filter, Order},
     },
 };
 
@@ -32,7 +32,7 @@ fn chosen(mut connections: Vec<Connection>, arguments: &ConnsArguments) -> Vec<C
 }
 
 fn summary(connections: &[Connection], arguments: &ConnsArguments) -> Result<String> {
-    let summary = Summary::of(connections);
+    let summary = ConnsSummary::of(connections);
     Ok(if arguments.json { summary.json()? + "\n" } else { summary.text() })
 }
 

@@ -1,17 +1,20 @@
 //! `events`.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{EventsArguments, show::show};
+use super::{
+    EventsArguments,
+    output::{pause, show},
+};
 use crate::{
-    control::journal::Journal,
     dataplane::pins::PinRoot,
-    report::event::{self, Kept},
+    report::event::{self, StoredEvent},
+    state::journal::Journal,
 };
 
-/// How often `--follow` looks.
+/// Polling interval of `--follow`.
 const POLL: Duration = Duration::from_millis(100);
 
 pub(super) fn events(root: &PinRoot, arguments: &EventsArguments) -> Result<()> {
@@ -35,15 +38,15 @@ fn follow(journal: &Journal, arguments: &EventsArguments) -> Result<()> {
                 lines(&kept)
             })?;
         }
-        thread::sleep(POLL);
+        pause(POLL);
     }
 }
 
-fn wanted(lines: Vec<String>, arguments: &EventsArguments) -> Vec<Kept> {
-    let wants = |kept: &Kept| arguments.port.is_empty() || arguments.port.contains(&kept.record.port);
-    lines.into_iter().filter_map(Kept::read).filter(wants).collect()
+fn wanted(lines: Vec<String>, arguments: &EventsArguments) -> Vec<StoredEvent> {
+    let wants = |kept: &StoredEvent| arguments.port.is_empty() || arguments.port.contains(&kept.record.port);
+    lines.into_iter().filter_map(StoredEvent::read).filter(wants).collect()
 }
 
-fn lines(kept: &[Kept]) -> String {
+fn lines(kept: &[StoredEvent]) -> String {
     kept.iter().map(|kept| kept.line.clone() + "\n").collect()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{ExplainArguments, show::show};
+use super::{ExplainArguments, output::show};
 use crate::{
     dataplane::pins::PinRoot,
     report::{explain, snapshot},
@@ -12,7 +12,7 @@ pub(super) fn explain(root: &PinRoot, arguments: &ExplainArguments) -> Result<()
     let port = arguments.port;
     let services = snapshot::defended_on(root, port)?;
     if services.is_empty() {
-        bail!("no defended service listens on port {port}: `defender status` lists those that there are");
+        bail!("no service on port {port}; `defender status` lists all services");
     }
     show(&if arguments.json { explain::json(&services)? + "\n" } else { explain::text(&services) })
 }

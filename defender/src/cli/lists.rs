@@ -1,19 +1,22 @@
 //! `allow` and `deny`.
 
-use std::fs;
+use anyhow::Result;
 
-use anyhow::{Context as _, Result};
-
-use super::{AddArguments, DelArguments, ListAction, ShowArguments, show::show};
+use super::{AddArguments, DelArguments, ListAction, ShowArguments, output::show};
 use crate::{
-    control::lists::{
-        self,
-        entry::{List, Origin},
-        file,
-        plan::{Addition, Change, names},
-    },
     dataplane::{maps::Maps, pins::PinRoot},
-    report::{cidr::Cidr, lists as report},
+    model::{
+        lists::{
+            entry::{List, Origin},
+            plan::{Addition, Change, names},
+        },
+        prefix::Cidr,
+    },
+    report::lists as report,
+    state::{
+        config_file,
+        lists::{self, turns::Turns},
+    },
 };
 
 pub(super) fn run(root: &PinRoot, list: List, action: &ListAction) -> Result<()> {
@@ -26,18 +29,15 @@ pub(super) fn run(root: &PinRoot, list: List, action: &ListAction) -> Result<()>
 
 fn add(root: &PinRoot, list: List, arguments: &AddArguments) -> Result<()> {
     let prefixes = match &arguments.file {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            file::parse(path, &text)?
-        }
+        Some(path) => config_file::read_list(path)?,
         None => arguments.prefixes.clone(),
     };
-    let addition = lists::change(root, |lists| lists.add(list, &prefixes))?;
-    tell(list, &addition);
+    let addition = Turns::of(root)?.add(list, &prefixes)?;
+    report_addition(list, &addition);
     Ok(())
 }
 
-fn tell(list: List, addition: &Addition) {
+fn report_addition(list: List, addition: &Addition) {
     let Addition { added, already, moved, .. } = addition;
     log::info!("{} list: {added} added, {already} there already, {} moved", list.name(), moved.len());
     if !moved.is_empty() {
@@ -55,7 +55,7 @@ fn del(root: &PinRoot, list: List, arguments: &DelArguments) -> Result<()> {
     log::info!("{} list: {} removed", list.name(), changes.len());
     let from_file = from_file(&changes);
     if !from_file.is_empty() {
-        log::warn!("from the configuration file, and back when it is read again: {}", names(&from_file));
+        log::warn!("in the configuration file, so they return when it is read again: {}", names(&from_file));
     }
     Ok(())
 }

@@ -4,12 +4,15 @@ mod attach;
 mod config;
 mod conns;
 mod detach;
+mod doctor;
 mod events;
-mod examine;
 mod explain;
+mod get;
 mod lists;
-mod show;
-mod tune;
+mod output;
+mod set;
+mod stats;
+mod status;
 mod why;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -17,24 +20,28 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use defender_common::tcp_state::State;
+use nix::sys::stat::{self, umask};
 
 use crate::{
-    control::{
-        lists::entry::{List, parse_prefix},
-        settings::Mode,
-    },
+    control::recovery,
     dataplane::{features, pins::PinRoot},
     logger,
-    report::{cidr::Cidr, conns::parse_state, peer::Peer},
+    model::{
+        lists::entry::{List, parse_prefix},
+        mode::Mode,
+        prefix::Cidr,
+    },
+    report::{conns::parse_state, peer::Peer},
+    state::{directory::StateDirectory, journal::Journal},
 };
 
-/// Defends this host's TCP services against SYN floods, at the NIC
+/// Protect this host's TCP services against SYN floods, at the network interface
 ///
 /// Exit status: 0 done, 1 failed, 2 wrong usage, 3 needs privilege.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Arguments {
-    /// Directory on the BPF file system where everything is pinned
+    /// Directory on a BPF file system for the pins; names the instance
     #[arg(
         long,
         global = true,
@@ -43,7 +50,7 @@ pub struct Arguments {
         default_value = "/sys/fs/bpf/defender"
     )]
     pin_root: PathBuf,
-    /// Say more about what is going on (DEFENDER_LOG=error|warn|info|debug sets the level)
+    /// Log more (DEFENDER_LOG=error|warn|info|debug sets the level)
     #[arg(long, global = true)]
     verbose: bool,
     #[command(subcommand)]
@@ -52,36 +59,50 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Attach, find what listens, and stay in control until a signal; then detach
+    /// Attach, protect services, and detach on SIGINT or SIGTERM
     Run(RunArguments),
-    /// Attach as `run` does, but exit at once and leave everything attached
+    /// Attach like `run`, then exit and leave everything attached
+    ///
+    /// Until `run` takes over, keys are not rotated, and changes of listeners, addresses and sysctls go unnoticed.
     Attach(AttachArguments),
-    /// Detach
+    /// Remove defender from interfaces; connections go on
+    ///
+    /// Works with or without a controller, and whatever has become of the pins.
     Detach(DetachArguments),
-    /// Say what is defended, what is going on, and why
+    /// Show what is defended, what is going on, and why
+    ///
+    /// Exit status, for monitoring: 0 if all is well, 1 if the defence is degraded or nothing is attached. The first line says
+    /// what is wrong: an interface is gone, down or cannot be defended; the controller died, is stopped or stuck; challenging is
+    /// suspended.
     Status(StatusArguments),
-    /// Show counters
+    /// Show services, verdicts, counters and connections
     Stats(StatsArguments),
-    /// List the connections to services
+    /// List connections to services
+    ///
+    /// Age, packets and how a connection was admitted are missing (-) if the flow table had no room for it.
     Conns(ConnsArguments),
-    /// Say what is known of a peer, and what would become of its next SYN
+    /// Show a peer's connections, its last verdicts, and what would become of its next SYN
     Why(WhyArguments),
-    /// Say when the services on a port are defended, and where each number comes from
+    /// Show at what numbers `auto` challenges SYNs to a port, and where each number comes from
     Explain(ExplainArguments),
-    /// List past events, attacks above all, or print new ones as they come
+    /// List past events, or follow new ones
     Events(EventsArguments),
-    /// Sources whose SYNs are never challenged: add, del, list
+    /// Add, delete or list sources whose SYNs are never challenged
     Allow(ListArguments),
-    /// Sources whose SYNs are dropped: add, del, list
+    /// Add, delete or list sources whose SYNs are dropped
     Deny(ListArguments),
-    /// Change a setting at once: mode, reply_budget, a threshold; PORT.KEY for one port
+    /// Change a setting at once
     Set(SetArguments),
     /// Show settings
+    ///
+    /// Without a key: mode, reply_budget, and whatever was set or is in the configuration file.
     Get(GetArguments),
-    /// Look at a configuration file
+    /// Check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Say what this kernel, driver and configuration can and cannot do, and what to change
+    /// Check kernel, interfaces, sysctls, listeners and firewall, and say what to change
+    ///
+    /// Loads the programs into the verifier and unloads them, in about two seconds; changes nothing.
     Doctor(DoctorArguments),
 }
 
@@ -90,19 +111,19 @@ struct AttachArguments {
     /// Interfaces to defend
     #[arg(long, required = true, value_delimiter = ',', value_name = "IF")]
     iface: Vec<String>,
-    /// What is done to SYNs [default: as it was, or auto]
+    /// What happens to SYNs [default: as before, or auto]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Defend these ports only [default: as it was, or every port that something listens on]
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    /// Defend only these ports [default: as before, or every port with a listener]
+    #[arg(long, value_delimiter = ',', value_parser = parse_port)]
     port: Option<Vec<u16>>,
-    /// Settings and lists are in this file as well; SIGHUP has it read again [default: no file]
+    /// Read settings and lists from this file; SIGHUP reloads it [default: no file]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Connections to keep track of, at 64 bytes each [default: as it was, or 131072]
+    /// Connections that the flow table has room for, 64 bytes each; fixed until `detach` [default: as before, or 131072]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     flows: Option<u32>,
-    /// Do not put the address from which this host is administered over SSH on the allow list
+    /// Do not put the address of your SSH session on the allow list
     #[arg(long)]
     no_allow_ssh: bool,
 }
@@ -111,56 +132,59 @@ struct AttachArguments {
 struct RunArguments {
     #[command(flatten)]
     attach: AttachArguments,
-    /// Leave everything attached at the end
+    /// Leave everything attached on exit
     #[arg(long)]
     keep: bool,
+    /// Take over from a running controller without a gap; settings and lists stay [default: fail if there is one]
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Args, Debug)]
 struct DetachArguments {
-    /// Detach from these interfaces only
+    /// Detach only from these interfaces
     #[arg(long, value_delimiter = ',', value_name = "IF")]
     iface: Vec<String>,
 }
 
 #[derive(Args, Debug)]
 struct StatusArguments {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args, Debug)]
 struct StatsArguments {
-    /// As one JSON object (with --watch: one a line)
+    /// Print one JSON object (with --watch: one a line)
     #[arg(long)]
     json: bool,
-    /// Again every so many seconds
+    /// Repeat every SECS seconds
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
     watch: Option<u32>,
 }
 
 #[derive(Args, Debug)]
 struct ConnsArguments {
-    /// Those in these states only: names as the kernel or ss has them, in either case
+    /// Only these states, as the kernel or ss names them, in either case
     #[arg(long, value_delimiter = ',', value_name = "S", value_parser = parse_state)]
     state: Vec<State>,
-    /// Those to these ports only
-    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Only these local ports
+    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = parse_port)]
     port: Vec<u16>,
-    /// Those from these addresses or prefixes only
+    /// Only these client addresses or prefixes
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     source: Vec<Cidr>,
-    /// The first so many only
+    /// Show at most N
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// What to sort by: age and packets from the largest
+    /// Sort by this; age and packets from the largest
     #[arg(long, value_enum, value_name = "KEY", default_value = "port")]
     sort: SortKey,
-    /// Count them by port and state instead
+    /// Count by port and state instead
     #[arg(long, conflicts_with_all = ["limit", "sort"])]
     summary: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -177,23 +201,23 @@ enum SortKey {
 
 #[derive(Args, Debug)]
 struct WhyArguments {
-    /// Its address, and its port if only that one matters ([ADDR]:PORT for IPv6)
+    /// The peer's address, or address and port ([ADDR]:PORT for IPv6)
     #[arg(value_name = "ADDR[:PORT]")]
     peer: Peer,
-    /// Only what concerns this port of this host
-    #[arg(long, value_name = "LOCALPORT", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Only this port of this host
+    #[arg(long, value_name = "LOCALPORT", value_parser = parse_port)]
     port: Option<u16>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args, Debug)]
 struct ExplainArguments {
-    /// The port
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    /// The service's port
+    #[arg(value_parser = parse_port)]
     port: u16,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -206,45 +230,45 @@ struct ListArguments {
 
 #[derive(Debug, Subcommand)]
 enum ListAction {
-    /// Put prefixes on this list, and take them off the other one
+    /// Add prefixes, and remove them from the other list
     Add(AddArguments),
-    /// Take prefixes off this list
+    /// Delete prefixes
     Del(DelArguments),
-    /// Show what is on this list
+    /// Show the list
     List(ShowArguments),
 }
 
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct AddArguments {
-    /// Addresses and prefixes, as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32
+    /// Addresses and prefixes, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32
     #[arg(value_delimiter = ',', value_name = "PREFIX", value_parser = parse_prefix)]
     prefixes: Vec<Cidr>,
-    /// A file of them: one a line, # begins a comment
+    /// Read them from a file: one a line, # begins a comment
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 struct DelArguments {
-    /// Addresses and prefixes, as they are listed
+    /// Prefixes as they are listed
     #[arg(required = true, value_delimiter = ',', value_name = "PREFIX", value_parser = parse_prefix)]
     prefixes: Vec<Cidr>,
 }
 
 #[derive(Args, Debug)]
 struct ShowArguments {
-    /// The first so many only
+    /// Show at most N
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Say whether a configuration file is good; nothing else is done with it
+    /// Check a configuration file without loading it; needs no privilege
     Check {
         /// The file
         file: PathBuf,
@@ -253,73 +277,92 @@ enum ConfigCommand {
 
 #[derive(Args, Debug)]
 struct EventsArguments {
-    /// As JSON, one event a line
+    /// Print JSON, one event a line
     #[arg(long)]
     json: bool,
-    /// The last so many only
+    /// Show the last N
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Those of services on these ports only
-    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Only services on these ports
+    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = parse_port)]
     port: Vec<u16>,
-    /// Print each new event as it comes, as one line of JSON
+    /// Print each new event as one line of JSON
     #[arg(long, conflicts_with = "limit")]
     follow: bool,
-    /// With --follow: in words
+    /// With --follow: print words instead of JSON
     #[arg(long, requires = "follow", conflicts_with = "json")]
     text: bool,
 }
 
 #[derive(Args, Debug)]
 struct SetArguments {
-    /// mode, reply_budget or a threshold; PORT.KEY for one port
+    /// A setting, or PORT.SETTING for one port; docs/reference/settings.md lists them
     key: String,
-    /// What it is to be; `default` removes what was set
+    /// The new value; `default` removes what was set
     value: String,
 }
 
 #[derive(Args, Debug)]
 struct GetArguments {
-    /// Show this setting only
+    /// Show the value in force of this setting
     key: Option<String>,
+    /// Print settings and lists in force as a configuration file
+    #[arg(long, conflicts_with = "key")]
+    export: bool,
 }
 
 #[derive(Args, Debug)]
 struct DoctorArguments {
-    /// Look at these interfaces [default: all hardware that is up]
+    /// Check these interfaces [default: all hardware interfaces that are up]
     #[arg(long, value_delimiter = ',', value_name = "IF")]
     iface: Vec<String>,
-    /// Look at these ports only [default: every port that something listens on]
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    /// Check only these ports [default: every port with a listener]
+    #[arg(long, value_delimiter = ',', value_parser = parse_port)]
     port: Vec<u16>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Does what the command line says.
+/// A port of the command line.
+fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| "expected a port number from 1 to 65535".to_owned())
+}
+
+/// Runs the given command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    // Whatever is created is private to its owner, who has full access.
+    umask(stat::Mode::from_bits_truncate(0o077));
     logger::install(arguments.verbose);
     let root = PinRoot::new(&arguments.pin_root)?;
     if !matches!(arguments.command, Command::Doctor(_) | Command::Config(_) | Command::Events(_)) {
         features::require_privilege()?;
+        root.require_private()?;
+        StateDirectory::of(&root).require_private()?;
+        if !matches!(arguments.command, Command::Run(_) | Command::Attach(_) | Command::Detach(_)) {
+            recovery::recover(&root)?;
+        }
+    }
+    if matches!(arguments.command, Command::Run(_) | Command::Attach(_)) {
+        Journal::of(&root).require_private()?;
     }
     match &arguments.command {
         Command::Run(arguments) => attach::run(root, arguments)?,
         Command::Attach(arguments) => attach::attach(root, arguments)?,
         Command::Detach(arguments) => detach::detach(&root, arguments)?,
-        Command::Status(arguments) => show::status(&root, arguments)?,
-        Command::Stats(arguments) => show::stats(&root, arguments)?,
+        Command::Status(arguments) => return status::status(&root, arguments),
+        Command::Stats(arguments) => stats::stats(&root, arguments)?,
         Command::Conns(arguments) => conns::conns(&root, arguments)?,
         Command::Why(arguments) => why::why(&root, arguments)?,
         Command::Explain(arguments) => explain::explain(&root, arguments)?,
         Command::Allow(arguments) => lists::run(&root, List::Allow, &arguments.action)?,
         Command::Deny(arguments) => lists::run(&root, List::Deny, &arguments.action)?,
         Command::Events(arguments) => events::events(&root, arguments)?,
-        Command::Set(arguments) => tune::set(&root, arguments)?,
-        Command::Get(arguments) => tune::get(&root, arguments)?,
+        Command::Set(arguments) => set::set(&root, arguments)?,
+        Command::Get(arguments) => get::get(&root, arguments)?,
         Command::Config(command) => config::config(command)?,
-        Command::Doctor(arguments) => return examine::doctor(&root, arguments),
+        Command::Doctor(arguments) => return doctor::doctor(&root, arguments),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -355,6 +398,7 @@ mod tests {
             "defender explain 443 --json",
             "defender config check config.toml",
             "defender run --iface eth0 --no-allow-ssh",
+            "defender run --iface eth0 --replace",
             "defender allow add 192.0.2.7,192.0.2.0/24 2001:db8::/32",
             "defender allow add --file /etc/defender/allow",
             "defender deny del 192.0.2.0/24",
@@ -366,6 +410,7 @@ mod tests {
             "defender set 443.up 30%",
             "defender set reply_limit default",
             "defender get",
+            "defender get --export",
             "defender doctor --iface eth0 --json",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -382,6 +427,7 @@ mod tests {
             "defender events --text",
             "defender events --limit 0",
             "defender events --follow --limit 5",
+            "defender get mode --export",
             "defender why",
             "defender why 192.0.2.0/24",
             "defender explain",

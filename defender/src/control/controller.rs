@@ -2,12 +2,12 @@
 
 use std::{
     future::pending,
-    thread,
+    mem, thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use defender_common::abi;
+use defender_common::{abi, lifetimes};
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -17,17 +17,26 @@ use tokio::{
 
 use crate::{
     control::{
-        filter, keys,
+        reload::Reload,
         session::{Attached, Session},
+        succession::HAND_OVER,
+        sysctl_watch::SysctlWatch,
     },
     dataplane::maps::Events,
-    host::firewall::Firewall,
+    host::{firewall::Firewall, tool},
+    model::{presence_filter, settings::Layer},
 };
 
 /// How often everything is looked at, whether or not an event said so.
 const PERIOD: Duration = Duration::from_secs(1);
+/// When a step is tried again that another process was in the way of.
+const SOON: Duration = Duration::from_millis(20);
 /// How often the firewall's rules are looked at.
 const FIREWALL_PERIOD: Duration = Duration::from_secs(10);
+/// How long tools may take to list them.
+const FIREWALL_PATIENCE: Duration = Duration::from_secs(20);
+/// How long what still runs in other threads is waited for at the end.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 /// A listener is announced a moment before the kernel lists it.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// Listeners that come and go all the time are looked at no more often than this.
@@ -40,6 +49,8 @@ pub enum Ended {
     Signal,
     /// Someone else has detached the datapath.
     Detached,
+    /// Another controller takes over.
+    HandedOver,
 }
 
 /// A loop that is ready to run. From its making on, a signal no longer kills the process but ends the loop, so that a
@@ -63,6 +74,8 @@ impl Controller {
     /// Keeps `session` true until a signal, or until someone detaches it.
     pub fn run(mut self, session: &mut Session) -> Result<Ended> {
         let ended = self.runtime.block_on(watch(session, &mut self.signals));
+        tool::end_all();
+        self.runtime.shutdown_timeout(LAST_WAIT);
         session.keep_baselines();
         ended
     }
@@ -71,12 +84,15 @@ impl Controller {
 async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
     let mut events = Events::open(session.root())?;
     let mut tick = steady(PERIOD);
-    let mut rotation = steady(keys::ROTATION);
+    let mut rotation = steady(lifetimes::KEY_PERIOD);
     rotation.reset();
     let mut firewall = Box::pin(look_at_firewall());
     let mut pace = Pace::default();
     let mut failures = Failures::default();
     let mut walking = None;
+    let sysctls = SysctlWatch::start();
+    let mut reloading = session.take_due_reload().map(spawn_reload);
+    let mut reload_again = false;
     let mut logs = Box::pin(session.logs()?.pass_on());
     loop {
         if walking.is_none() {
@@ -85,14 +101,35 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
         let attached = tokio::select! {
             signal = signals.next() => match signal {
                 Asked::End => return Ok(Ended::Signal),
-                Asked::Reload => session.reload(),
+                Asked::HandOver if session.is_to_hand_over() => return Ok(Ended::HandedOver),
+                Asked::HandOver => continue,
+                Asked::Reload => {
+                    reload_again = reloading.is_some();
+                    reloading = reloading.or_else(|| session.begin_reload().map(spawn_reload));
+                    continue;
+                }
             },
+            read = join(&mut reloading) => {
+                if mem::take(&mut reload_again) {
+                    reloading = session.begin_reload().map(spawn_reload);
+                }
+                session.complete_reload(read)
+            }
             _ = rotation.tick() => session.rotate_keys(),
-            _ = tick.tick() => session.refresh(),
+            _ = tick.tick() => {
+                let attached = session.refresh();
+                if attached.is_ok() && session.needs_new_key().unwrap_or(false) {
+                    rotation.reset();
+                    session.rotate_keys()
+                } else {
+                    attached
+                }
+            }
             () = pace.due() => {
                 pace.looked();
                 session.refresh_services()
             }
+            () = sysctls.changed() => session.refresh(),
             walked = join(&mut walking) => walked.and_then(|()| session.complete_generation()),
             found = events.next() => {
                 let events = found?;
@@ -114,8 +151,10 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
                 continue;
             }
         };
-        if failures.still_attached(attached) == Attached::No {
-            return Ok(Ended::Detached);
+        match failures.still_attached(attached) {
+            Attached::Yes => {}
+            Attached::Later => tick.reset_after(SOON),
+            Attached::No => return Ok(Ended::Detached),
         }
     }
 }
@@ -123,10 +162,10 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
 /// Begins a generation of the filter if it is time. The walk through the sockets may take its time, so it has a thread.
 fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHandle<Result<()>>> {
     match session.begin_generation() {
-        Ok(walk) => walk.map(|walk| {
+        Ok(socket_iter) => socket_iter.map(|socket_iter| {
             spawn_blocking(move || {
-                thread::sleep(filter::SETTLE);
-                walk.run()
+                thread::sleep(presence_filter::SETTLE);
+                socket_iter.run()
             })
         }),
         Err(error) => {
@@ -136,18 +175,22 @@ fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHand
     }
 }
 
-/// Waits for the walk that is under way, if one is.
-async fn join(walking: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
-    let Some(walk) = walking else { return pending().await };
-    let walked = walk.await;
-    *walking = None;
-    walked.context("cannot walk through the sockets")?
+fn spawn_reload(reload: Reload) -> JoinHandle<Result<Layer>> {
+    spawn_blocking(move || reload.run())
+}
+
+/// Waits for what another thread is at, if it is.
+async fn join<T>(working: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
+    let Some(work) = working else { return pending().await };
+    let done = work.await;
+    *working = None;
+    done.context("a thread of the controller has failed")?
 }
 
 /// Reads the firewall's rules after a while. That runs tools, which may take their time, so it has a thread.
 async fn look_at_firewall() -> Result<Firewall> {
     sleep(FIREWALL_PERIOD).await;
-    spawn_blocking(Firewall::read).await.context("cannot read the firewall's rules")
+    spawn_blocking(|| Firewall::read(FIREWALL_PATIENCE)).await.context("cannot read the firewall's rules")
 }
 
 /// What fails once may work the next time, and what is attached keeps working meanwhile.
@@ -160,7 +203,7 @@ impl Failures {
     fn still_attached(&mut self, attached: Result<Attached>) -> Attached {
         let failure = attached.as_ref().err().map(|error| format!("{error:#}"));
         if let Some(text) = failure.as_ref().filter(|text| self.last.as_ref() != Some(text)) {
-            log::warn!("{text}; trying again");
+            log::warn!("{text}; retrying");
         }
         self.last = failure;
         attached.unwrap_or(Attached::Yes)
@@ -212,19 +255,41 @@ impl Pace {
     }
 }
 
+/// Signals that would kill the process and mean nothing to it. SIGXFSZ: what was written to has reached a limit, as a disk
+/// that is full.
+const MEANINGLESS: [libc::c_int; 9] = [
+    libc::SIGUSR1,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
+
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
     hangup: Signal,
+    assign: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot catch signals");
+        // Not ignored: programs that are run from here would ignore them as well. Caught once, they stay caught.
+        for number in MEANINGLESS {
+            drop(listen(SignalKind::from_raw(number))?);
+        }
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            quit: listen(SignalKind::quit())?,
             hangup: listen(SignalKind::hangup())?,
+            assign: listen(SignalKind::from_raw(HAND_OVER as i32))?,
         })
     }
 
@@ -232,7 +297,9 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::End,
             _ = self.terminate.recv() => Asked::End,
+            _ = self.quit.recv() => Asked::End,
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.assign.recv() => Asked::HandOver,
         }
     }
 }
@@ -244,6 +311,8 @@ enum Asked {
     End,
     /// To read the configuration file again.
     Reload,
+    /// To leave everything to another controller.
+    HandOver,
 }
 
 #[cfg(test)]
@@ -259,6 +328,11 @@ mod tests {
             let mut signals = Signals::new().expect("signals");
             raise(Signal::SIGHUP).expect("a signal");
             assert_eq!(signals.next().await, Asked::Reload);
+            for number in MEANINGLESS {
+                raise(Signal::try_from(number).expect("a signal")).expect("still alive");
+            }
+            raise(Signal::SIGQUIT).expect("a signal");
+            assert_eq!(signals.next().await, Asked::End);
         });
     }
 

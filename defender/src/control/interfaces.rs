@@ -11,48 +11,85 @@ use defender_maps::Slots;
 
 use crate::{
     dataplane::maps::Prefix,
-    host::{addresses::LocalPrefix, links::Link, sysctl::Sysctls},
+    host::{
+        addresses::{HostAddresses, LocalPrefix},
+        links::Link,
+    },
+    model::{sysctls::Sysctls, window::Metrics},
+    problem::Problem,
 };
 
 /// IP and TCP headers without options.
 const HEADERS_V4: u32 = 40;
 /// Likewise, IPv6.
 const HEADERS_V6: u32 = 60;
+/// The index of `lo` in every namespace (include/linux/netdevice.h, `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 /// What `net.ipv6.conf.IF.hop_limit` is unless someone changed it.
 const HOP_LIMIT: u8 = 64;
 
 /// The entry of `INTERFACES` for `link`.
-pub fn entry(link: &Link, sysctls: &Sysctls, hop_limit: Option<u8>, local: &[LocalPrefix]) -> abi::Interface {
-    let [mss4, mss6] = mss_of(link);
+pub fn entry(
+    link: &Link,
+    metrics: &[Metrics; 2],
+    sysctls: &Sysctls,
+    hop_limit: Option<u8>,
+    addresses: &HostAddresses,
+) -> abi::Interface {
+    let [mss4, mss6] = mss_of(link, metrics);
+    let hops = |metrics: &Metrics, default| match metrics.hop_limit {
+        0 => default,
+        hops => hops as u8,
+    };
     let mut entry = abi::Interface {
         ifindex: link.index,
         flags: if link.partial_checksums { abi::INTERFACE_PARTIAL_CHECKSUMS } else { 0 },
         mac: abi::mac(link.mac.unwrap_or_default()),
         mss4,
         mss6,
-        ttl: sysctls.ip_default_ttl,
-        hop_limit: hop_limit.unwrap_or(HOP_LIMIT),
+        ttl: hops(&metrics[0], sysctls.ip_default_ttl),
+        hop_limit: hops(&metrics[1], hop_limit.unwrap_or(HOP_LIMIT)),
         // One tag is taken off before the interface's own hand-off, another before that of a VLAN device.
         max_vlan_tags: if link.vlans.is_empty() { 1 } else { 2 },
         ..abi::Interface::default()
     };
-    if fill_addresses(&mut entry, link, local) {
+    fill_broadcasts(&mut entry, link, &addresses.broadcast);
+    if fill_addresses(&mut entry, link, &addresses.local) {
         entry.flags |= abi::INTERFACE_LOCAL_COMPLETE;
     }
     entry
 }
 
-/// The MSS of the interface's MTU, `[IPv4, IPv6]`.
-pub fn mss_of(link: &Link) -> [u16; 2] {
-    [mss(link.mtu, HEADERS_V4), mss(link.mtu, HEADERS_V6)]
+/// Fails where nothing can be defended on an interface, and says what to do instead.
+pub fn require_defensible(link: &Link) -> Result<(), Problem> {
+    let Some(obstacle) = link.obstacle() else { return Ok(()) };
+    Err(Problem::Unsupported(format!(
+        "{} cannot be defended: {}; {}",
+        link.name,
+        obstacle.describe(),
+        obstacle.remedy()
+    )))
+}
+
+/// The MSS of the MTU, `[IPv4, IPv6]`: what the default routes by the interface say, or its own.
+pub fn mss_of(link: &Link, metrics: &[Metrics; 2]) -> [u16; 2] {
+    let [v4, v6] = metrics;
+    [(v4, HEADERS_V4), (v6, HEADERS_V6)].map(|(metrics, headers)| match metrics.mtu {
+        0 => mss(link.mtu, headers),
+        mtu => mss(mtu, headers),
+    })
 }
 
 /// Bits that the smallest frame takes on the wire, with preamble and gap.
 const SMALLEST_FRAME: u64 = 84 * 8;
 
-/// The smallest frames a second that the slowest link carries; none: the speed of no link is known.
+/// The smallest frames a second that the fastest link carries; none: the speed of one is unknown, which may be that one.
+///
+/// A SYN-ACK leaves by the link its SYN came by, so the limit of a service is for the one by which most can come. That of a
+/// slower one would hold back the clients of all others; half of the sum would leave a flood by one link all of it.
 pub fn link_replies(links: &[Link]) -> Option<u32> {
-    links.iter().filter_map(|link| link.speed).min().map(smallest_frames)
+    let speeds: Option<Vec<u32>> = links.iter().map(|link| link.speed).collect();
+    speeds?.into_iter().max().map(smallest_frames)
 }
 
 /// The smallest frames a second at a speed in Mbit/s.
@@ -83,6 +120,17 @@ fn fill_addresses(entry: &mut abi::Interface, link: &Link, local: &[LocalPrefix]
     local.iter().all(|prefix| whole(&prefix))
         && v4.len() <= entry.local4.len()
         && v6.len() <= entry.local6.len()
+}
+
+/// Fills in broadcast addresses of this host's subnets, those of the interface first.
+fn fill_broadcasts(entry: &mut abi::Interface, link: &Link, broadcast: &[LocalPrefix]) {
+    let mut broadcast: Vec<_> = broadcast.iter().filter(|prefix| prefix.ifindex != LOOPBACK).collect();
+    broadcast.sort_by_key(|prefix| prefix.ifindex != link.index);
+    let addresses = broadcast.iter().filter_map(|prefix| match prefix.address {
+        IpAddr::V4(address) => Some(V4::from(address)),
+        IpAddr::V6(_) => None,
+    });
+    fill(&mut entry.broadcast4, &addresses.collect::<Vec<_>>());
 }
 
 fn halves(address: Ipv6Addr) -> [u64; 2] {
@@ -141,6 +189,8 @@ pub fn retain(map: &mut Slots<abi::Interfaces>, kept: &[u32]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -163,6 +213,41 @@ mod tests {
             ("2001:db8::1".parse::<Ipv6Addr>().expect("v6").octets(), 128),
         ];
         assert_eq!(prefixes(&local), expected);
+    }
+
+    #[test]
+    fn the_fastest_link_sets_the_limit_and_an_unknown_one_none() {
+        let replies = |speeds: &[Option<u32>]| {
+            let links: Vec<_> =
+                speeds.iter().map(|speed| Link { speed: *speed, ..Link::default() }).collect();
+            link_replies(&links)
+        };
+        assert_eq!(replies(&[Some(1000), Some(10_000), Some(100)]), Some(14_880_952));
+        assert_eq!(replies(&[Some(10)]), Some(14_880));
+        assert_eq!((replies(&[]), replies(&[None]), replies(&[Some(10), None])), (None, None, None));
+    }
+
+    #[test]
+    fn the_interfaces_own_broadcast_addresses_come_first() {
+        let prefix = |address: &str, ifindex| LocalPrefix {
+            address: address.parse().expect("an address"),
+            prefix_len: 32,
+            ifindex,
+        };
+        let broadcast = [
+            prefix("127.255.255.255", LOOPBACK),
+            prefix("172.17.255.255", 3),
+            prefix("172.18.255.255", 4),
+            prefix("172.19.255.255", 5),
+            prefix("192.0.2.255", 2),
+            prefix("198.51.100.255", 2),
+        ];
+        let link = Link { index: 2, ..Link::default() };
+        let expected = [[192, 0, 2, 255], [198, 51, 100, 255], [172, 17, 255, 255], [172, 18, 255, 255]]
+            .map(Ipv4Addr::from);
+        let mut entry = abi::Interface::default();
+        fill_broadcasts(&mut entry, &link, &broadcast);
+        assert_eq!(entry.broadcast4, expected.map(V4::from));
     }
 
     #[test]

@@ -2,24 +2,13 @@
 //!
 //! [`session`] does everything once; [`controller`] does it again whenever something changes.
 
-pub mod attacks;
-pub mod baseline;
-pub mod config_file;
+pub mod admin;
+pub mod attack_view;
 pub mod controller;
-pub mod filter;
+pub mod firewall;
 pub mod interfaces;
-pub mod journal;
-pub mod keys;
-pub mod lines;
-pub mod lists;
-pub mod lock;
-pub mod outside;
-pub mod policy;
-pub mod refusals;
-pub mod services;
+pub mod recovery;
+pub mod reload;
 pub mod session;
-pub mod settings;
-pub mod state;
-pub mod sysctls;
-pub mod thresholds;
-pub mod wall;
+pub mod succession;
+pub mod sysctl_watch;

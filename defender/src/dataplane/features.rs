@@ -1,86 +1,70 @@
-//! What the datapath needs of the kernel, checked before anything is touched.
+//! Kernel features that the datapath needs. Checked before anything is changed.
 
-use std::{collections::BTreeMap, fs};
+use std::fs;
 
 use anyhow::{Context as _, Result};
-use aya::{Btf, programs::loaded_programs};
-use aya_obj::btf::BtfKind;
+use aya::Btf;
 
 use crate::{
-    dataplane::{kfunc, pins::PinRoot},
-    doctor,
+    dataplane::{engine::Engine, kfunc},
     problem::Problem,
 };
 
-/// The first kernel that takes hand-offs; tcx came with 6.6.
-const OLDEST: (u32, u32) = (6, 9);
-/// A function of the kernel's that is there where tcx is (`kernel/bpf/tcx.c`).
+/// The lockdown mode in force, in brackets (`security/lockdown/lockdown.c`).
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// A kernel function that exists where tcx does (`kernel/bpf/tcx.c`).
 const TCX: &str = "tcx_link_attach";
 
 /// What the loader needs to know about this kernel.
 pub struct Kernel {
     /// Its type information.
     pub btf: Btf,
-    /// BTF id of the function that hands connections over.
-    pub assign_reqsk: u32,
+    /// The engine it supports.
+    pub engine: Engine,
 }
 
 impl Kernel {
-    /// Looks at the running kernel; fails where it cannot run the datapath.
+    /// Probes the running kernel. Fails if it cannot run the datapath. Features count, not the version.
     pub fn probe() -> Result<Self, Problem> {
         let release = release();
-        if version(&release).is_some_and(|version| version < OLDEST) {
-            return Err(Problem::Unsupported(format!(
-                "kernel {release} is too old: 6.9 or newer is needed (tcx, and handing connections over)"
-            )));
-        }
         let btf = Btf::from_sys_fs().map_err(|error| {
             Problem::Unsupported(format!(
-                "kernel {release} has no type information ({error}): one built with CONFIG_DEBUG_INFO_BTF=y is needed"
+                "the type information of kernel {release} cannot be read ({error}): a container needs the host's /sys, \
+                 and the kernel CONFIG_DEBUG_INFO_BTF=y"
             ))
         })?;
-        let assign_reqsk = kfunc::assign_reqsk_id(&btf)?;
+        let engine = Engine::probe(&btf, &release)?;
         if !has_tcx(&btf) {
             return Err(Problem::Unsupported(format!(
-                "kernel {release} has no tcx: one built with CONFIG_NET_XGRESS=y is needed"
+                "kernel {release} has no tcx: it came with 6.6, and needs CONFIG_NET_XGRESS=y"
             )));
         }
-        Ok(Self { btf, assign_reqsk })
+        Ok(Self { btf, engine })
     }
 }
 
-/// What `defender doctor` is told. Nothing fails here: what is missing is missing.
-pub fn survey(root: &PinRoot) -> doctor::Features {
-    let btf = Btf::from_sys_fs().ok();
-    let programs = loaded_programs().flatten();
-    let programs = programs.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())));
-    doctor::Features {
-        kernel: version(&release()).unwrap_or_default(),
-        btf: btf.is_some(),
-        assign_reqsk: btf.as_ref().is_some_and(|btf| kfunc::assign_reqsk_id(btf).is_ok()),
-        tcx: btf.as_ref().is_some_and(has_tcx),
-        bpffs: root.is_on_bpffs(),
-        privileged: require_privilege().is_ok(),
-        programs: programs.collect::<BTreeMap<_, _>>(),
-    }
+/// Whether lockdown forbids programs to read kernel memory.
+pub(super) fn is_locked_down() -> bool {
+    fs::read_to_string(LOCKDOWN).is_ok_and(|levels| levels.contains("[confidentiality]"))
 }
 
-fn has_tcx(btf: &Btf) -> bool {
-    btf.id_by_type_name_kind(TCX, BtfKind::Func).is_ok()
+pub(super) fn has_tcx(btf: &Btf) -> bool {
+    kfunc::id(btf, TCX).is_some()
 }
 
-fn release() -> String {
+/// The kernel's release.
+pub(super) fn release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|_| "unknown".into(), |text| text.trim().into())
 }
 
 /// Major and minor version.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Fails unless this process may load and attach eBPF programs.
+/// Fails if this process may not load and attach eBPF programs.
 pub fn require_privilege() -> Result<()> {
     let status =
         fs::read_to_string("/proc/self/status").context("cannot read this process's capabilities")?;
@@ -118,7 +102,6 @@ mod tests {
         assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
         assert_eq!(version("6.9-rc1"), Some((6, 9)));
         assert_eq!(version("unknown"), None);
-        assert!(version("6.1.0-18-amd64") < Some(OLDEST));
     }
 
     #[test]

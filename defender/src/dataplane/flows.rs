@@ -1,18 +1,19 @@
-//! The listing of connections: the kernel's socket table and the flow table, joined by an iterator that is pinned.
+//! Lists connections: a pinned iterator joins the kernel's socket table with the flow table.
 
 use std::fs::File;
 
 use anyhow::{Context as _, Result, ensure};
 use defender_common::abi::Listed;
 
-use crate::dataplane::{pins::PinRoot, walk::read_all};
+use crate::dataplane::{pins::PinRoot, socket_iter::read_all};
 
-/// Every connection to a service, in the network namespace of the calling thread. About a microsecond each.
+/// Every connection to a service in the calling thread's network namespace. Takes about a microsecond per
+/// connection.
 pub fn list(root: &PinRoot) -> Result<Vec<Listed>> {
     let pin = root.flows();
-    let bytes = File::open(&pin)
-        .and_then(read_all)
-        .with_context(|| format!("cannot list connections with {}", pin.display()))?;
+    let bytes = File::open(&pin).and_then(read_all).with_context(|| {
+        format!("cannot list connections with {}; `defender run` makes it anew", pin.display())
+    })?;
     let lines = bytes.chunks_exact(size_of::<Listed>());
     ensure!(lines.remainder().is_empty(), "the listing of connections is cut short");
     lines.map(|line| parse(line).context("the listing of connections is cut short")).collect()
@@ -35,11 +36,11 @@ fn parse(bytes: &[u8]) -> Option<Listed> {
     })
 }
 
-/// Bytes from which fields are taken one after the other.
-struct Fields<'a>(&'a [u8]);
+/// Bytes from which fields are taken in order.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (field, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*field)

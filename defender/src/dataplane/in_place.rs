@@ -1,8 +1,9 @@
-//! Puts the addresses of maps' values into the object file, for the programs to read them without a look-up.
+//! Patches the addresses of map values into the object file, so that programs read them without a lookup.
 //!
-//! The kernel does that by itself where an instruction names a map and a place in its value. aya writes such instructions for
-//! global variables only, and fills those anew at each load, which would wipe out the settings of programs that run. So
-//! the programs load a number instead ([`abi::in_place`]), and here each becomes the real address.
+//! The kernel resolves such an address where an instruction names a map and an offset in its value. aya
+//! emits these instructions only for global variables. It also initialises those on each load, which would
+//! erase the settings of running programs. So the programs load a placeholder number ([`abi::in_place`]),
+//! which this module replaces by the address.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 
@@ -17,15 +18,27 @@ use crate::dataplane::{
     pins::{PinRoot, Rollback},
 };
 
-/// `src_reg` of a load of a 64-bit immediate that is the address in a map's value.
+/// `src_reg` of a 64-bit immediate load whose value is an address within a map value.
 const PSEUDO_MAP_VALUE: u8 = 2;
 
-/// Turns every number of [`abi::in_place`] in `object` into the address of the value of its map, which is pinned below
-/// `root`. The programs are to be loaded while the maps that are returned are open.
+/// Replaces every number of [`abi::in_place`] in `object` by the address of its map's value. The maps are
+/// pinned below `root`. Keep the returned maps open while loading the programs.
 pub fn patch(object: &mut [u8], root: &PinRoot, rollback: &mut Rollback) -> Result<Vec<MapData>> {
+    patch_with(object, |object, name| open(object, name, root, rollback))
+}
+
+/// The same with unpinned maps.
+pub fn patch_unpinned(object: &mut [u8]) -> Result<Vec<MapData>> {
+    patch_with(object, create)
+}
+
+fn patch_with(
+    object: &mut [u8],
+    mut map_of: impl FnMut(&[u8], &str) -> Result<MapData>,
+) -> Result<Vec<MapData>> {
     let mut maps = Vec::new();
     for (name, number) in abi::in_place::ALL {
-        let map = open(object, name, root, rollback)?;
+        let map = map_of(object, name)?;
         let fd = map.fd().as_fd().as_raw_fd();
         ensure!(replace(object, number, fd)? > 0, "the eBPF object inside this binary does not use {name}");
         maps.push(map);
@@ -33,24 +46,29 @@ pub fn patch(object: &mut [u8], root: &PinRoot, rollback: &mut Rollback) -> Resu
     Ok(maps)
 }
 
-/// The pinned map, which is made if it is missing.
+/// The pinned map, created if missing.
 fn open(object: &[u8], name: &str, root: &PinRoot, rollback: &mut Rollback) -> Result<MapData> {
     let pin = root.map(name);
     if pin.exists() {
         return pinned(&root.maps(), name);
     }
-    let mut object = Object::parse(object).context("the eBPF object inside this binary cannot be read")?;
-    let map = object
-        .maps
-        .remove(name)
-        .with_context(|| format!("the eBPF object inside this binary has no {name}"))?;
-    let map = MapData::create(map, name, None).with_context(|| format!("cannot make the map {name}"))?;
+    let map = create(object, name)?;
     rollback.note(pin.clone());
     map.pin(&pin).with_context(|| format!("cannot pin the map {}", pin.display()))?;
     Ok(map)
 }
 
-/// Turns every load of `number` into one of the address of the value of the map `fd`. Returns how many there were.
+fn create(object: &[u8], name: &str) -> Result<MapData> {
+    let mut object = Object::parse(object).context("the eBPF object inside this binary cannot be read")?;
+    let map = object
+        .maps
+        .remove(name)
+        .with_context(|| format!("the eBPF object inside this binary has no {name}"))?;
+    MapData::create(map, name, None).with_context(|| format!("cannot make the map {name}"))
+}
+
+/// Replaces every load of `number` by a load of the address of the value of map `fd`. Returns the number of
+/// replacements.
 fn replace(object: &mut [u8], number: u64, fd: RawFd) -> Result<usize> {
     let mut replaced = 0;
     for (offset, size) in program_sections(object)? {
@@ -75,7 +93,7 @@ fn replace_in(code: &mut [u8], number: u64, fd: RawFd) -> usize {
         {
             first[1] |= PSEUDO_MAP_VALUE << 4;
             first[4..].copy_from_slice(&fd.to_ne_bytes());
-            // From the beginning of the value.
+            // Offset 0 in the value.
             second[4..].fill(0);
             replaced += 1;
         }
@@ -96,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loads_of_the_number_change() {
+    fn only_loads_of_the_placeholder_change() {
         let number = 0x0000_0002_0000_0001;
         let others = [load(0, 1, 3), load(0, 2, 2), load(1, 1, 2)].concat();
         let mut code = [others.clone(), load(0, 1, 2)].concat();

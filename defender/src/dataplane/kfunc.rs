@@ -1,7 +1,8 @@
-//! Puts the running kernel's function ids into the object file.
+//! Patches the running kernel's function ids into the object file.
 //!
-//! aya resolves calls of kernel functions only where the compiler described them in BTF, which rustc does not do for
-//! foreign functions. The programs call a sentinel instead ([`abi::kfunc`]); here each becomes the real call.
+//! aya resolves kernel function calls only where the compiler described them in BTF. rustc does not do so
+//! for foreign functions. So the programs call a sentinel ([`abi::kfunc`]), which this module replaces by
+//! the real call.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Btf;
@@ -9,36 +10,46 @@ use aya_obj::btf::BtfKind;
 use defender_common::abi;
 use object::{Object as _, ObjectSection as _, SectionKind};
 
-use crate::problem::Problem;
-
 /// Bytes of one eBPF instruction.
 pub(super) const INSTRUCTION: usize = 8;
 /// Opcode of a call.
 const CALL: u8 = 0x85;
-/// Opcode of the one instruction that takes two slots: load of a 64-bit immediate.
+/// Opcode of the only instruction that takes two slots: the 64-bit immediate load.
 pub(super) const LOAD_IMMEDIATE_64: u8 = 0x18;
 /// `src_reg` of a call that names a kernel function.
 const PSEUDO_KFUNC_CALL: u8 = 2;
 
-/// The BTF id of [`abi::kfunc::ASSIGN_REQSK`] in the running kernel.
-pub fn assign_reqsk_id(btf: &Btf) -> Result<u32, Problem> {
-    btf.id_by_type_name_kind(abi::kfunc::ASSIGN_REQSK, BtfKind::Func).map_err(|_| {
-        Problem::Unsupported(format!(
-            "this kernel has no {}, which hands proven connections to TCP: kernel 6.9 or newer is needed",
-            abi::kfunc::ASSIGN_REQSK
-        ))
-    })
+/// The BTF id of a function of the running kernel, if it exists.
+pub fn id(btf: &Btf, name: &str) -> Option<u32> {
+    btf.id_by_type_name_kind(name, BtfKind::Func).ok()
 }
 
-/// Turns every call of [`abi::kfunc::ASSIGN_REQSK_SENTINEL`] in `object` into a call of the kernel function `btf_id`.
-/// Returns how many there were.
+/// The replacement for a call of a kernel function.
+#[derive(Clone, Copy, Debug)]
+pub enum Call {
+    /// A call of the function with this BTF id. `btf` is the index of its type information in the list
+    /// passed at load, or 0 for the kernel itself.
+    Kernel { id: u32, btf: i16 },
+    /// The kernel lacks the function. The call returns 0, as if it found nothing.
+    Missing,
+}
+
+/// `r0 = 0`.
+const RETURN_ZERO: [u8; INSTRUCTION] = [0xb7, 0, 0, 0, 0, 0, 0, 0];
+
+/// Replaces every call of [`abi::kfunc::ASSIGN_REQSK_SENTINEL`] in `object` by a call of the kernel
+/// function `btf_id`. Returns the number of replacements.
 pub fn patch(object: &mut [u8], btf_id: u32) -> Result<usize> {
-    let id = i32::try_from(btf_id).context("the kernel function's BTF id is out of range")?;
+    replace(object, abi::kfunc::ASSIGN_REQSK_SENTINEL, Call::Kernel { id: btf_id, btf: 0 })
+}
+
+/// Replaces every call of `sentinel` in `object` by `call`. Returns the number of replacements.
+pub fn replace(object: &mut [u8], sentinel: i32, call: Call) -> Result<usize> {
     let mut patched = 0;
     for (offset, size) in program_sections(object)? {
         let code =
             object.get_mut(offset..offset + size).context("a section reaches beyond the object file")?;
-        patched += patch_section(code, id);
+        patched += patch_section(code, sentinel, call);
     }
     Ok(patched)
 }
@@ -55,24 +66,34 @@ pub(super) fn program_sections(bytes: &[u8]) -> Result<Vec<(usize, usize)>> {
     Ok(sections)
 }
 
-fn patch_section(code: &mut [u8], id: i32) -> usize {
+fn patch_section(code: &mut [u8], sentinel: i32, call: Call) -> usize {
     let mut patched = 0;
     let mut slots = code.chunks_exact_mut(INSTRUCTION);
     while let Some(slot) = slots.next() {
         if slot[0] == LOAD_IMMEDIATE_64 {
             // The second slot is data.
             slots.next();
-        } else if is_sentinel_call(slot) {
-            slot[1] = (slot[1] & 0x0f) | (PSEUDO_KFUNC_CALL << 4);
-            slot[4..].copy_from_slice(&id.to_ne_bytes());
+        } else if is_call_of(slot, sentinel) {
+            write(slot, call);
             patched += 1;
         }
     }
     patched
 }
 
-fn is_sentinel_call(slot: &[u8]) -> bool {
-    slot[0] == CALL && slot[4..] == abi::kfunc::ASSIGN_REQSK_SENTINEL.to_ne_bytes()
+fn is_call_of(slot: &[u8], sentinel: i32) -> bool {
+    slot[0] == CALL && slot[4..] == sentinel.to_ne_bytes()
+}
+
+fn write(slot: &mut [u8], call: Call) {
+    match call {
+        Call::Kernel { id, btf } => {
+            slot[1] = (slot[1] & 0x0f) | (PSEUDO_KFUNC_CALL << 4);
+            slot[2..4].copy_from_slice(&btf.to_ne_bytes());
+            slot[4..].copy_from_slice(&id.to_ne_bytes());
+        }
+        Call::Missing => slot.copy_from_slice(&RETURN_ZERO),
+    }
 }
 
 #[cfg(test)]
@@ -113,10 +134,22 @@ mod tests {
         let helper = call(5);
         let mut load = sentinel;
         load[0] = LOAD_IMMEDIATE_64;
-        // The second slot of a 64-bit load is data, even where it looks like the sentinel's call.
+        // The second slot of a 64-bit load is data, even if it looks like the sentinel's call.
         let mut code = [helper, load, sentinel, sentinel].concat();
-        assert_eq!(patch_section(&mut code, 7), 1);
+        let number = abi::kfunc::ASSIGN_REQSK_SENTINEL;
+        assert_eq!(patch_section(&mut code, number, Call::Kernel { id: 7, btf: 1 }), 1);
         assert_eq!(code[..24], [helper, load, sentinel].concat());
-        assert_eq!(code[24..], [CALL, PSEUDO_KFUNC_CALL << 4, 0, 0, 7, 0, 0, 0]);
+        assert_eq!(code[24..], [CALL, PSEUDO_KFUNC_CALL << 4, 1, 0, 7, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_missing_function_finds_nothing() {
+        for function in abi::kfunc::CONNTRACK {
+            let mut object = crate::dataplane::OBJECT.to_vec();
+            let calls = count_calls(&object, 0, function.sentinel);
+            assert!(calls > 0, "{}", function.name);
+            assert_eq!(replace(&mut object, function.sentinel, Call::Missing).expect("replaced"), calls);
+            assert_eq!(count_calls(&object, 0, function.sentinel), 0);
+        }
     }
 }

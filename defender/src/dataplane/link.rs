@@ -1,14 +1,13 @@
-//! Attaches the programs, or puts them in the place of those attached before.
+//! Attaches the programs, or replaces those attached before.
 //!
-//! Every attachment is a `bpf_link`, pinned, and its descriptor closed at once: the pin alone decides whether the
-//! program stays attached, whoever removes it.
+//! Every attachment is a pinned `bpf_link`, so it outlives this process.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::{
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaXdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode as AyaXdpMode,
         links::{FdLink, PinnedLink},
         loaded_programs,
         tc::{SchedClassifierLink, TcAttachOptions},
@@ -20,13 +19,14 @@ use aya::{
 use crate::{
     dataplane::{
         loader::Programs,
+        open_link::OpenLink,
         pins::{Hook, LinkName, PinRoot, Rollback, remove_file},
     },
-    host::links::{Link, Vlan},
+    host::links::{Link, Vlan, XdpMode},
     problem::Problem,
 };
 
-/// Attaches the tracepoint program in the place of one attached before: for a moment both are.
+/// Attaches the tracepoint program in place of an earlier one. For a moment both are attached.
 pub fn attach_sock_state(programs: &mut Programs, root: &PinRoot, rollback: &mut Rollback) -> Result<()> {
     let program = programs.sock_state()?;
     let id = program.attach().context("cannot attach to the tracepoint inet_sock_set_state")?;
@@ -34,7 +34,7 @@ pub fn attach_sock_state(programs: &mut Programs, root: &PinRoot, rollback: &mut
     put_in_place(link, &root.sock_state(), rollback)
 }
 
-/// Makes the listing of connections ready to be read.
+/// Makes the connection listing ready to read.
 pub fn attach_listing(programs: &mut Programs, root: &PinRoot, rollback: &mut Rollback) -> Result<()> {
     let program = programs.flows()?;
     let id = program.attach().context("cannot iterate over the sockets")?;
@@ -42,7 +42,7 @@ pub fn attach_listing(programs: &mut Programs, root: &PinRoot, rollback: &mut Ro
     put_in_place(link, &root.flows(), rollback)
 }
 
-/// Pins a link of a kind that cannot be updated, in place of the one before.
+/// Pins a link of a kind that cannot be updated, in place of the earlier one.
 fn put_in_place(link: FdLink, pin: &Path, rollback: &mut Rollback) -> Result<()> {
     if !pin.exists() {
         rollback.note(pin.to_owned());
@@ -54,7 +54,8 @@ fn put_in_place(link: FdLink, pin: &Path, rollback: &mut Rollback) -> Result<()>
     fs::rename(&replacement, pin).with_context(|| format!("cannot replace {}", pin.display()))
 }
 
-/// Attaches the programs of one interface, XDP last: what it accepts, the others must be there to take over.
+/// Attaches the programs of one interface. XDP comes last, since the others must be ready to take over what
+/// it accepts.
 pub fn attach_interface(
     programs: &mut Programs,
     root: &PinRoot,
@@ -76,10 +77,11 @@ pub fn attach_interface(
         interface.index,
         rollback,
     )?;
-    attach_xdp(programs.xdp()?, root, interface, rollback)
+    attach_xdp(programs, root, interface, rollback)
 }
 
-/// Attaches the hand-off to a VLAN device on `interface`, unless it is. Returns whether it is new there.
+/// Attaches the hand-off to a VLAN device on `interface`, unless it is attached. Returns whether it was
+/// not.
 pub fn attach_vlan(
     programs: &mut Programs,
     root: &PinRoot,
@@ -95,13 +97,15 @@ pub fn attach_vlan(
     Ok(true)
 }
 
-/// Removes the pins of links to VLAN devices that are gone.
+/// Detaches from VLAN devices that are gone or were renamed.
 pub fn remove_stale_vlans(root: &PinRoot, interface: &Link) -> Result<()> {
     for link in root.links()?.into_iter().filter(|link| link.interface == interface.name) {
         if let Hook::VlanIngress(device) = &link.hook
             && !interface.vlans.iter().any(|vlan| vlan.name == *device)
         {
-            remove_file(&root.link(&link))?;
+            let pin = root.link(&link);
+            OpenLink::from_pin(&pin)?.detach()?;
+            remove_file(&pin)?;
         }
     }
     Ok(())
@@ -117,50 +121,63 @@ pub fn is_attached(root: &PinRoot, interface: &Link) -> Result<bool> {
     Ok(true)
 }
 
-fn attach_xdp(program: &mut Xdp, root: &PinRoot, interface: &Link, rollback: &mut Rollback) -> Result<()> {
+fn attach_xdp(
+    programs: &mut Programs,
+    root: &PinRoot,
+    interface: &Link,
+    rollback: &mut Rollback,
+) -> Result<()> {
     let pin = root.link(&LinkName::new(&interface.name, Hook::Xdp));
     if let Some(link) = open_live(&pin, interface.index)? {
+        // The link keeps the mode it was created with.
+        let mode = interface.xdp.first().map_or(XdpMode::Native, |program| program.mode);
+        let program = programs.xdp(mode)?;
         let link = XdpLink::try_from(link).with_context(|| format!("{} is no XDP link", pin.display()))?;
         let id = program.attach_to_link(link).with_context(|| cannot_replace(&pin))?;
         drop(program.take_link(id)?);
         return Ok(());
     }
     require_free(interface)?;
-    let link = create_xdp(program, interface)?;
+    let link = create_xdp(programs, interface)?;
     rollback.note(pin.clone());
     pin_link(link, &pin)
 }
 
-fn create_xdp(program: &mut Xdp, interface: &Link) -> Result<FdLink> {
+fn create_xdp(programs: &mut Programs, interface: &Link) -> Result<FdLink> {
     let name = &interface.name;
-    let id = match program.attach_to_if_index(interface.index, AyaXdpMode::Driver) {
-        Ok(id) => id,
-        Err(error) if is_permanent(&error) => {
-            return Err(anyhow!(error).context(format!("cannot attach to {name}")));
-        }
-        Err(native) => {
-            let id = program.attach_to_if_index(interface.index, AyaXdpMode::Skb).with_context(|| {
-                format!("cannot attach to {name}, neither natively ({native}) nor generically")
-            })?;
-            log::warn!(
-                "{name}: the driver {} does not take this XDP program ({:#}): it runs in generic mode, several times slower",
-                interface.driver.as_deref().unwrap_or("of this device"),
-                anyhow!(native)
-            );
-            id
-        }
+    let native = match make_xdp(programs, interface, XdpMode::Native) {
+        Ok(link) => return Ok(link),
+        Err(error) => error,
     };
-    FdLink::try_from(program.take_link(id)?)
-        .with_context(|| format!("{name}: this kernel attaches XDP programs without a link"))
+    if is_permanent(&native) {
+        return Err(native.context(format!("cannot attach to {name}")));
+    }
+    let link = make_xdp(programs, interface, XdpMode::Generic)
+        .with_context(|| format!("cannot attach to {name}, neither natively ({native}) nor generically"))?;
+    log::warn!(
+        "{name}: the driver {} does not take this XDP program ({native:#}): it runs in generic mode, several times slower",
+        interface.driver.as_deref().unwrap_or("of this device"),
+    );
+    Ok(link)
 }
 
-/// Errors that another mode would not cure.
-fn is_permanent(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(SyscallError { io_error, .. }) = error else { return false };
+fn make_xdp(programs: &mut Programs, interface: &Link, mode: XdpMode) -> Result<FdLink> {
+    let program = programs.xdp(mode)?;
+    let flags = if mode == XdpMode::Generic { AyaXdpMode::Skb } else { AyaXdpMode::Driver };
+    let id = program.attach_to_if_index(interface.index, flags)?;
+    FdLink::try_from(program.take_link(id)?)
+        .with_context(|| format!("{}: this kernel attaches XDP programs without a link", interface.name))
+}
+
+/// Errors that another mode would not fix.
+fn is_permanent(error: &anyhow::Error) -> bool {
+    let Some(ProgramError::SyscallError(SyscallError { io_error, .. })) = error.downcast_ref() else {
+        return false;
+    };
     matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::EBUSY | libc::EEXIST | libc::ENODEV))
 }
 
-/// Fails where the interface runs an XDP program that is not pinned below `root`, and says which.
+/// Fails and names the program if the interface runs an XDP program that is not pinned below `root`.
 pub fn require_free_or_ours(root: &PinRoot, interface: &Link) -> Result<()> {
     if is_live(&root.link(&LinkName::new(&interface.name, Hook::Xdp)), interface.index)? {
         return Ok(());
@@ -206,7 +223,8 @@ fn attach_classifier(
         return Ok(());
     }
     let (hook, order, words) = match name.hook {
-        // Before anyone who might drop or redirect what is to be handed over; last where only to watch.
+        // First, before programs that might drop or redirect what is to be handed over. Last where it only
+        // observes.
         Hook::Egress | Hook::Xdp => (TcAttachType::Egress, LinkOrder::last(), "egress"),
         Hook::Ingress | Hook::VlanIngress(_) => (TcAttachType::Ingress, LinkOrder::first(), "ingress"),
     };
@@ -224,20 +242,19 @@ fn cannot_replace(pin: &Path) -> String {
 }
 
 fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
-    // Closes the descriptor: from here on the pin holds the link.
+    // Closes the descriptor: from now on the pin holds the link.
     link.pin(pin).map(drop).with_context(|| format!("cannot pin {}", pin.display()))
 }
 
-/// The link pinned at `pin`, if it is attached to the device `index`. One whose device has gone, or was made again
-/// under the same name, is removed.
+/// The link pinned at `pin`, if it is attached to device `index`. Removes a link whose device is gone or
+/// was recreated under the same name.
 fn open_live(pin: &Path, index: u32) -> Result<Option<FdLink>> {
     if !pin.exists() {
         return Ok(None);
     }
-    let link =
-        FdLink::from(PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?);
-    if ifindex_of(&link)? == index {
-        return Ok(Some(link));
+    if is_live(pin, index)? {
+        let link = PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?;
+        return Ok(Some(FdLink::from(link)));
     }
     log::debug!("{} is attached to a device that has gone", pin.display());
     remove_file(pin)?;
@@ -246,53 +263,5 @@ fn open_live(pin: &Path, index: u32) -> Result<Option<FdLink>> {
 
 /// Whether the link pinned at `pin` is attached to the device `index`.
 fn is_live(pin: &Path, index: u32) -> Result<bool> {
-    if !pin.exists() {
-        return Ok(false);
-    }
-    let link =
-        FdLink::from(PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?);
-    Ok(ifindex_of(&link)? == index)
-}
-
-/// The device a link is attached to; 0 if it has gone. aya does not tell, so the kernel's text about the descriptor
-/// is read.
-fn ifindex_of(link: &FdLink) -> Result<u32> {
-    let id = link.info().context("cannot look at a link")?.id().to_string();
-    for descriptor in descriptors().context("cannot look at this process's descriptors")? {
-        let text = match fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).context("cannot look at this process's descriptors"),
-        };
-        if field(&text, "link_id") == Some(&id) {
-            return Ok(field(&text, "ifindex").and_then(|index| index.parse().ok()).unwrap_or(0));
-        }
-    }
-    Ok(0)
-}
-
-/// This process's descriptors, highest first: the one opened last is nearly always among the first.
-fn descriptors() -> io::Result<Vec<u32>> {
-    let names = fs::read_dir("/proc/self/fdinfo")?.map(|entry| entry.map(|entry| entry.file_name()));
-    let names = names.collect::<io::Result<Vec<_>>>()?;
-    let mut numbers: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(numbers)
-}
-
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_found_in_the_kernel_s_text() {
-        let text = "pos:\t0\nlink_type:\txdp\nlink_id:\t12\nprog_id:\t34\nifindex:\t5\n";
-        assert_eq!(field(text, "link_id"), Some("12"));
-        assert_eq!(field(text, "ifindex"), Some("5"));
-        assert_eq!(field(text, "link"), None);
-    }
+    Ok(pin.exists() && OpenLink::from_pin(pin)?.about()?.ifindex == index)
 }

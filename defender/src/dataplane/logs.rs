@@ -1,4 +1,4 @@
-//! What the programs log: rare events, and only where this process was asked to say that much (`--verbose`).
+//! The programs' log: rare events, and only if this process was asked for that level (`--verbose`).
 
 use std::future::pending;
 
@@ -8,7 +8,7 @@ use aya_log::{EbpfLogger, Level};
 use log::{LevelFilter, Log};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The level that the programs are loaded with. Below it, the verifier leaves their log calls out.
+/// The log level that the programs are loaded with. The verifier removes log calls below it.
 pub(super) fn level() -> u8 {
     if log::max_level() >= LevelFilter::Debug { Level::Debug as u8 } else { 0 }
 }
@@ -24,7 +24,7 @@ impl Logs {
         Ok(Self(Some(EbpfLogger::init(ebpf).context("cannot read what the programs log")?)))
     }
 
-    /// Passes on what is logged, for ever. To be called within the event loop.
+    /// Forwards log messages for ever. Call it within the event loop.
     pub async fn pass_on(self) -> Result<()> {
         let Some(logger) = self.0 else { return pending().await };
         // SAFETY: the logger owns its map's descriptor, and neither closes nor changes it while it lives.

@@ -7,19 +7,20 @@ use aya::maps::{HashMap, LpmTrie, MapData, MapError, RingBuf, lpm_trie::Key};
 use defender_common::{
     abi::{self, map},
     load::{self, Alone, Time},
+    shared::Shared,
 };
 use defender_maps::{Bytes, PerCpuSlots, Slots, Table, open, pinned};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::dataplane::pins::PinRoot;
 
-/// How many CPUs there may be.
+/// The maximum number of CPUs.
 pub fn possible_cpus() -> Result<u32> {
     let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow!("cannot read {file}: {error}"))?;
     Ok(cpus.try_into().unwrap_or(u32::MAX))
 }
 
-/// A prefix of [`Local`] or [`Prefixes`]: 16 bytes, and how many leading bits count.
+/// A prefix in [`Local`] or [`Prefixes`]: 16 bytes, and the number of leading bits.
 pub type Prefix = ([u8; 16], u32);
 
 /// The addresses of this host.
@@ -54,7 +55,7 @@ impl Prefixes {
         entries.collect::<Result<_, MapError>>().context("cannot read PREFIXES")
     }
 
-    /// Whether there is none.
+    /// Whether there are no prefixes.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.0.keys().next().transpose().context("cannot read PREFIXES")?.is_none())
     }
@@ -78,7 +79,7 @@ impl Prefixes {
         }
     }
 
-    /// Adds a prefix, or replaces its bits; its length is noted in them.
+    /// Adds a prefix or replaces its bits, which also record its length.
     pub fn insert(&mut self, (address, length): Prefix, bits: u32) -> Result<()> {
         let bits = bits | length << abi::PREFIX_LENGTH_SHIFT;
         self.0.insert(&Key::new(length, address), bits, 0).context("cannot write PREFIXES")
@@ -119,7 +120,7 @@ fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-/// What the datapath reports at once. Only one process may read it.
+/// Events that the datapath reports at once. Only one process may read them.
 struct Ring(RingBuf<MapData>);
 
 impl AsRawFd for Ring {
@@ -128,11 +129,11 @@ impl AsRawFd for Ring {
     }
 }
 
-/// The events of the datapath, as they come.
+/// The datapath's events, in order.
 pub struct Events(AsyncFd<Ring>);
 
 impl Events {
-    /// Opens the ring buffer pinned below `root`. To be called within the event loop.
+    /// Opens the ring buffer pinned below `root`. Call it within the event loop.
     pub fn open(root: &PinRoot) -> Result<Self> {
         let ring = Ring(open(&root.maps(), map::EVENTS)?);
         // SAFETY: the ring buffer owns its map's descriptor, and neither closes nor changes it while it lives.
@@ -140,10 +141,10 @@ impl Events {
         registered.map(Self).context("cannot wait for events of the datapath")
     }
 
-    /// Waits until something is reported, and takes all of it: no more than the buffer holds.
+    /// Waits for events and takes all of them, at most one full buffer.
     pub async fn next(&mut self) -> Result<Vec<abi::Event>> {
         let mut ready = self.0.readable_mut().await.context("cannot wait for events of the datapath")?;
-        // First, so that what comes while the buffer is read wakes us again.
+        // First, so that events that arrive while the buffer is read wake us again.
         ready.clear_ready();
         let ring = ready.get_inner_mut();
         let mut events = Vec::new();
@@ -176,8 +177,6 @@ pub struct Maps {
     pub addresses: Addresses,
     /// [`map::SERVICES`].
     pub services: Table<abi::Services>,
-    /// [`map::LEARNT`].
-    pub learnt: Slots<abi::Learnt>,
     /// [`map::SERVICE_COUNTERS`].
     pub service_counters: PerCpuSlots<abi::ServiceCounters>,
     /// [`map::SOURCES`].
@@ -190,8 +189,8 @@ pub struct Maps {
     pub trace: Table<abi::TraceLines>,
     /// [`map::LOADS`].
     pub loads: Table<abi::Loads>,
-    /// [`map::KNOWN`].
-    pub known: Table<abi::KnownBytes>,
+    /// [`map::VALID_SOURCES`].
+    pub known: Table<abi::ValidSourceBytes>,
     /// [`map::PREFIXES`].
     pub prefixes: Prefixes,
 }
@@ -208,24 +207,23 @@ impl Maps {
             ports: Table::open(maps, map::PORTS)?,
             addresses: Addresses(open(maps, map::ADDRESSES)?),
             services: Table::open(maps, map::SERVICES)?,
-            learnt: Slots::open(maps, map::LEARNT)?,
             service_counters: PerCpuSlots::open(maps, map::SERVICE_COUNTERS)?,
             sources: Table::open(maps, map::SOURCES)?,
             counters: PerCpuSlots::open(maps, map::COUNTERS)?,
             budget: Table::open(maps, map::BUDGET)?,
             trace: Table::open(maps, map::TRACE)?,
             loads: Table::open(maps, map::LOADS)?,
-            known: Table::open(maps, map::KNOWN)?,
+            known: Table::open(maps, map::VALID_SOURCES)?,
             prefixes: Prefixes(open(maps, map::PREFIXES)?),
         })
     }
 
-    /// The version that the pinned maps below `root` were made by; none where they were never filled.
+    /// The version that created the maps pinned below `root`, or `None` if they were never filled.
     pub fn pinned_version(root: &PinRoot) -> Result<Option<u32>> {
         if !root.map(map::CONFIG).exists() {
             return Ok(None);
         }
-        // Another version's settings may be of another size.
+        // Another version's settings may differ in size.
         let config = pinned(&root.maps(), map::CONFIG)?;
         let Ok(config) = Slots::<abi::Config>::of(config, map::CONFIG) else { return Ok(Some(u32::MAX)) };
         Ok(Some(config.get(0)?.abi_version).filter(|version| *version != 0))
@@ -236,47 +234,30 @@ impl Maps {
         Ok(Slots::<abi::FlowBucket>::open(&root.maps(), map::FLOWS)?.len())
     }
 
-    /// How much a service has to bear, brought to the present as the next packet would.
-    pub fn load_at(&self, id: u32, lines: &abi::Lines, cohorts: u32, present: Time) -> Result<abi::Load> {
+    /// A service's load, brought up to date as the next packet would.
+    pub fn load_at(
+        &self,
+        id: u32,
+        triggers: &abi::Triggers,
+        age_buckets: u32,
+        present: Time,
+    ) -> Result<abi::Load> {
         let mut load = self.loads.get(id)?;
-        load::advance::<Alone>(&mut load, lines, cohorts, present);
+        load::advance::<Alone>(Shared::from_mut(&mut load), triggers, age_buckets, present);
         Ok(load)
     }
 
     /// The sum of `id`'s counters over all CPUs.
     pub fn service_counters(&self, id: u32) -> Result<abi::ServiceCounters> {
         let mut sum = abi::ServiceCounters::default();
-        for cpu in self.service_counters.get(id)? {
-            sum.syn_received += cpu.syn_received;
-            sum.syn_challenged += cpu.syn_challenged;
-            sum.ack_accepted += cpu.ack_accepted;
-            sum.ack_rejected += cpu.ack_rejected;
-            sum.handoff_assigned += cpu.handoff_assigned;
-            sum.handoff_failed += cpu.handoff_failed;
-            sum.established += cpu.established;
-            sum.syn_would_challenge += cpu.syn_would_challenge;
-            sum.client_would_challenge += cpu.client_would_challenge;
-            sum.stray_acks += cpu.stray_acks;
-            sum.stray_rsts += cpu.stray_rsts;
-            sum.syn_limited += cpu.syn_limited;
-        }
+        self.service_counters.get(id)?.iter().for_each(|cpu| sum.add(cpu));
         Ok(sum)
     }
 
     /// The sum of all counters over all CPUs.
     pub fn counters(&self) -> Result<abi::Counters> {
         let mut sum = abi::Counters::default();
-        for cpu in self.counters.get(0)? {
-            add(&mut sum.verdicts, &cpu.verdicts);
-            add(&mut sum.handoff, &cpu.handoff);
-            add(&mut sum.tracked, &cpu.tracked);
-        }
+        self.counters.get(0)?.iter().for_each(|cpu| sum.add(cpu));
         Ok(sum)
-    }
-}
-
-fn add(sum: &mut [u64], more: &[u64]) {
-    for (sum, more) in sum.iter_mut().zip(more) {
-        *sum += more;
     }
 }

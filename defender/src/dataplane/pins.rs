@@ -1,11 +1,14 @@
-//! Where everything that outlives this process is pinned on the BPF file system.
+//! Pins on the BPF file system, for everything that outlives this process.
 //!
-//! `ROOT/maps/NAME` holds the maps, `ROOT/links/IFNAME-xdp` and so on what is attached. Removing a link's pin detaches
-//! it, since no process keeps a link open for long.
+//! `ROOT/maps/NAME` holds the maps, `ROOT/links/IFNAME-xdp` and similar names hold the links. A controller
+//! also keeps the links open ([`held`](crate::dataplane::held)). Without a controller, removing a link's
+//! pin detaches it.
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Component, Path, PathBuf},
 };
 
@@ -16,18 +19,18 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use crate::problem::Problem;
+use crate::{files, host::links::Link, problem::Problem};
 
-/// Where the BPF file system is mounted by convention.
+/// The conventional mount point of the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
 /// The pin of the tracepoint's link.
 const SOCK_STATE: &str = "sock_state";
-/// The pin of the listing of connections, an iterator.
+/// The pin of the connection listing, an iterator.
 const FLOWS: &str = "flows";
-/// What a new link is pinned as before it takes another's place.
+/// Suffix of the pin of a new link before it replaces another.
 const REPLACEMENT_SUFFIX: &str = "-new";
 
-/// The directory below which one defender pins its maps and links.
+/// The directory below which one instance pins its maps and links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinRoot(PathBuf);
 
@@ -59,6 +62,13 @@ impl LinkName {
         Self { interface: interface.to_owned(), hook }
     }
 
+    /// The links of an interface, each with the index of its device.
+    pub fn all_of(interface: &Link) -> Vec<(Self, u32)> {
+        let own = [Hook::Xdp, Hook::Ingress, Hook::Egress].map(|hook| (hook, interface.index));
+        let vlans = interface.vlans.iter().map(|vlan| (Hook::VlanIngress(vlan.name.clone()), vlan.index));
+        own.into_iter().chain(vlans).map(|(hook, index)| (Self::new(&interface.name, hook), index)).collect()
+    }
+
     /// The device that the link is attached to.
     pub fn device(&self) -> &str {
         match &self.hook {
@@ -67,8 +77,8 @@ impl LinkName {
         }
     }
 
-    /// The BPF file system reserves names with dots, and interface names never hold a colon.
-    fn to_file_name(&self) -> String {
+    /// The BPF file system reserves names with dots, and interface names never contain a colon.
+    pub(super) fn to_file_name(&self) -> String {
         let interface = escape(&self.interface);
         match &self.hook {
             Hook::Xdp => format!("{interface}-xdp"),
@@ -78,7 +88,7 @@ impl LinkName {
         }
     }
 
-    fn from_file_name(name: &str) -> Option<Self> {
+    pub(super) fn from_file_name(name: &str) -> Option<Self> {
         let (device, hook) = name.rsplit_once('-')?;
         let (interface, vlan) = match device.split_once(":v") {
             Some((interface, vlan)) => (interface, Some(vlan)),
@@ -118,7 +128,7 @@ impl PinRoot {
         &self.0
     }
 
-    /// Where the maps are pinned, by their names.
+    /// The directory of the maps, each pinned under its name.
     pub fn maps(&self) -> PathBuf {
         self.0.join("maps")
     }
@@ -138,7 +148,7 @@ impl PinRoot {
         self.links_directory().join(SOCK_STATE)
     }
 
-    /// Where the listing of connections is pinned: reading that file runs it.
+    /// Where the connection listing is pinned. Reading that file runs it.
     pub fn flows(&self) -> PathBuf {
         self.links_directory().join(FLOWS)
     }
@@ -152,6 +162,27 @@ impl PinRoot {
 
     fn links_directory(&self) -> PathBuf {
         self.0.join("links")
+    }
+
+    /// Where a link of this name is pinned, whether an interface's or another.
+    pub(super) fn link_file(&self, name: &str) -> PathBuf {
+        self.links_directory().join(name)
+    }
+
+    /// The names of all pinned links.
+    pub(super) fn link_files(&self) -> Result<Vec<String>> {
+        let mut names = file_names(&self.links_directory())?;
+        names.retain(|name| !name.ends_with(REPLACEMENT_SUFFIX));
+        Ok(names)
+    }
+
+    /// Recreates directories that were removed.
+    pub(super) fn create_directories(&self) -> Result<()> {
+        for directory in [self.maps(), self.links_directory()] {
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        Ok(())
     }
 
     /// Every pinned link of an interface.
@@ -171,7 +202,7 @@ impl PinRoot {
         Ok(interfaces)
     }
 
-    /// Fails with [`Problem::NothingAttached`] where nothing is attached.
+    /// Fails with [`Problem::NothingAttached`] if nothing is attached.
     pub fn require_attached(&self) -> Result<()> {
         if self.interfaces()?.is_empty() {
             return Err(Problem::NothingAttached(self.0.display().to_string()).into());
@@ -179,7 +210,8 @@ impl PinRoot {
         Ok(())
     }
 
-    /// Makes the directories, mounting the BPF file system where it is missing. What is new is noted in `rollback`.
+    /// Creates the directories, and mounts the BPF file system if it is missing. Records what is new in
+    /// `rollback`.
     pub fn create(&self, rollback: &mut Rollback) -> Result<()> {
         self.require_bpffs()?;
         for directory in [self.0.clone(), self.maps(), self.links_directory()] {
@@ -188,12 +220,25 @@ impl PinRoot {
         Ok(())
     }
 
-    /// Whether the directory is on a BPF file system that is mounted already.
+    /// Fails if other users could replace our maps or links with theirs.
+    pub fn require_private(&self) -> Result<()> {
+        let above = self.0.ancestors().skip(1).filter(|path| path.exists());
+        for path in above.take_while(|path| is_bpffs(path).unwrap_or(false)) {
+            files::require_trusted_directory(path)?;
+        }
+        let ours = [self.0.clone(), self.maps(), self.links_directory()];
+        ours.iter()
+            .filter(|path| path.exists())
+            .try_for_each(|path| files::require_private_directory(path))?;
+        ours.iter().try_for_each(|path| files::require_own_files(path))
+    }
+
+    /// Whether the directory is on a mounted BPF file system.
     pub fn is_on_bpffs(&self) -> bool {
         is_bpffs(self.existing()).unwrap_or(false)
     }
 
-    /// The directory, or the nearest one above that exists.
+    /// The directory, or its nearest existing ancestor.
     fn existing(&self) -> &Path {
         self.0.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
     }
@@ -216,7 +261,7 @@ impl PinRoot {
         Ok(())
     }
 
-    /// Removes everything. Links go first, XDP before the programs that take over what it accepted.
+    /// Removes everything. Links go first, and XDP before the programs that take over what it accepted.
     pub fn remove_all(&self) -> Result<()> {
         for interface in self.interfaces()? {
             self.remove_links(&interface)?;
@@ -232,7 +277,7 @@ impl PinRoot {
 
     /// Detaches `interface`.
     pub fn remove_links(&self, interface: &str) -> Result<()> {
-        // Sorted by hook: XDP is the first.
+        // Sorted by hook: XDP comes first.
         for link in self.links()?.into_iter().filter(|link| link.interface == interface) {
             remove_file(&self.link(&link))?;
         }
@@ -257,7 +302,7 @@ fn is_bpffs(path: &Path) -> Result<bool> {
     }
 }
 
-/// Names in a directory; none where it does not exist.
+/// Names in a directory, or an empty list if it does not exist.
 fn file_names(directory: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -268,9 +313,14 @@ fn file_names(directory: &Path) -> Result<Vec<String>> {
     names.collect::<io::Result<_>>().with_context(|| format!("cannot read {}", directory.display()))
 }
 
-/// Removes a file that may have gone already.
+/// Removes a file, which may be gone already.
 pub fn remove_file(path: &Path) -> Result<()> {
     ignore_missing(fs::remove_file(path)).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Renames a file, which may be gone already.
+pub(super) fn rename_file(from: &Path, to: &Path) -> Result<()> {
+    ignore_missing(fs::rename(from, to)).with_context(|| format!("cannot rename {}", from.display()))
 }
 
 fn remove_directory(path: &Path) -> Result<()> {
@@ -284,14 +334,14 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes what this process has created, unless all went well.
+/// Removes what this process created, unless committed.
 #[derive(Debug, Default)]
 pub struct Rollback {
     created: Vec<PathBuf>,
 }
 
 impl Rollback {
-    /// Notes that `path` is new, or is about to be.
+    /// Records that `path` is new or about to be created.
     pub fn note(&mut self, path: PathBuf) {
         self.created.push(path);
     }
@@ -300,13 +350,16 @@ impl Rollback {
     pub fn create_directories(&mut self, directory: &Path) -> Result<()> {
         let mut missing: Vec<_> = directory.ancestors().take_while(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
-            fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
+            DirBuilder::new()
+                .mode(0o700)
+                .create(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
             self.note(path.to_owned());
         }
         Ok(())
     }
 
-    /// All went well: what was created stays.
+    /// Success: keeps what was created.
     pub fn commit(mut self) {
         self.created.clear();
     }

@@ -1,22 +1,52 @@
-//! One interface: its driver, its offloads, what else is on it.
+//! One interface: its driver, offloads, and other programs on it.
 
 use defender_common::abi;
 
-use super::{Check, Features};
-use crate::host::links::{Link, Master};
+use super::Check;
+use crate::{
+    dataplane::survey::Features,
+    host::{
+        links::{Link, Master},
+        routes,
+    },
+};
 
 pub(super) fn checks(link: &Link, features: &Features) -> Vec<Check> {
     let mut checks =
         vec![state(link), mode(link), other_programs(link, features), vlans(link), merging(link)];
-    checks.extend(link.master.as_ref().map(port));
+    if link.obstacle().is_none() {
+        checks.extend(link.master.as_ref().map(port));
+        checks.extend(routes(link));
+    }
     checks.into_iter().map(|check| check.about(link.name.as_str())).collect()
+}
+
+/// A challenged client's SYN-ACK has the default route's attributes.
+fn routes(link: &Link) -> Option<Check> {
+    const NAME: &str = "routes";
+    const SHOWN: usize = 3;
+    let special = match routes::special(link.index) {
+        Ok(special) if special.is_empty() => return None,
+        Ok(special) => special,
+        Err(error) => return Some(Check::unknown(NAME, format!("{error:#}"), "look at `ip route`")),
+    };
+    let shown = special.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if special.len() > SHOWN { ", ..." } else { "" };
+    let found = format!(
+        "routes to some clients have attributes of their own (advmss, mtu, window, initrwnd, hoplimit), \
+         which challenged ones are not answered by: {shown}{more}"
+    );
+    Some(Check::warn(
+        NAME,
+        found,
+        "give the default route these attributes, or set the mode of such services to off",
+    ))
 }
 
 fn state(link: &Link) -> Check {
     let name = &link.name;
-    if link.mac.is_none() {
-        let found = "has no Ethernet address: nothing that arrives by it is answered";
-        return Check::fail("interface", found, "defend the interface that clients come by");
+    if let Some(obstacle) = link.obstacle() {
+        return Check::fail("interface", obstacle.describe(), obstacle.remedy());
     }
     if link.up {
         Check::ok("interface", format!("up, MTU {}", link.mtu))
@@ -47,7 +77,7 @@ fn mode(link: &Link) -> Check {
 fn other_programs(link: &Link, features: &Features) -> Check {
     const NAME: &str = "other xdp";
     let name_of = |id: &u32| features.programs.get(id).map(String::as_str);
-    let is_foreign = |id: &u32| name_of(id) != Some(abi::program::XDP);
+    let is_foreign = |id: &u32| !name_of(id).is_some_and(is_ours);
     let foreign: Vec<String> = link
         .xdp
         .iter()
@@ -64,10 +94,15 @@ fn other_programs(link: &Link, features: &Features) -> Check {
         "detach it first, where it came from; `ip link set {} xdp off` if nobody wants it (bpftool net shows it)",
         link.name
     );
-    Check::fail(NAME, format!("someone else's program is there: {}", foreign.join(", ")), advice)
+    Check::fail(NAME, format!("another program is attached: {}", foreign.join(", ")), advice)
 }
 
-/// XDP answers in the frame it sees: with the tag taken off, the SYN-ACK would leave without it.
+/// Whether the kernel's name of an XDP program, which it truncates, is one of ours.
+fn is_ours(name: &str) -> bool {
+    [abi::program::XDP, abi::program::XDP_SKB].iter().any(|ours| ours.get(..15).unwrap_or(ours) == name)
+}
+
+/// XDP answers within the frame it received. If the tag was stripped, the SYN-ACK would leave without it.
 fn vlans(link: &Link) -> Check {
     const NAME: &str = "vlan";
     if link.vlans.is_empty() {
@@ -100,42 +135,21 @@ fn merging(link: &Link) -> Check {
         return Check::warn(NAME, found, format!("ethtool -K {} {}", link.name, switches.join(" ")));
     }
     if link.lro.is_none() {
-        let advice = format!("look yourself: ethtool -k {}", link.name);
+        let advice = format!("check with: ethtool -k {}", link.name);
         return Check::unknown(NAME, "the driver's offloads could not be read", advice);
     }
     Check::ok(NAME, "none in the way")
 }
 
+/// For a VRF or similar. A bridge or bond that owns the connections is reported as an obstacle.
 fn port(master: &Master) -> Check {
     let Master { name, kind, .. } = master;
     let kind = kind.as_deref().unwrap_or("unknown kind");
-    match kind {
-        "bridge" => Check::warn(
-            kind_name(kind),
-            format!("a port of bridge {name}: only SYNs to the port's own MAC address are challenged"),
-            format!("defend what holds this host's addresses: --iface {name} (generic mode)"),
-        ),
-        "bond" | "team" => Check::fail(
-            kind_name(kind),
-            format!("a port of {kind} {name}: connections belong to {name}"),
-            format!("defend {name} as a whole: --iface {name}"),
-        ),
-        _ => Check::warn(
-            kind_name(kind),
-            format!("a port of {name} ({kind}): services must be bound to {name} or accept from it"),
-            format!(
-                "see that hand-offs succeed: `defender stats` counts handoff_failed; or use --iface {name}"
-            ),
-        ),
-    }
-}
-
-fn kind_name(kind: &str) -> &'static str {
-    match kind {
-        "bridge" => "bridge",
-        "bond" | "team" => "bond",
-        _ => "master",
-    }
+    Check::warn(
+        "master",
+        format!("a port of {name} ({kind}): services must be bound to {name} or accept from it"),
+        format!("check that hand-offs succeed (`handoff_failed` in `defender stats`), or use --iface {name}"),
+    )
 }
 
 #[cfg(test)]
@@ -164,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn real_devices_that_are_not_fine_are_told() {
+    fn real_devices_with_problems_are_reported() {
         in_namespace(|| {
             shell(
                 "ip link add dfnd0 type veth peer name dfnd1; ip link add dfndbr type bridge
                  ip link set dfnd0 master dfndbr; ip link set dfndbr up",
             );
             let complaints = |name| complaints(&links::interface(name).unwrap(), &Features::default());
-            assert_eq!(complaints("dfnd0"), [("interface", Status::Warn), ("bridge", Status::Warn)]);
+            assert_eq!(complaints("dfnd0"), [("interface", Status::Fail)]);
             assert_eq!(complaints("dfndbr"), [("xdp", Status::Warn)]);
             assert_eq!(complaints("lo"), [("interface", Status::Fail), ("xdp", Status::Warn)]);
         });
@@ -179,7 +193,7 @@ mod tests {
 
     #[test]
     fn vlan_devices_need_their_tags() {
-        let vlan = Vlan { index: 9, name: "dfnd0.5".to_owned(), tags: 1 };
+        let vlan = Vlan { index: 9, name: "dfnd0.5".to_owned(), tags: 1, master: None };
         let mut link = Link { vlans: vec![vlan], ..veth() };
         assert_eq!(complaints(&link, &Features::default()), [("vlan", Status::Fail)]);
         link.rx_vlan_offload = Some(false);
@@ -204,7 +218,7 @@ mod tests {
         assert_eq!(complaints(&link, &named(abi::program::XDP)), []);
         let check = other_programs(&link, &named("xdp_filter"));
         assert_eq!(check.status, Status::Fail);
-        assert_eq!(check.found, "someone else's program is there: xdp_filter (id 7, native)");
+        assert_eq!(check.found, "another program is attached: xdp_filter (id 7, native)");
         assert!(other_programs(&link, &Features::default()).found.contains("of unknown name (id 7"));
     }
 
@@ -213,7 +227,7 @@ mod tests {
         let master =
             |kind: &str| Some(Master { index: 9, name: "m0".to_owned(), kind: Some(kind.to_owned()) });
         let complaints = |kind| complaints(&Link { master: master(kind), ..veth() }, &Features::default());
-        assert_eq!(complaints("bond"), [("bond", Status::Fail)]);
+        assert_eq!(complaints("bond"), [("interface", Status::Fail)]);
         assert_eq!(complaints("vrf"), [("master", Status::Warn)]);
     }
 }

@@ -1,53 +1,87 @@
-//! The kernel, and what this process may do.
+//! The kernel, and this process's privileges.
 
 use std::fs;
 
-use super::{Check, Features};
+use super::Check;
+use crate::{
+    dataplane::{
+        conntrack,
+        survey::{Features, Loading},
+    },
+    model::sysctls::Sysctls,
+};
 
-/// The first kernel with everything that is needed.
-const OLDEST: (u32, u32) = (6, 9);
 /// From this kernel on, eBPF memory counts towards the control group, not as locked memory
 /// (`kernel/bpf/memalloc.c`, "bpf: Eliminate rlimit-based memory accounting").
 const NO_MEMLOCK: (u32, u32) = (5, 11);
 
 pub(super) fn checks(features: &Features) -> Vec<Check> {
+    let btf = features.btf;
     vec![
-        kernel(features),
-        function("btf", features.btf, "type information", "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
+        Check::ok("kernel", features.release.clone()),
+        if btf { Check::ok("btf", "the kernel has type information") } else { no_btf() },
         function(
             "hand-off",
             features.assign_reqsk,
             "bpf_sk_assign_tcp_reqsk, which hands proven connections over",
-            "boot kernel 6.9 or newer, built with CONFIG_SYN_COOKIES=y",
+            "boot a kernel that has it (6.9 or newer, CONFIG_SYN_COOKIES=y)",
         ),
-        function("tcx", features.tcx, "tcx", "boot a kernel built with CONFIG_NET_XGRESS=y (6.6 or newer)"),
+        function("tcx", features.tcx, "tcx", "boot a kernel that has it (6.6 or newer, CONFIG_NET_XGRESS=y)"),
+        programs(features),
         bpffs(features.bpffs),
         privilege(features.privileged),
         memlock(features.kernel, &fs::read_to_string("/proc/self/limits").unwrap_or_default()),
     ]
 }
 
-fn kernel(features: &Features) -> Check {
-    let (major, minor) = features.kernel;
-    let version = format!("{major}.{minor}");
-    if features.kernel >= OLDEST {
-        Check::ok("kernel", version)
-    } else {
-        let (major, minor) = OLDEST;
-        Check::fail(
-            "kernel",
-            format!("{version} is too old"),
-            format!("boot kernel {major}.{minor} or newer"),
-        )
+/// It may exist but be hidden, as in a container.
+fn no_btf() -> Check {
+    Check::unknown(
+        "btf",
+        "the kernel's type information cannot be read here (/sys/kernel/btf/vmlinux)",
+        "give the container the host's /sys, or boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+    )
+}
+
+fn function(name: &'static str, there: Option<bool>, what: &str, advice: &str) -> Check {
+    match there {
+        Some(true) => Check::ok(name, format!("the kernel has {what}")),
+        Some(false) => Check::fail(name, format!("the kernel lacks {what}"), advice),
+        None => Check::unknown(
+            name,
+            format!("unknown whether the kernel has {what}: no type information"),
+            "see btf",
+        ),
     }
 }
 
-fn function(name: &'static str, there: bool, what: &str, advice: &str) -> Check {
-    if there {
-        Check::ok(name, format!("the kernel has {what}"))
-    } else {
-        Check::fail(name, format!("the kernel lacks {what}"), advice)
+/// Loads the programs to find out whether the verifier accepts them.
+fn programs(features: &Features) -> Check {
+    const NAME: &str = "programs";
+    match &features.loading {
+        Loading::Loads(time) => Check::ok(
+            NAME,
+            format!("accepted by the verifier: loaded and unloaded in {:.1} s", time.as_secs_f64()),
+        ),
+        Loading::Refused { found, remedy } => Check::fail(NAME, found.clone(), remedy.clone()),
+        Loading::Untried if features.privileged => {
+            Check::unknown(NAME, "not tried: something that they need is missing", "see what failed above")
+        }
+        Loading::Untried => {
+            Check::unknown(NAME, "not tried: loading them needs privilege", "run doctor as root (sudo)")
+        }
     }
+}
+
+/// How eBPF supports challenged connections that conntrack tracks.
+pub(super) fn conntrack(features: &Features, sysctls: &Sysctls) -> Option<Check> {
+    sysctls.nf_conntrack_tcp_loose?;
+    Some(if features.conntrack {
+        Check::ok("conntrack-ebpf", "the kernel lets eBPF tell conntrack of challenged connections")
+    } else {
+        let advice = "boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y, or take rules with `ct state` off protected ports";
+        Check::warn("conntrack-ebpf", conntrack::MISSING, advice)
+    })
 }
 
 fn bpffs(mounted: bool) -> Check {
@@ -77,13 +111,15 @@ fn memlock(kernel: (u32, u32), limits: &str) -> Check {
     }
 }
 
-/// The soft limit, as `/proc/PID/limits` has it.
+/// The soft limit, from the text of `/proc/PID/limits`.
 fn memlock_limit(limits: &str) -> Option<&str> {
     limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?.split_whitespace().next()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::Status;
     use super::*;
 
@@ -91,29 +127,57 @@ mod tests {
         checks(features).iter().map(|check| (check.name, check.status)).collect()
     }
 
-    #[test]
-    fn a_fit_kernel_passes() {
-        let features = Features {
-            kernel: (6, 9),
+    fn fit() -> Features {
+        Features {
+            release: "5.14.0-503.el9".to_owned(),
+            kernel: (5, 14),
             btf: true,
-            assign_reqsk: true,
-            tcx: true,
+            assign_reqsk: Some(true),
+            tcx: Some(true),
+            loading: Loading::Loads(Duration::from_secs(2)),
             bpffs: false,
             privileged: true,
             ..Features::default()
-        };
-        assert!(statuses(&features).iter().all(|(_, status)| *status == Status::Ok));
+        }
     }
 
     #[test]
-    fn what_is_missing_fails() {
-        let features = Features { kernel: (6, 8), bpffs: true, ..Features::default() };
-        let failed: Vec<_> =
-            statuses(&features).into_iter().filter(|(_, status)| *status == Status::Fail).collect();
-        assert_eq!(
-            failed,
-            ["kernel", "btf", "hand-off", "tcx", "privilege"].map(|name| (name, Status::Fail))
-        );
+    fn a_fit_kernel_passes_whatever_its_version() {
+        assert!(statuses(&fit()).iter().all(|(_, status)| *status == Status::Ok));
+    }
+
+    fn complaints(features: &Features) -> Vec<(&'static str, Status)> {
+        statuses(features).into_iter().filter(|(_, status)| *status != Status::Ok).collect()
+    }
+
+    #[test]
+    fn missing_features_fail() {
+        let features =
+            Features { assign_reqsk: Some(false), tcx: Some(false), loading: Loading::Untried, ..fit() };
+        let expected = [("hand-off", Status::Fail), ("tcx", Status::Fail), ("programs", Status::Unknown)];
+        assert_eq!(complaints(&features), expected);
+    }
+
+    #[test]
+    fn hidden_type_information_is_unknown_and_no_verdict_on_the_kernel() {
+        let features =
+            Features { btf: false, assign_reqsk: None, tcx: None, loading: Loading::Untried, ..fit() };
+        let expected = ["btf", "hand-off", "tcx", "programs"].map(|name| (name, Status::Unknown));
+        assert_eq!(complaints(&features), expected);
+    }
+
+    #[test]
+    fn a_refusal_is_shown_with_its_remedy() {
+        let (found, remedy) = ("kernel 6.12 refuses defender_xdp".to_owned(), "boot another".to_owned());
+        let check = programs(&Features { loading: Loading::Refused { found, remedy }, ..fit() });
+        assert_eq!((check.status, check.advice.as_deref()), (Status::Fail, Some("boot another")));
+    }
+
+    #[test]
+    fn without_privilege_nothing_is_loaded() {
+        let features = Features { privileged: false, loading: Loading::Untried, ..fit() };
+        assert_eq!(complaints(&features), [("programs", Status::Unknown), ("privilege", Status::Fail)]);
+        assert!(programs(&features).found.contains("needs privilege"));
     }
 
     #[test]

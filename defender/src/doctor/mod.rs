@@ -1,6 +1,6 @@
-//! What this kernel, driver and configuration can and cannot do, and what to change.
+//! What this kernel, driver and configuration support, and what to change.
 //!
-//! [`run`] looks and judges; it changes nothing. What cannot be looked at is said to be unknown.
+//! [`run`] inspects and judges, but changes nothing. It reports as unknown whatever it cannot inspect.
 
 mod interface;
 mod kernel;
@@ -8,66 +8,87 @@ mod report;
 mod services;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::host::firewall::Firewall;
-use crate::host::links::{self, Link};
-use crate::host::sockets::{self, Listener};
-use crate::host::sysctl::Sysctls;
+use crate::{
+    dataplane::survey::Features,
+    host::{
+        addresses,
+        firewall::{Firewall, Tracking},
+        links::{self, Link},
+        sockets, sysctl, vips,
+    },
+    model::listener::Listener,
+};
+
+use services::FirewallRules;
 
 pub use report::{Check, Report, Status};
 
-/// What to look at.
+/// Time limit for tools that list firewall rules.
+const FIREWALL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to check.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The interfaces; none stands for every piece of hardware that is switched on.
+pub struct Scope {
+    /// The interfaces. Empty means every hardware interface that is up.
     pub interfaces: Vec<String>,
-    /// The ports to be protected; none stands for all that something listens on.
+    /// The ports to protect. Empty means all ports with a listener.
     pub ports: BTreeSet<u16>,
 }
 
-/// What the kernel offers to eBPF, as the loader finds it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Features {
-    /// The kernel's version, major and minor.
-    pub kernel: (u32, u32),
-    /// It has type information (`/sys/kernel/btf/vmlinux`).
-    pub btf: bool,
-    /// It has `bpf_sk_assign_tcp_reqsk`, by which proven connections are handed over.
-    pub assign_reqsk: bool,
-    /// It has tcx.
-    pub tcx: bool,
-    /// The BPF file system is mounted where programs are to be pinned.
-    pub bpffs: bool,
-    /// This process may load and attach programs.
-    pub privileged: bool,
-    /// Names of the loaded programs, by id; empty if they may not be listed.
-    pub programs: BTreeMap<u32, String>,
+/// A service that a running defender cannot protect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnprotectableService {
+    /// Its port.
+    pub port: u16,
+    /// Why.
+    pub reason: String,
 }
 
-/// Examines the host, in the network namespace of the calling thread.
-pub fn run(options: &Options, features: &Features) -> Result<Report> {
-    let sysctls = Sysctls::read()?;
-    let firewall = Firewall::read();
-    let mut listeners = sockets::listeners()?;
-    listeners.sort_by_key(|listener| (listener.port, listener.address));
-
+/// Checks the host, in the network namespace of the calling thread.
+pub fn run(options: &Scope, features: &Features, unprotectable: &[UnprotectableService]) -> Result<Report> {
+    let sysctls = sysctl::read_all()?;
+    let firewall = Firewall::read(FIREWALL_PATIENCE);
     let mut checks = kernel::checks(features);
-    checks.extend(settings::checks(&sysctls, &firewall));
-    for name in interfaces(options)? {
-        checks.extend(match link(&name) {
-            Ok(link) => interface::checks(&link, features),
+    checks.extend(kernel::conntrack(features, &sysctls));
+    checks.extend(settings::checks(&sysctls));
+    let interfaces = interfaces(options)?;
+    let mut arrive_by = Vec::new();
+    for name in &interfaces {
+        checks.extend(match link(name) {
+            Ok(link) => {
+                arrive_by.extend(link.names_at_ip());
+                interface::checks(&link, features)
+            }
             Err(check) => vec![*check],
         });
     }
-    checks.extend(services::checks(&relevant(options, listeners), &firewall, options));
+    checks.extend(addresses(&interfaces));
+    let rules = FirewallRules { firewall, arrive_by, tracking: Tracking::new(&sysctls, features.conntrack) };
+    checks.extend(services::checks(sockets::listeners(), &rules, options));
+    let is_wanted = |it: &&UnprotectableService| options.ports.is_empty() || options.ports.contains(&it.port);
+    checks.extend(unprotectable.iter().filter(is_wanted).map(services::unprotectable));
     Ok(Report::new(checks))
 }
 
-/// The interfaces asked for, or else hardware that is switched on.
-fn interfaces(options: &Options) -> Result<Vec<String>> {
+/// Addresses whose SYNs may arrive through a balancer.
+fn addresses(interfaces: &[String]) -> Vec<Check> {
+    const NAME: &str = "direct return";
+    const ADVICE: &str = "ask who runs the balancer or the routers in front of this host";
+    let found = addresses::local_prefixes().and_then(|local| vips::vips(&local, interfaces));
+    match found {
+        Ok(vips) if vips.is_empty() => vec![Check::ok(NAME, "no address that a balancer may be in front of")],
+        Ok(vips) => vips::warnings(&vips).into_iter().map(|it| Check::warn(NAME, it, ADVICE)).collect(),
+        Err(error) => vec![Check::unknown(NAME, format!("{error:#}"), "check with: ip addr show dev lo")],
+    }
+}
+
+/// The requested interfaces, or else all hardware interfaces that are up.
+fn interfaces(options: &Scope) -> Result<Vec<String>> {
     if !options.interfaces.is_empty() {
         return Ok(options.interfaces.clone());
     }
@@ -84,8 +105,10 @@ fn link(name: &str) -> Result<Link, Box<Check>> {
     })
 }
 
-/// The listeners that clients elsewhere can reach, on the ports asked for.
-fn relevant(options: &Options, listeners: Vec<Listener>) -> Vec<Listener> {
+/// Sorted listeners on the requested ports that external clients can reach.
+fn relevant(options: &Scope, mut listeners: Vec<Listener>) -> Vec<Listener> {
     let is_wanted = |port: u16| options.ports.is_empty() || options.ports.contains(&port);
-    listeners.into_iter().filter(|it| is_wanted(it.port) && !it.address.is_loopback()).collect()
+    listeners.retain(|it| is_wanted(it.port) && !it.address.is_loopback());
+    listeners.sort_by_key(|listener| (listener.port, listener.address));
+    listeners
 }

@@ -1,4 +1,4 @@
-//! What an examination came to.
+//! The results of all checks.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde::Serialize;
 /// Version of the JSON form.
 const VERSION: u32 = 1;
 
-/// How a check came out.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// As it should be.
     Ok,
-    /// It could not be found out.
+    /// Could not be determined.
     Unknown,
-    /// Works, but not for everything, or not as well as it could.
+    /// Works, but not for everything, or not at its best.
     Warn,
     /// Does not work.
     Fail,
@@ -32,16 +32,16 @@ impl Status {
     }
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at: a name that stays the same.
+    /// A stable name for what was checked.
     pub name: &'static str,
-    /// Of which interface or port, if of one.
+    /// The interface or port, if it concerns one.
     pub subject: Option<String>,
-    /// How it came out.
+    /// The result.
     pub status: Status,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub found: String,
     /// What to do, in one line.
     pub advice: Option<String>,
@@ -64,7 +64,7 @@ impl Check {
         Self { status: Status::Fail, advice: Some(advice.into()), ..Self::ok(name, found) }
     }
 
-    /// Says which interface or port it is about.
+    /// Sets the interface or port that it is about.
     pub(super) fn about(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
         self
@@ -78,12 +78,14 @@ impl Check {
     }
 }
 
-/// All checks. Its text is for people; its JSON form is `version`, `status` (the worst), `checks`.
+/// All checks. Printed as text, or as JSON with `version`, `status` (the worst) and `checks`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// Version of the shape: 1.
     version: u32,
+    /// The worst of all checks.
     status: Status,
-    /// The checks, in the order they were made.
+    /// The checks, in order of execution.
     pub checks: Vec<Check>,
 }
 
@@ -93,7 +95,7 @@ impl Report {
         Self { version: VERSION, status, checks }
     }
 
-    /// Whether something does not work: then the command's exit status is 1.
+    /// Whether a check failed: then the command exits with status 1.
     pub fn failed(&self) -> bool {
         self.status == Status::Fail
     }
@@ -114,7 +116,8 @@ impl fmt::Display for Report {
         }
         let [fail, warn, unknown, ok] =
             [Status::Fail, Status::Warn, Status::Unknown, Status::Ok].map(|status| self.count(status));
-        write!(f, "\n{fail} failed, {warn} to look at, {unknown} unknown, {ok} ok")
+        let warnings = if warn == 1 { "warning" } else { "warnings" };
+        write!(f, "\n{ok} ok, {warn} {warnings}, {fail} failed, {unknown} unknown")
     }
 }
 
@@ -139,7 +142,7 @@ warn     offloads eth0  LRO is on
 unknown  firewall       nft is not installed
                         -> install it
 
-0 failed, 1 to look at, 1 unknown, 1 ok";
+1 ok, 1 warning, 0 failed, 1 unknown";
         assert_eq!(report().to_string(), expected);
     }
 

@@ -1,24 +1,58 @@
-//! What listens, and what the firewall does with connections to it.
+//! Listeners, and how the firewall treats connections to them.
 
 use std::collections::BTreeSet;
 
-use super::{Check, Options};
-use crate::host::firewall::{Finding, Firewall, Problem};
-use crate::host::sockets::Listener;
+use super::{Check, Scope, UnprotectableService, relevant};
+use crate::{
+    host::firewall::{Destination, Firewall, Judgement, Tracking},
+    model::{
+        finding::{Effect, Finding},
+        listener::Listener,
+    },
+};
 
-pub(super) fn checks(listeners: &[Listener], firewall: &Firewall, options: &Options) -> Vec<Check> {
+/// The firewall's rules, and the interfaces that packets arrive on.
+pub(super) struct FirewallRules {
+    pub firewall: Firewall,
+    /// The interfaces' names at the IP layer. Empty means any.
+    pub arrive_by: Vec<String>,
+    pub tracking: Tracking,
+}
+
+pub(super) fn checks(
+    listeners: anyhow::Result<Vec<Listener>>,
+    rules: &FirewallRules,
+    options: &Scope,
+) -> Vec<Check> {
+    match listeners {
+        Ok(listeners) => listed(&relevant(options, listeners), rules, options),
+        Err(error) => vec![Check::fail(
+            "listeners",
+            format!("{error:#}"),
+            "modprobe tcp_diag, or boot a kernel built with CONFIG_INET_TCP_DIAG: without, no service is found",
+        )],
+    }
+}
+
+/// A service that a running instance cannot protect, and why.
+pub(super) fn unprotectable(service: &UnprotectableService) -> Check {
+    let found = format!("cannot be protected: {}", service.reason);
+    Check::warn("protection", found, "`defender status` and `defender events` say more")
+        .about(service.port.to_string())
+}
+
+fn listed(listeners: &[Listener], rules: &FirewallRules, options: &Scope) -> Vec<Check> {
     let mut checks = vec![listening(listeners)];
     checks.extend(silent(listeners, options));
     checks.extend(listeners.iter().filter(|listener| listener.mptcp).map(mptcp));
 
-    let concerns = |finding: &&Finding| concerns(finding, listeners, options);
-    let mut rules: Vec<Check> =
-        firewall.findings.iter().filter(concerns).filter_map(|finding| rule(finding, listeners)).collect();
-    rules.extend(firewall.unchecked.iter().map(|reason| unchecked(reason)));
-    if rules.is_empty() {
-        rules.push(Check::ok("firewall", "no rule is in the way"));
+    let in_the_way = in_the_way(listeners, rules);
+    let unread = &rules.firewall.unchecked;
+    if in_the_way.is_empty() && unread.is_empty() {
+        checks.push(Check::ok("firewall", "no rule is in the way"));
     }
-    checks.extend(rules);
+    checks.extend(in_the_way.iter().map(|(finding, ports)| rule(finding, ports)));
+    checks.extend(unread.iter().map(|reason| unchecked(reason)));
     checks
 }
 
@@ -31,15 +65,11 @@ fn listening(listeners: &[Listener]) -> Check {
             "start the service; `defender run` finds it then",
         );
     }
-    let list: Vec<String> = ports.iter().map(u16::to_string).collect();
-    Check::ok(
-        "listeners",
-        format!("on {} {}", if list.len() == 1 { "port" } else { "ports" }, list.join(", ")),
-    )
+    Check::ok("listeners", format!("on {}", list(&ports)))
 }
 
-/// Ports that are to be protected, but have no listener.
-fn silent(listeners: &[Listener], options: &Options) -> Vec<Check> {
+/// Ports to be protected that have no listener.
+fn silent(listeners: &[Listener], options: &Scope) -> Vec<Check> {
     let has_listener = |port: u16| listeners.iter().any(|listener| listener.port == port);
     let ports = options.ports.iter().filter(|port| !has_listener(**port));
     ports
@@ -62,90 +92,79 @@ fn mptcp(listener: &Listener) -> Check {
     .about(listener.port.to_string())
 }
 
-/// Whether a rule is for connections to one of the listeners by one of the interfaces.
-fn concerns(finding: &Finding, listeners: &[Listener], options: &Options) -> bool {
-    let interfaces = &options.interfaces;
-    let arrives = interfaces.is_empty() || interfaces.iter().any(|interface| finding.is_on(interface));
-    arrives && listeners.iter().any(|listener| finding.is_for(listener.address, listener.port))
-}
-
-fn rule(finding: &Finding, listeners: &[Listener]) -> Option<Check> {
-    let what = concerned(finding, listeners);
-    let rule = &finding.rule;
-    if finding.vague {
-        let found = format!("a rule is in the way of some ports, but of which could not be read: {rule}");
-        return Some(Check::unknown("firewall", found, "look at it yourself, or install iptables-save"));
+/// The rules that block connections, each with the affected ports.
+fn in_the_way(listeners: &[Listener], rules: &FirewallRules) -> Vec<(Finding, BTreeSet<u16>)> {
+    let FirewallRules { firewall, arrive_by, tracking } = rules;
+    let mut found: Vec<(Finding, BTreeSet<u16>)> = Vec::new();
+    for listener in listeners {
+        let (v4, v6) = (listener.accepts_v4(), listener.accepts_v6());
+        let to = Destination { address: listener.address, port: listener.port, v4, v6 };
+        let Judgement { obstacle, warnings } = firewall.judge(arrive_by, &to, *tracking);
+        for finding in obstacle.into_iter().chain(warnings) {
+            match found.iter_mut().find(|(known, _)| *known == finding) {
+                Some((_, ports)) => drop(ports.insert(listener.port)),
+                None => found.push((finding, [listener.port].into())),
+            }
+        }
     }
-    Some(match &finding.problem {
-        Problem::Redirected { to } => Check::warn(
-            "redirect",
-            format!("connections to {what} go elsewhere ({to}), so that their SYNs pass: {rule}"),
-            "to protect them, listen on this host without DNAT (docker: --network host)",
-        ),
-        Problem::Synproxy => Check::warn(
-            "firewall",
-            format!("synproxy answers SYNs to {what}, which defender leaves to it: {rule}"),
-            "remove the rule to have defender in its place",
-        ),
-        Problem::SynsDropped => Check::warn(
-            "firewall",
-            format!("a rule for SYNs to {what} does not see those that are challenged: {rule}"),
-            "match `ct state new` instead of TCP flags: it sees the ACK of a proven connection",
-        ),
-        Problem::SynsAccepted => Check::warn(
-            "firewall",
-            format!(
-                "a rule lets in {what} by SYN alone; where the rest is dropped, challenged connections are too: {rule}"
-            ),
-            "match `ct state new` instead of TCP flags, or let the port in without them",
-        ),
-        Problem::OthersDropped => Check::fail(
-            "firewall",
-            format!(
-                "a rule drops connections to {what} that do not begin with a SYN, as challenged ones: {rule}"
-            ),
-            "remove the rule: defender drops ACKs that no cookie vouches for",
-        ),
-        // Where conntrack is strict, its own check says so.
-        Problem::InvalidDropped => return None,
-    })
+    found
 }
 
-/// The listeners' ports that a rule is for.
-fn concerned(finding: &Finding, listeners: &[Listener]) -> String {
-    let ports: BTreeSet<u16> =
-        listeners.iter().map(|listener| listener.port).filter(|port| finding.ports.contains(*port)).collect();
+fn rule(finding: &Finding, ports: &BTreeSet<u16>) -> Check {
+    let found = format!("{}: {finding}: {}", list(ports), finding.rule);
+    match finding.effect {
+        Effect::Redirected { .. } => Check::warn("redirect", found, finding.advice()),
+        Effect::Nat
+        | Effect::SynRequired
+        | Effect::OnlySynsAccepted { .. }
+        | Effect::OnlySynsDropped
+        | Effect::InvalidDropped => Check::fail("firewall", found, finding.advice()),
+        Effect::Synproxy | Effect::Closed | Effect::SynsLimited | Effect::NewLimited => {
+            Check::warn("firewall", found, finding.advice())
+        }
+    }
+}
+
+fn list(ports: &BTreeSet<u16>) -> String {
     let list: Vec<String> = ports.iter().map(u16::to_string).collect();
     format!("{} {}", if list.len() == 1 { "port" } else { "ports" }, list.join(", "))
 }
 
 fn unchecked(reason: &str) -> Check {
-    Check::unknown(
-        "firewall",
-        reason,
-        "look for DNAT on protected ports and for rules that go by TCP flags yourself",
-    )
+    Check::unknown("firewall", reason, "check for DNAT on protected ports and for rules that match TCP flags")
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
-    use super::super::{Status, relevant};
+    use super::super::Status;
     use super::*;
     use crate::host::sockets;
     use crate::host::testing::{in_namespace, shell};
 
-    /// What is complained of with listeners on `127.0.0.1:79` and `0.0.0.0` 80 and 443 behind these rules.
-    fn complaints(rules: &str, options: &Options) -> Vec<Check> {
+    /// The checks that are not ok for listeners on `127.0.0.1:79` and on `0.0.0.0` ports 80 and 443 behind
+    /// these rules.
+    fn complaints(rules: &str, options: &Scope) -> Vec<Check> {
         in_namespace(|| {
             let _listeners = ["127.0.0.1:79", "0.0.0.0:80", "0.0.0.0:443"]
                 .map(|address| TcpListener::bind(address).unwrap());
             shell(&format!("nft -f - <<'END'\n{rules}\nEND"));
-            let listeners = relevant(options, sockets::listeners().unwrap());
-            let checks = checks(&listeners, &Firewall::read(), options);
+            let arrive_by = options.interfaces.clone();
+            let rules = FirewallRules {
+                firewall: Firewall::read(std::time::Duration::from_secs(60)),
+                arrive_by,
+                tracking: LOOSE,
+            };
+            let checks = checks(sockets::listeners(), &rules, options);
             checks.into_iter().filter(|check| check.status != Status::Ok).collect()
         })
+    }
+
+    const LOOSE: Tracking = Tracking { loose: true, one_new: false };
+
+    fn rules(firewall: Firewall) -> FirewallRules {
+        FirewallRules { firewall, arrive_by: Vec::new(), tracking: LOOSE }
     }
 
     fn nat(rule: &str) -> String {
@@ -158,70 +177,92 @@ mod tests {
 
     #[test]
     fn services_behind_no_firewall_are_fine() {
-        assert_eq!(complaints("", &Options::default()), []);
+        assert_eq!(complaints("", &Scope::default()), []);
     }
 
     #[test]
-    fn a_redirect_of_a_port_that_something_listens_on_is_told() {
-        let seen = complaints(&nat("tcp dport 80 dnat to 10.0.0.2:8080"), &Options::default());
-        assert_eq!(seen.len(), 1);
+    fn a_redirect_of_a_port_with_a_listener_is_reported() {
+        let seen = complaints(&nat("tcp dport 80 dnat to 10.0.0.2:8080"), &Scope::default());
+        // For the other port, the only obstacle is NAT.
+        assert_eq!(seen.len(), 2);
         assert_eq!((seen[0].name, seen[0].status), ("redirect", Status::Warn));
-        let expected = "connections to port 80 go elsewhere (10.0.0.2:8080), so that their SYNs pass: nft ip t c, handle 2";
+        assert_eq!((seen[1].name, seen[1].status), ("firewall", Status::Fail));
+        let expected = "port 80: a firewall rule sends its connections to 10.0.0.2:8080 before the listener sees them: \
+                        nft ip t c, handle 2";
         assert_eq!(seen[0].found, expected);
-        // Nobody outside reaches 79; nothing listens on 81.
-        assert_eq!(complaints(&nat("tcp dport { 79, 81 } redirect to :8080"), &Options::default()), []);
+        // No external client reaches 79, and nothing listens on 81.
+        let seen = complaints(&nat("tcp dport { 79, 81 } redirect to :8080"), &Scope::default());
+        assert!(seen.iter().all(|check| check.name != "redirect"), "{seen:?}");
     }
 
     #[test]
     fn rules_for_another_interface_do_not_count() {
-        let rule = nat("iifname docker0 tcp dport 80 redirect to :8080");
-        let on = |name: &str| Options { interfaces: vec![name.to_owned()], ..Options::default() };
+        let rule = input("iifname docker0 tcp dport 80 ct state new tcp flags != syn drop");
+        let on = |name: &str| Scope { interfaces: vec![name.to_owned()], ..Scope::default() };
         assert_eq!(complaints(&rule, &on("eth0")), []);
         assert_eq!(complaints(&rule, &on("docker0")).len(), 1);
-        assert_eq!(complaints(&rule, &Options::default()).len(), 1);
+        assert_eq!(complaints(&rule, &Scope::default()).len(), 1);
     }
 
     #[test]
     fn each_kind_of_rule_is_judged() {
         for (rule, status) in [
             ("tcp flags syn limit rate over 5/second drop", Status::Warn),
-            ("tcp flags syn tcp dport 80 accept", Status::Warn),
+            ("tcp flags syn accept; ct state new drop", Status::Fail),
+            ("tcp flags syn ip saddr 198.51.100.0/24 drop", Status::Fail),
+            ("ct state new tcp dport 80 limit rate over 3/minute drop", Status::Warn),
+            ("drop", Status::Warn),
             ("tcp flags != syn ct state new drop", Status::Fail),
             ("tcp dport 80 ct state invalid,untracked synproxy mss 1460", Status::Warn),
         ] {
-            let seen = complaints(&input(rule), &Options::default());
+            let seen = complaints(&input(rule), &Scope::default());
             assert_eq!(
                 seen.iter().map(|check| (check.name, check.status)).collect::<Vec<_>>(),
                 [("firewall", status)],
                 "{rule}"
             );
         }
-        assert_eq!(complaints(&input("ct state invalid drop"), &Options::default()), []);
+        assert_eq!(complaints(&input("ct state invalid drop"), &Scope::default()), []);
     }
 
     #[test]
     fn ports_asked_for_need_a_listener() {
-        let options = Options { ports: [80, 81].into(), ..Options::default() };
+        let options = Scope { ports: [80, 81].into(), ..Scope::default() };
         let seen = complaints("", &options);
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].name, seen[0].subject.as_deref()), ("port", Some("81")));
     }
 
     #[test]
-    fn mptcp_listeners_are_told() {
+    fn mptcp_listeners_are_reported() {
         let mut listener = in_namespace(|| {
             let _listener = TcpListener::bind("0.0.0.0:80").unwrap();
             sockets::listeners().unwrap().remove(0)
         });
         listener.mptcp = true;
-        let seen = checks(&[listener], &Firewall::default(), &Options::default());
+        let seen = checks(Ok(vec![listener]), &rules(Firewall::default()), &Scope::default());
         assert!(seen.iter().any(|check| check.name == "mptcp" && check.subject.as_deref() == Some("80")));
     }
 
     #[test]
-    fn what_could_not_be_read_is_unknown() {
-        let firewall = Firewall { unchecked: vec!["nft is not installed".to_owned()], ..Firewall::default() };
-        let seen = checks(&[], &firewall, &Options::default());
+    fn a_kernel_that_lists_no_sockets_is_reported() {
+        let seen =
+            checks(Err(anyhow::anyhow!("no tcp_diag")), &rules(Firewall::default()), &Scope::default());
+        assert_eq!((seen.len(), seen[0].name, seen[0].status), (1, "listeners", Status::Fail));
+        assert!(seen[0].advice.as_ref().is_some_and(|advice| advice.contains("modprobe tcp_diag")));
+    }
+
+    #[test]
+    fn services_that_a_running_defender_cannot_protect_are_reported() {
+        let check = unprotectable(&UnprotectableService { port: 443, reason: "it is MPTCP".to_owned() });
+        assert_eq!((check.status, check.subject.as_deref()), (Status::Warn, Some("443")));
+        assert_eq!(check.found, "cannot be protected: it is MPTCP");
+    }
+
+    #[test]
+    fn unreadable_rules_are_unknown() {
+        let firewall = Firewall::unread("nft is not installed", false);
+        let seen = checks(Ok(Vec::new()), &rules(firewall), &Scope::default());
         let statuses: Vec<_> = seen.iter().map(|check| (check.name, check.status)).collect();
         assert_eq!(statuses, [("listeners", Status::Warn), ("firewall", Status::Unknown)]);
     }

@@ -1,4 +1,4 @@
-//! Which destination addresses are this host's.
+//! This host's own destination addresses, and the broadcast addresses of its subnets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,35 +16,60 @@ pub struct LocalPrefix {
     pub address: IpAddr,
     /// How many leading bits count: up to 32 or 128.
     pub prefix_len: u8,
-    /// The interface that holds it, 0 if the route names none; addresses are the host's on every interface.
+    /// The interface that holds it, or 0 if the route names none. Packets to it are accepted on every
+    /// interface.
     pub ifindex: u32,
 }
 
-/// All prefixes that routes of type `local` cover, in any table, in the calling thread's network namespace: the
-/// addresses of interfaces, and what `ip route add local PREFIX dev lo` (AnyIP) adds.
+/// What this host's routing tables say about addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAddresses {
+    /// See [`local_prefixes`].
+    pub local: Vec<LocalPrefix>,
+    /// IPv4 addresses with routes of type `broadcast`. The kernel accepts none of them as a source.
+    pub broadcast: Vec<LocalPrefix>,
+}
+
+impl HostAddresses {
+    /// Reads the current tables of the calling thread's network namespace.
+    pub fn read() -> Result<Self> {
+        Ok(Self {
+            local: local_prefixes()?,
+            broadcast: prefixes(&[AddressFamily::Inet], RouteType::Broadcast)?,
+        })
+    }
+}
+
+/// All prefixes of routes of type `local`, in any table of the calling thread's network namespace.
+/// These are the interfaces' addresses, and those that `ip route add local PREFIX dev lo` (AnyIP) adds.
 pub fn local_prefixes() -> Result<Vec<LocalPrefix>> {
+    prefixes(&[AddressFamily::Inet, AddressFamily::Inet6], RouteType::Local)
+}
+
+fn prefixes(families: &[AddressFamily], kind: RouteType) -> Result<Vec<LocalPrefix>> {
     let mut prefixes = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let routes = netlink::snapshot(NETLINK_ROUTE, Checking::Strict, &request(family))
+    for family in families {
+        let routes = netlink::snapshot(NETLINK_ROUTE, Checking::Strict, &request(*family, kind))
             .context("cannot list this host's addresses")?;
-        prefixes.extend(routes.iter().filter_map(local_prefix));
+        prefixes.extend(routes.iter().filter_map(|route| prefix(route, kind)));
     }
     prefixes.sort_unstable();
     prefixes.dedup();
     Ok(prefixes)
 }
 
-/// With strict checking the kernel filters by the type: a full routing table is walked, but not copied.
-fn request(family: AddressFamily) -> RouteNetlinkMessage {
+/// With strict checking the kernel filters by route type. It then scans a full routing table but does not
+/// copy it.
+fn request(family: AddressFamily, kind: RouteType) -> RouteNetlinkMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = family;
-    route.header.kind = RouteType::Local;
+    route.header.kind = kind;
     RouteNetlinkMessage::GetRoute(route)
 }
 
-fn local_prefix(message: &RouteNetlinkMessage) -> Option<LocalPrefix> {
+fn prefix(message: &RouteNetlinkMessage, kind: RouteType) -> Option<LocalPrefix> {
     let RouteNetlinkMessage::NewRoute(route) = message else { return None };
-    if route.header.kind != RouteType::Local || route.header.flags.contains(RouteFlags::Cloned) {
+    if route.header.kind != kind || route.header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let mut address = match route.header.address_family {
@@ -71,7 +96,7 @@ mod tests {
 
     #[test]
     fn local_prefixes_are_the_local_routes_of_every_table() {
-        let (prefixes, index) = in_namespace(|| {
+        let (HostAddresses { local: prefixes, broadcast }, index) = in_namespace(|| {
             shell(
                 "ip link add dfnd0 type veth peer name dfnd1; ip link set dfnd0 up; ip link set dfnd1 up
                  ip addr add 192.0.2.1/24 dev dfnd0; ip addr add 2001:db8::1/64 dev dfnd0 nodad
@@ -80,14 +105,18 @@ mod tests {
                  ip route add 203.0.113.0/24 via 192.0.2.2; ip route add blackhole 198.18.0.0/15",
             );
             let index = shell("ip -o link show dfnd0");
-            (local_prefixes().unwrap(), index.split(':').next().unwrap().parse::<u32>().unwrap())
+            (HostAddresses::read().unwrap(), index.split(':').next().unwrap().parse::<u32>().unwrap())
         });
         let expected = |text: &str, prefix_len, ifindex| LocalPrefix {
             address: text.parse().unwrap(),
             prefix_len,
             ifindex,
         };
-        // The kernel gives such addresses to interfaces itself, when it gets round to it.
+        // Older kernels also list a network's first address.
+        let last = expected("192.0.2.255", 32, index);
+        assert!(broadcast.contains(&last), "{broadcast:?}");
+        assert!(broadcast.iter().all(|prefix| prefix.prefix_len == 32 && !prefix.address.is_ipv6()));
+        // The kernel assigns link-local addresses itself, with some delay.
         let (_link_local, rest): (Vec<_>, Vec<_>) = prefixes
             .into_iter()
             .partition(|prefix| matches!(prefix.address, IpAddr::V6(v6) if v6.is_unicast_link_local()));

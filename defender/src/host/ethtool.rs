@@ -1,5 +1,5 @@
-//! What an interface's driver says of itself, by ethtool's ioctl: the driver's name is to be had nowhere else in a
-//! network namespace whose `/sys` is another's. All of this module's `unsafe` is in [`call`].
+//! What an interface's driver reports through ethtool's ioctl. The driver's name has no other source in a
+//! network namespace whose `/sys` belongs to another one. All `unsafe` of this module is in [`call`].
 
 use std::ffi::CStr;
 use std::io;
@@ -26,7 +26,7 @@ const LINK_SETTINGS_WORDS: usize = 12;
 /// `struct ethtool_get_features_block`: available, requested, active, never changed; a bit each of 32 features.
 const FEATURE_BLOCK_WORDS: usize = 4;
 
-/// The driver's name; `None` if it has none to tell.
+/// The driver's name, or `None` if it does not report one.
 pub(super) fn driver(interface: &str) -> Result<Option<String>> {
     let mut words = [0; DRIVER_INFO_WORDS];
     words[0] = GET_DRIVER_INFO;
@@ -37,9 +37,9 @@ pub(super) fn driver(interface: &str) -> Result<Option<String>> {
     }
 }
 
-/// The link's speed in Mbit/s; `None` where there is no link, or it has no speed.
+/// The link's speed in Mbit/s. `None` if the link is down or has no speed.
 pub(super) fn speed(interface: &str) -> Option<u32> {
-    // Asked with no room for masks of modes, the kernel says how much they need: as a negative number.
+    // When given no room for the mode masks, the kernel answers with the needed size as a negative number.
     let mut words = [0; LINK_SETTINGS_WORDS];
     words[0] = GET_LINK_SETTINGS;
     call(interface, &mut words).ok()?;
@@ -52,7 +52,7 @@ pub(super) fn speed(interface: &str) -> Option<u32> {
     Some(words[1]).filter(|speed| !matches!(*speed, 0 | u32::MAX))
 }
 
-/// The offloads that are switched on, by the names that `ethtool -k` has in the kernel (`net/ethtool/common.c`,
+/// The enabled offloads, by the kernel's names as `ethtool -k` uses them (`net/ethtool/common.c`,
 /// `netdev_features_strings`).
 pub(super) fn active_features(interface: &str) -> Result<Vec<String>> {
     features(interface).with_context(|| format!("cannot ask for the offloads of {interface}"))
@@ -70,7 +70,7 @@ fn features(interface: &str) -> io::Result<Vec<String>> {
 }
 
 fn feature_names(interface: &str) -> io::Result<Vec<String>> {
-    // Command, reserved, a 64-bit mask of sets, the size of the one set.
+    // Command, reserved, 64-bit mask of sets, size of the one set.
     let mut info = [0_u32; 5];
     info[0] = GET_STRING_SET_INFO;
     let [low, high] = halves(1 << FEATURE_NAMES);
@@ -87,20 +87,20 @@ fn feature_names(interface: &str) -> io::Result<Vec<String>> {
     Ok(strings[3..].chunks_exact(NAME_WORDS).map(text).collect())
 }
 
-/// A 64-bit number as it lies in two words of memory.
+/// A 64-bit number as two words in memory order.
 fn halves(number: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = number.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
-/// A zero-padded string as it lies in words of memory.
+/// A zero-padded string stored as words.
 fn text(words: &[u32]) -> String {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).chain([0]).collect();
     CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Runs an ethtool command on an interface of the calling thread's network namespace. `words` holds the command, and
-/// room for the whole answer that its sizes ask for.
+/// Runs an ethtool command on an interface of the calling thread's network namespace. `words` holds the
+/// command and has room for the whole answer that its sizes request.
 fn call(interface: &str, words: &mut [u32]) -> io::Result<()> {
     let mut name = [0; libc::IFNAMSIZ];
     if interface.len() >= name.len() {
@@ -113,8 +113,9 @@ fn call(interface: &str, words: &mut [u32]) -> io::Result<()> {
     let request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: data } };
     // Any socket takes interface ioctls; this one needs no address family.
     let socket = Socket::new(NETLINK_ROUTE)?;
-    // SAFETY: the name ends in a zero byte, and `ifru_data` points to `words`, which are borrowed mutably for the whole
-    // call and, by the sizes that the callers above put into them, are as long as what the kernel writes there.
+    // SAFETY: the name ends in a zero byte. `ifru_data` points to `words`, which stay mutably borrowed for
+    // the whole call. The callers above set the size fields to match the room in `words`, and the kernel
+    // writes no more than those sizes.
     let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &request) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

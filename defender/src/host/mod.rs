@@ -1,7 +1,7 @@
-//! What this host is: its listeners, interfaces, addresses, settings and firewall.
+//! The host: its listeners, interfaces, addresses, settings and firewall.
 //!
-//! Everything is read afresh from the kernel on each call, in the network namespace of the calling thread, and nothing
-//! is changed. The calls are synchronous and short; `window` is pure.
+//! Each call reads the current state from the kernel, in the calling thread's network namespace, and
+//! changes nothing. Calls are synchronous and short.
 
 pub mod addresses;
 mod ethtool;
@@ -10,9 +10,14 @@ pub mod links;
 pub mod namespace;
 mod netdev;
 mod netlink;
+pub mod process;
+pub mod random;
+pub mod routes;
 pub mod sockets;
 pub mod ssh;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod window;
+pub mod tool;
+pub mod vips;
+pub mod wall_clock;

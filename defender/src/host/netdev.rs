@@ -1,4 +1,4 @@
-//! Which XDP features a driver has, by the generic netlink family `netdev` (kernel 6.3,
+//! The XDP features of a driver, from the generic netlink family `netdev` (kernel 6.3,
 //! `Documentation/netlink/specs/netdev.yaml`).
 
 use anyhow::{Context, Result};
@@ -26,7 +26,8 @@ const NETDEV_IFINDEX: u16 = 1;
 const NETDEV_XDP_FEATURES: u16 = 3;
 const XDP_BASIC: u64 = 1;
 
-/// Whether the driver of interface `index` runs XDP programs itself (natively). `None` if the kernel does not tell.
+/// Whether the driver of interface `index` runs XDP programs itself (natively). `None` if the kernel does
+/// not report it.
 pub(super) fn native_xdp(index: u32) -> Result<Option<bool>> {
     let Some(family) = family(NETDEV).context("cannot look up the netlink family netdev")? else {
         return Ok(None);
@@ -42,7 +43,7 @@ pub(super) fn native_xdp(index: u32) -> Result<Option<bool>> {
     Ok(features.and_then(|value| parse_u64(&value).ok()).map(|features| features & XDP_BASIC != 0))
 }
 
-/// The number of a generic netlink family; `None` if this kernel has no such family.
+/// The number of a generic netlink family, or `None` if this kernel lacks it.
 fn family(name: &str) -> Result<Option<u16>> {
     let mut value = name.as_bytes().to_vec();
     value.push(0);

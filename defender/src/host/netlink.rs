@@ -1,4 +1,4 @@
-//! One question to the kernel over netlink, and all of its answers.
+//! One netlink request to the kernel, and all of its answers.
 
 use anyhow::{Context, Result, anyhow, bail};
 use log::warn;
@@ -8,28 +8,28 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// The kernel sends dumps in pieces of at most 32 KiB (`net/netlink/af_netlink.c`, `netlink_dump`).
+/// The kernel sends dumps in chunks of at most 32 KiB (`net/netlink/af_netlink.c`, `netlink_dump`).
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// How often a dump is begun again because what it lists was changing.
+/// How many times a dump is started because its content changed while it was read.
 const ATTEMPTS: u32 = 5;
 
-/// What the kernel makes of the filters in a request.
+/// How the kernel treats filters in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Checking {
-    /// Fields that it does not filter by are ignored.
+    /// Ignores fields that it cannot filter by.
     Lenient,
-    /// It filters by what the request says, or refuses it (`NETLINK_GET_STRICT_CHK`, kernel 4.20).
+    /// Applies every filter or refuses the request (`NETLINK_GET_STRICT_CHK`, kernel 4.20).
     Strict,
 }
 
-/// Whether what a dump lists stayed the same while it was read.
+/// Whether the content of a dump stayed the same while it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listed {
+enum DumpState {
     Consistently,
     WhileChanging,
 }
 
-/// Everything that `request` lists, as it is at one moment: read again if it changed on the way.
+/// A consistent list of everything `request` asks for. Reads again if it changed meanwhile.
 pub(super) fn snapshot<Q, A>(protocol: isize, checking: Checking, request: &Q) -> Result<Vec<A>>
 where
     Q: NetlinkSerializable + Clone,
@@ -38,14 +38,14 @@ where
     for _ in 0..ATTEMPTS {
         let mut answers = Vec::new();
         let socket = ask(protocol, checking, NLM_F_DUMP, request.clone())?;
-        if receive(&socket, |answer| answers.push(answer))? == Listed::Consistently {
+        if receive(&socket, |answer| answers.push(answer))? == DumpState::Consistently {
             return Ok(answers);
         }
     }
     bail!("what the kernel lists changed while it was read, {ATTEMPTS} times in a row; try again")
 }
 
-/// Hands everything that `request` lists to `each`; the list may change meanwhile.
+/// Passes everything `request` lists to `each`. The list may change meanwhile.
 pub(super) fn dump<Q, A>(protocol: isize, request: Q, each: impl FnMut(A)) -> Result<()>
 where
     Q: NetlinkSerializable,
@@ -55,7 +55,7 @@ where
     receive(&socket, each).map(|_| ())
 }
 
-/// The one answer to `request`; `None` if the kernel only says that all is well.
+/// The single answer to `request`, or `None` if the kernel only acknowledges it.
 pub(super) fn get<Q, A>(protocol: isize, request: Q) -> Result<Option<A>>
 where
     Q: NetlinkSerializable,
@@ -67,13 +67,13 @@ where
     Ok(answer)
 }
 
-/// A socket of the calling thread's network namespace, with the request sent.
+/// Opens a socket in the calling thread's network namespace and sends the request.
 fn ask<Q>(protocol: isize, checking: Checking, flags: u16, request: Q) -> Result<Socket>
 where
     Q: NetlinkSerializable,
 {
     let socket = Socket::new(protocol).context("cannot open a netlink socket")?;
-    // A connected socket hears the kernel only, never another process.
+    // A connected socket receives only from the kernel, never from another process.
     socket.connect(&SocketAddr::new(0, 0)).context("cannot connect a netlink socket")?;
     if checking == Checking::Strict {
         socket.set_netlink_get_strict_chk(true).context("the kernel does not filter netlink dumps")?;
@@ -88,9 +88,9 @@ where
     Ok(socket)
 }
 
-/// Hands answers to `each` until the kernel says that there are no more.
-fn receive<A: NetlinkDeserializable>(socket: &Socket, mut each: impl FnMut(A)) -> Result<Listed> {
-    let mut listed = Listed::Consistently;
+/// Passes answers to `each` until the kernel signals the last one.
+fn receive<A: NetlinkDeserializable>(socket: &Socket, mut each: impl FnMut(A)) -> Result<DumpState> {
+    let mut listed = DumpState::Consistently;
     let mut bytes = Vec::with_capacity(RECEIVE_BUFFER);
     loop {
         bytes.clear();
@@ -100,7 +100,7 @@ fn receive<A: NetlinkDeserializable>(socket: &Socket, mut each: impl FnMut(A)) -
             let (message, after) = split(rest)?;
             rest = after;
             if NetlinkBuffer::new(message).flags() & NLM_F_DUMP_INTR != 0 {
-                listed = Listed::WhileChanging;
+                listed = DumpState::WhileChanging;
             }
             if open(message, &mut each)? == Last::Yes {
                 return Ok(listed);
@@ -109,7 +109,7 @@ fn receive<A: NetlinkDeserializable>(socket: &Socket, mut each: impl FnMut(A)) -
     }
 }
 
-/// The first message of a datagram, and what follows it.
+/// The first message of a datagram, and the remaining bytes.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     let length = NetlinkBuffer::new_checked(bytes)
         .map_err(|error| anyhow!("a netlink answer is cut short: {error}"))?
@@ -138,7 +138,7 @@ fn open<A: NetlinkDeserializable>(message: &[u8], each: &mut impl FnMut(A)) -> R
         Ok(NetlinkPayload::Error(_) | NetlinkPayload::Done(_)) => return Ok(Last::Yes),
         Ok(NetlinkPayload::Overrun(_)) => bail!("the kernel lost part of a netlink answer"),
         Ok(_) => {}
-        // One object of a kind that the library does not know must not hide all the others.
+        // One object of a kind that the library does not know must not hide all others.
         Err(error) => warn!("netlink: skipped one answer that could not be decoded: {error}"),
     }
     Ok(Last::No)

@@ -1,9 +1,10 @@
-//! TCP sockets, as the kernel lists them over sock_diag (`net/ipv4/inet_diag.c`, sock_diag(7)).
+//! TCP sockets from sock_diag (`net/ipv4/inet_diag.c`, sock_diag(7)).
 
 use std::ffi::CStr;
+use std::io;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use netlink_packet_core::{DefaultNla, Nla as _, NlasIterator};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
@@ -12,71 +13,38 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::netlink;
+use crate::model::listener::{Family, Listener};
 
-/// `INET_DIAG_ULP_INFO` (`include/uapi/linux/inet_diag.h`): what sits on top of the socket.
+/// `INET_DIAG_ULP_INFO` (`include/uapi/linux/inet_diag.h`): the socket's upper-layer protocol.
 const ULP_INFO: u16 = 19;
-/// `INET_ULP_INFO_NAME`, within it.
+/// `INET_ULP_INFO_NAME`, nested in it.
 const ULP_NAME: u16 = 1;
-/// The address family of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// `AF_INET`.
-    V4,
-    /// `AF_INET6`.
-    V6,
-}
-
-/// A TCP socket in the state LISTEN.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// The socket's family; that of `address` may be IPv4 where this is IPv6.
-    pub family: Family,
-    /// The address it is bound to; unspecified for a wildcard. An IPv4-mapped one is given as IPv4.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-    /// An IPv6 socket that does not take IPv4: `IPV6_V6ONLY`, or bound to an IPv6 address.
-    pub v6only: bool,
-    /// Index of the device it is bound to (`SO_BINDTODEVICE`, a VRF, or a link-local scope); 0: none.
-    pub device: u32,
-    /// The receive buffer that its connections start with, in bytes, as `getsockopt(SO_RCVBUF)` gives it.
-    pub receive_buffer: u32,
-    /// How many connections may wait for `accept`.
-    pub backlog: u32,
-    /// How many do.
-    pub accept_queue: u32,
-    /// It listens for MPTCP: the kernel takes no hand-offs for it (`bpf_sk_assign_tcp_reqsk` → EINVAL).
-    pub mptcp: bool,
-    /// The socket's inode, as in `/proc/PID/fd`.
-    pub inode: u32,
-}
-
-impl Listener {
-    /// Whether IPv4 connections reach it.
-    pub fn accepts_v4(&self) -> bool {
-        match self.family {
-            Family::V4 => true,
-            Family::V6 => !self.v6only && (self.address.is_ipv4() || self.address.is_unspecified()),
-        }
-    }
-
-    /// Whether IPv6 connections reach it.
-    pub fn accepts_v6(&self) -> bool {
-        self.address.is_ipv6()
-    }
-}
 
 /// The listening TCP sockets of the calling thread's network namespace.
 pub fn listeners() -> Result<Vec<Listener>> {
-    // What sits on top of a socket comes only along with INFO.
+    // The upper-layer protocol is reported only together with INFO.
     let extensions = ExtensionFlags::SKMEMINFO | ExtensionFlags::INFO;
     let mut listeners = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let request = SockDiagMessage::InetRequest(request(family, extensions.clone()));
-        netlink::dump(NETLINK_SOCK_DIAG, request, |answer| listeners.extend(listener(&answer)))
-            .context("cannot list listening sockets")?;
+        let request = request(family, IPPROTO_TCP, extensions.clone());
+        dump(request, |answer| listeners.extend(listener(&answer)))?;
     }
     Ok(listeners)
+}
+
+fn dump(request: InetRequest, each: impl FnMut(SockDiagMessage)) -> Result<()> {
+    let listed = netlink::dump(NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(request), each);
+    listed.map_err(|error| {
+        let cause = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let reason = match cause {
+            // `sock_diag_rcv_msg`, net/core/sock_diag.c: no handler for this family or protocol.
+            Some(io::ErrorKind::NotFound) => {
+                "cannot list listening sockets: this kernel has no tcp_diag (`modprobe tcp_diag`; CONFIG_INET_TCP_DIAG)"
+            }
+            _ => "cannot list listening sockets",
+        };
+        error.context(reason)
+    })
 }
 
 fn listener(answer: &SockDiagMessage) -> Option<Listener> {
@@ -92,7 +60,9 @@ fn listener(answer: &SockDiagMessage) -> Option<Listener> {
         backlog: header.send_queue,
         accept_queue: header.recv_queue,
         mptcp: false,
+        uid: header.uid,
         inode: header.inode,
+        cookie: cookie(header.socket_id.cookie),
     };
     for nla in nlas {
         match nla {
@@ -105,7 +75,13 @@ fn listener(answer: &SockDiagMessage) -> Option<Listener> {
     Some(listener)
 }
 
-/// A dual-stack socket bound to one IPv4 address lists it as `::ffff:a.b.c.d`.
+/// A cookie is two halves, the lower one first.
+fn cookie(bytes: [u8; 8]) -> u64 {
+    let [a, b, c, d, e, f, g, h] = bytes;
+    u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
+}
+
+/// A dual-stack socket bound to one IPv4 address is listed as `::ffff:a.b.c.d`.
 fn unmapped(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
@@ -125,9 +101,9 @@ fn ulp_name(attribute: &DefaultNla) -> String {
         .unwrap_or_default()
 }
 
-fn request(family: u8, extensions: ExtensionFlags) -> InetRequest {
+fn request(family: u8, protocol: u8, extensions: ExtensionFlags) -> InetRequest {
     let any = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    InetRequest { family, protocol: IPPROTO_TCP, extensions, states: StateFlags::LISTEN, socket_id: any }
+    InetRequest { family, protocol, extensions, states: StateFlags::LISTEN, socket_id: any }
 }
 
 #[cfg(test)]
@@ -146,7 +122,15 @@ mod tests {
     use super::super::testing::{in_namespace, shell};
     use super::*;
 
-    /// A listener with one socket option set before it is bound.
+    #[test]
+    fn a_kernel_without_the_module_differs_from_one_that_fails() {
+        // DCCP: no current kernel lists its sockets.
+        const DCCP: u8 = 33;
+        let error = dump(request(AF_INET, DCCP, ExtensionFlags::empty()), drop).expect_err("nobody answers");
+        assert!(error.to_string().contains("no tcp_diag"), "{error:#}");
+    }
+
+    /// A listener with one socket option set before bind.
     fn listener_with<O: SetSockOpt>(address: &str, option: O, value: &O::Val) -> OwnedFd {
         let address: SocketAddr = address.parse().unwrap();
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -187,7 +171,9 @@ mod tests {
                     backlog: 128,
                     accept_queue: 1,
                     mptcp: false,
+                    uid: 0,
                     inode: inode(&server),
+                    cookie: on_port(80).cookie,
                 }]
             );
             assert!(on_port(80).accepts_v4() && !on_port(80).accepts_v6());
@@ -195,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn dual_stack_and_ipv6_only_are_told_apart() {
+    fn dual_stack_and_ipv6_only_are_distinguished() {
         in_namespace(|| {
             let _dual = listener_with("[::]:80", Ipv6V6Only, &false);
             let _only = listener_with("[::]:81", Ipv6V6Only, &true);
@@ -219,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_device_and_a_set_receive_buffer_are_seen() {
+    fn a_bound_device_and_a_set_receive_buffer_are_read() {
         in_namespace(|| {
             let _bound = listener_with("0.0.0.0:80", BindToDevice, &"lo".into());
             let _small = listener_with("0.0.0.0:81", RcvBuf, &5000);
             let plain = TcpListener::bind("0.0.0.0:82").unwrap();
             assert_eq!(on_port(80).device, 1);
-            // The kernel doubles what SO_RCVBUF says, for its own overhead (socket(7)).
+            // The kernel doubles SO_RCVBUF to allow for its own overhead (socket(7)).
             assert_eq!(on_port(81).receive_buffer, 10_000);
             assert_eq!((on_port(82).device, on_port(82).inode), (0, inode(&plain)));
         });
@@ -256,7 +242,7 @@ s.bind(('{address}', 80)); s.listen(5); print('listening', flush=True); time.sle
     }
 
     #[test]
-    fn mptcp_listeners_are_told_apart() {
+    fn mptcp_listeners_are_recognised() {
         for address in ["127.0.0.1", "::"] {
             in_namespace(|| {
                 let _server = MptcpServer::start(address);

@@ -1,16 +1,16 @@
-//! From where somebody administers this host over SSH.
+//! The address from which this host is being administered over SSH.
 //!
-//! sshd puts `SSH_CONNECTION` into the environment of the shell that it starts. sudo takes it out of ours, and so it is
-//! looked for in the processes that have started us.
+//! sshd sets `SSH_CONNECTION` in the environment of the shell it starts. sudo removes it, so this looks for
+//! it in the environments of the ancestor processes.
 
 use std::{fs, iter::successors, net::IpAddr};
 
-/// How many generations of processes are looked at.
+/// How many generations of ancestors are searched.
 const GENERATIONS: usize = 64;
 const VARIABLE: &[u8] = b"SSH_CONNECTION=";
 
-/// The address from which the session comes that this process belongs to. None without one, and for addresses that
-/// nobody beyond this host's links has.
+/// The client address of the SSH session that this process belongs to. `None` without a session, and for
+/// loopback and link-local addresses.
 pub fn administrator() -> Option<IpAddr> {
     let ancestors = successors(Some(std::process::id()), |pid| parent(*pid));
     let environments =
@@ -22,14 +22,14 @@ fn parent(pid: u32) -> Option<u32> {
     parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The parent's number, from the text of `/proc/PID/stat`. The name before it may hold anything.
+/// The parent's number, from the text of `/proc/PID/stat`. The name before it may contain anything.
 fn parent_in(stat: &str) -> Option<u32> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
     (parent != 0).then_some(parent)
 }
 
-/// The peer that the first environment with one names.
+/// The peer in the first environment that names one.
 fn nearest(mut environments: impl Iterator<Item = Vec<u8>>) -> Option<IpAddr> {
     environments.find_map(|environment| peer_in(&environment))
 }
@@ -41,7 +41,7 @@ fn peer_in(environment: &[u8]) -> Option<IpAddr> {
     Some(without_scope.parse::<IpAddr>().ok()?.to_canonical())
 }
 
-/// Neither this host nor a neighbour on a link without addresses of its own.
+/// Neither this host's own nor a link-local address.
 fn is_distant(address: &IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_left_alone() {
+    fn link_local_and_loopback_addresses_are_not_distant() {
         for (address, distant) in [
             ("192.0.2.7", true),
             ("10.0.0.7", true),

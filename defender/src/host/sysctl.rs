@@ -1,5 +1,5 @@
-//! Settings under `/proc/sys`. Those of `net` are the ones of the calling thread's network namespace
-//! (`net/sysctl_net.c`, `net_ctl_header_lookup`), wherever `/proc` was mounted.
+//! Settings under `/proc/sys`. `net` settings are those of the calling thread's network namespace,
+//! regardless of where `/proc` was mounted (`net/sysctl_net.c`, `net_ctl_header_lookup`).
 
 use std::fs;
 use std::path::Path;
@@ -7,71 +7,67 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
-/// The settings that decide what this kernel's TCP says and takes. Names are the kernel's
-/// (`Documentation/networking/ip-sysctl.rst`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sysctls {
-    /// `net.ipv4.tcp_syncookies`: 0 never (and hand-offs are answered with RST), 1 on overflow, 2 always.
-    pub tcp_syncookies: u8,
-    /// `net.ipv4.tcp_timestamps`: 0 off, 1 with a random offset per peer, 2 without.
-    pub tcp_timestamps: u8,
-    /// `net.ipv4.tcp_sack`.
-    pub tcp_sack: bool,
-    /// `net.ipv4.tcp_window_scaling`.
-    pub tcp_window_scaling: bool,
-    /// `net.ipv4.tcp_ecn`: 0 off, 1 asks and accepts, 2 accepts, 3 and above: accurate ECN (kernel 6.18).
-    pub tcp_ecn: u8,
-    /// `net.ipv4.ip_default_ttl`, in hops.
-    pub ip_default_ttl: u8,
-    /// `net.ipv4.ip_forward`: this host is a router.
-    pub ip_forward: bool,
-    /// `net.ipv4.tcp_rmem`: least, initial and greatest receive buffer, in bytes.
-    pub tcp_rmem: [u32; 3],
-    /// `net.core.rmem_max`: the greatest `SO_RCVBUF`, in bytes; one for all namespaces. Older kernels show it in the
-    /// first namespace only.
-    pub rmem_max: Option<u32>,
-    /// `net.ipv4.tcp_adv_win_scale`: the share of a buffer that is window, before kernel 6.6.
-    pub tcp_adv_win_scale: Option<i32>,
-    /// `net.ipv4.tcp_workaround_signed_windows`: never offer more than 32,767.
-    pub tcp_workaround_signed_windows: bool,
-    /// `net.ipv4.tcp_max_syn_backlog`: half-open connections a listener may hold.
-    pub tcp_max_syn_backlog: u32,
-    /// `net.ipv4.tcp_synack_retries`: how often the kernel repeats a SYN-ACK.
-    pub tcp_synack_retries: u8,
-    /// `net.core.somaxconn`: the greatest backlog of `listen`.
-    pub somaxconn: u32,
-    /// `net.netfilter.nf_conntrack_tcp_loose`: whether conntrack takes up a connection whose SYN it has not seen.
-    /// Missing where conntrack is not in the kernel.
-    pub nf_conntrack_tcp_loose: Option<bool>,
+use crate::model::sysctls::Sysctls;
+
+/// Names of the settings in [`Sysctls`], below `/proc/sys`.
+pub const NAMES: [&str; 17] = [
+    "net/ipv4/tcp_syncookies",
+    "net/ipv4/tcp_timestamps",
+    "net/ipv4/tcp_sack",
+    "net/ipv4/tcp_window_scaling",
+    "net/ipv4/tcp_ecn",
+    "net/ipv4/tcp_reflect_tos",
+    "net/ipv4/ip_default_ttl",
+    "net/ipv4/ip_forward",
+    "net/ipv4/tcp_rmem",
+    "net/core/rmem_max",
+    "net/ipv4/tcp_adv_win_scale",
+    "net/ipv4/tcp_workaround_signed_windows",
+    "net/ipv4/tcp_max_syn_backlog",
+    "net/ipv4/tcp_synack_retries",
+    "net/core/somaxconn",
+    "net/netfilter/nf_conntrack_tcp_loose",
+    "net/netfilter/nf_conntrack_tcp_timeout_established",
+];
+
+/// Reads all of them.
+pub fn read_all() -> Result<Sysctls> {
+    Ok(Sysctls {
+        tcp_syncookies: need("net/ipv4/tcp_syncookies")?,
+        tcp_timestamps: need("net/ipv4/tcp_timestamps")?,
+        tcp_sack: flag("net/ipv4/tcp_sack")?,
+        tcp_window_scaling: flag("net/ipv4/tcp_window_scaling")?,
+        tcp_ecn: need("net/ipv4/tcp_ecn")?,
+        tcp_reflect_tos: flag("net/ipv4/tcp_reflect_tos")?,
+        ip_default_ttl: need("net/ipv4/ip_default_ttl")?,
+        ip_forward: flag("net/ipv4/ip_forward")?,
+        tcp_rmem: triple("net/ipv4/tcp_rmem")?,
+        rmem_max: find("net/core/rmem_max")?,
+        tcp_adv_win_scale: find("net/ipv4/tcp_adv_win_scale")?,
+        tcp_workaround_signed_windows: flag("net/ipv4/tcp_workaround_signed_windows")?,
+        tcp_max_syn_backlog: need("net/ipv4/tcp_max_syn_backlog")?,
+        tcp_synack_retries: need("net/ipv4/tcp_synack_retries")?,
+        somaxconn: need("net/core/somaxconn")?,
+        nf_conntrack_tcp_loose: find("net/netfilter/nf_conntrack_tcp_loose")?.map(|loose: u8| loose != 0),
+        nf_conntrack_tcp_timeout_established: find("net/netfilter/nf_conntrack_tcp_timeout_established")?,
+    })
 }
 
-impl Sysctls {
-    /// Reads them all.
-    pub fn read() -> Result<Self> {
-        Ok(Self {
-            tcp_syncookies: need("net/ipv4/tcp_syncookies")?,
-            tcp_timestamps: need("net/ipv4/tcp_timestamps")?,
-            tcp_sack: flag("net/ipv4/tcp_sack")?,
-            tcp_window_scaling: flag("net/ipv4/tcp_window_scaling")?,
-            tcp_ecn: need("net/ipv4/tcp_ecn")?,
-            ip_default_ttl: need("net/ipv4/ip_default_ttl")?,
-            ip_forward: flag("net/ipv4/ip_forward")?,
-            tcp_rmem: triple("net/ipv4/tcp_rmem")?,
-            rmem_max: find("net/core/rmem_max")?,
-            tcp_adv_win_scale: find("net/ipv4/tcp_adv_win_scale")?,
-            tcp_workaround_signed_windows: flag("net/ipv4/tcp_workaround_signed_windows")?,
-            tcp_max_syn_backlog: need("net/ipv4/tcp_max_syn_backlog")?,
-            tcp_synack_retries: need("net/ipv4/tcp_synack_retries")?,
-            somaxconn: need("net/core/somaxconn")?,
-            nf_conntrack_tcp_loose: find("net/netfilter/nf_conntrack_tcp_loose")?.map(|loose: u8| loose != 0),
-        })
-    }
-}
-
-/// `net.ipv6.conf.IF.hop_limit`, in hops: of packets that leave by that interface, unless a route says otherwise.
-/// `None` where the interface has no IPv6.
+/// `net.ipv6.conf.IF.hop_limit`, in hops. It applies to packets that leave through the interface, unless a
+/// route overrides it. `None` if the interface has no IPv6.
 pub fn hop_limit(interface: &str) -> Result<Option<u8>> {
     find(&format!("net/ipv6/conf/{interface}/hop_limit"))
+}
+
+/// `net.ipv4.conf.IF.arp_ignore`, of the interface or of `all`: the host does not answer ARP for all its
+/// addresses.
+pub fn arp_ignore(interface: &str) -> Result<bool> {
+    for name in ["all", interface] {
+        if find(&format!("net/ipv4/conf/{name}/arp_ignore"))?.is_some_and(|mode: u8| mode != 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A setting that every kernel has.
@@ -89,7 +85,7 @@ fn triple(name: &str) -> Result<[u32; 3]> {
     values.try_into().map_err(|_| anyhow::anyhow!("{} does not hold three numbers: {text:?}", dotted(name)))
 }
 
-/// A setting that may be missing.
+/// A setting that may be absent.
 fn find<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(name: &str) -> Result<Option<T>> {
     let Some(text) = read(name)? else { return Ok(None) };
     let value = text.trim().parse().with_context(|| format!("{} holds {:?}", dotted(name), text.trim()))?;
@@ -104,7 +100,7 @@ fn read(name: &str) -> Result<Option<String>> {
     }
 }
 
-/// The name as people type it to sysctl(8).
+/// The name in sysctl(8) notation.
 fn dotted(name: &str) -> String {
     name.replace('.', "\0").replace('/', ".").replace('\0', "/")
 }
@@ -116,7 +112,7 @@ mod tests {
 
     #[test]
     fn settings_are_those_of_the_threads_namespace() {
-        let outside = Sysctls::read().unwrap();
+        let outside = read_all().unwrap();
         let inside = in_namespace(|| {
             shell(
                 "cd /proc/sys/net/ipv4; echo 0 > tcp_syncookies; echo 0 > tcp_timestamps; echo 0 > tcp_sack
@@ -124,7 +120,7 @@ mod tests {
                  echo '4096 100000 200000' > tcp_rmem; echo 99 > tcp_max_syn_backlog; echo 3 > tcp_synack_retries
                  echo 98 > /proc/sys/net/core/somaxconn",
             );
-            Sysctls::read().unwrap()
+            read_all().unwrap()
         });
         assert_eq!(
             inside,
@@ -143,14 +139,14 @@ mod tests {
                 ..inside.clone()
             }
         );
-        assert_eq!(Sysctls::read().unwrap(), outside);
+        assert_eq!(read_all().unwrap(), outside);
     }
 
     #[test]
     fn conntracks_looseness_is_read() {
         let loose = in_namespace(|| {
             shell("sysctl -q net.netfilter.nf_conntrack_tcp_loose=0");
-            Sysctls::read().unwrap().nf_conntrack_tcp_loose
+            read_all().unwrap().nf_conntrack_tcp_loose
         });
         assert_eq!(loose, Some(false));
     }

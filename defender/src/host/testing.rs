@@ -5,8 +5,8 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs `test` on a thread of its own in a new network namespace, where nothing but a loopback device is, switched on.
-/// The namespace goes with the thread.
+/// Runs `test` on a new thread in a new network namespace that holds only an enabled loopback device. The
+/// namespace ends with the thread.
 pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     let in_thread = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace needs root");
@@ -19,7 +19,7 @@ pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs a shell script in the calling thread's network namespace; what it prints.
+/// Runs a shell script in the calling thread's network namespace and returns its output.
 pub(crate) fn shell(script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).output().expect("sh runs");
     let errors = String::from_utf8_lossy(&output.stderr);

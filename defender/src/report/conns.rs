@@ -1,4 +1,4 @@
-//! `conns`: connections chosen, sorted and shown. Pure.
+//! `conns`: selects, sorts and prints connections. Pure.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -12,16 +12,16 @@ use defender_common::tcp_state::State;
 use serde::Serialize;
 
 use crate::{
+    model::{number::thousands, prefix::Cidr},
     problem::Problem,
     report::{
-        cidr::Cidr,
-        connections::{self, Connection, STATES, Tracked},
-        json, table,
-        text::thousands,
+        VERSION,
+        connections::{self, Connection, STATES, TrackedFlow},
+        table,
     },
 };
 
-/// Which connections are wanted; what is empty excludes none.
+/// Which connections to show. An empty field excludes none.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// In these states.
@@ -33,7 +33,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a connection is wanted.
+    /// Whether a connection matches.
     pub fn wants(&self, connection: &Connection) -> bool {
         let remote = connection.remote.ip();
         (self.states.is_empty() || self.states.contains(&connection.state))
@@ -42,14 +42,14 @@ impl Filter {
     }
 }
 
-/// What a listing is sorted by. What is equal in that is sorted by port, state and peer.
+/// Sort key of a listing. Ties are sorted by port, state and peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// The oldest first; those that are not tracked last.
+    /// Oldest first, untracked last.
     Age,
-    /// Those with the most packets first; those that are not tracked last.
+    /// Most packets first, untracked last.
     Packets,
-    /// By state, in the order a connection takes them.
+    /// By state, in the order of a connection's life.
     State,
     /// By the client's address.
     Peer,
@@ -73,7 +73,7 @@ fn compare(a: &Connection, b: &Connection, order: Order) -> Ordering {
     }
 }
 
-fn descending<T: Ord>(a: &Connection, b: &Connection, key: fn(Tracked) -> T) -> Ordering {
+fn descending<T: Ord>(a: &Connection, b: &Connection, key: fn(TrackedFlow) -> T) -> Ordering {
     Reverse(a.tracked.map(key)).cmp(&Reverse(b.tracked.map(key)))
 }
 
@@ -94,11 +94,11 @@ pub fn parse_state(text: &str) -> Result<State, Problem> {
     };
     STATES.into_iter().find(|state| squeezed(state.name()) == wanted).ok_or_else(|| {
         let names = STATES.map(State::name).join(", ");
-        Problem::Usage(format!("`{text}` is no state of a connection: use {names}"))
+        Problem::Usage(format!("unknown state `{text}`; expected {names}"))
     })
 }
 
-/// The listing for people: at most `limit` of the connections, and how many more there are.
+/// The listing as text: at most `limit` connections, and how many more there are.
 pub fn text(connections: &[Connection], limit: Option<usize>) -> String {
     if connections.is_empty() {
         return "  no connections\n".to_owned();
@@ -118,7 +118,7 @@ fn cut(connections: &[Connection], limit: Option<usize>) -> &[Connection] {
 
 fn row(connection: &Connection) -> Vec<String> {
     let tracked =
-        |cell: fn(Tracked) -> String| connection.tracked.map_or_else(|| table::NONE.to_owned(), cell);
+        |cell: fn(TrackedFlow) -> String| connection.tracked.map_or_else(|| table::NONE.to_owned(), cell);
     vec![
         connection.state.name().to_owned(),
         connection.remote.to_string(),
@@ -129,7 +129,7 @@ fn row(connection: &Connection) -> Vec<String> {
     ]
 }
 
-/// A time as people say it, in one unit or two: 3s, 4m12s, 2h, 5d.
+/// A duration in one or two units: 3s, 4m12s, 2h, 5d.
 pub(super) fn time(time: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
@@ -142,16 +142,19 @@ pub(super) fn time(time: Duration) -> String {
     }
 }
 
-/// How many connections are in each state, all and by port; every state is there.
+/// Connections in each state, in total and by port, including states with none.
 #[derive(Serialize)]
-pub struct Summary {
+pub struct ConnsSummary {
+    /// Version of the shape: 1.
     version: u32,
+    /// Connections by the kernel's state, as `ss` counts them: `SYN_RECV`, `ESTABLISHED`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `CLOSING`, `LAST_ACK`, `TIME_WAIT`.
     states: BTreeMap<&'static str, u64>,
+    /// The same for each local port.
     ports: BTreeMap<u16, BTreeMap<&'static str, u64>>,
 }
 
-impl Summary {
-    /// Counts.
+impl ConnsSummary {
+    /// Counts connections.
     pub fn of(connections: &[Connection]) -> Self {
         let mut by_port: BTreeMap<u16, Vec<&Connection>> = BTreeMap::new();
         for connection in connections {
@@ -160,13 +163,13 @@ impl Summary {
         let count =
             |(port, of_port): (u16, Vec<&Connection>)| (port, connections::count(of_port.into_iter()));
         Self {
-            version: json::VERSION,
+            version: VERSION,
             states: connections::count(connections.iter()),
             ports: by_port.into_iter().map(count).collect(),
         }
     }
 
-    /// For people: a line for each port, and one for all.
+    /// As text: a line per port, and one for all.
     pub fn text(&self) -> String {
         if self.ports.is_empty() {
             return "  no connections\n".to_owned();
@@ -183,30 +186,43 @@ impl Summary {
         table::render(&head, &rows)
     }
 
-    /// For programs.
+    /// As JSON.
     pub fn json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).context("cannot write JSON")
     }
 }
 
 #[derive(Serialize)]
-struct Listing {
+struct ConnsListing {
+    /// Version of the shape: 1.
     version: u32,
+    /// How many connections match, regardless of `--limit`.
     total: usize,
+    /// The connections.
     connections: Vec<Line>,
 }
 
-/// A connection for programs.
+/// A connection as JSON.
 #[derive(Serialize)]
 pub(super) struct Line {
+    /// The kernel's state.
     state: &'static str,
+    /// The client's address.
     peer: IpAddr,
+    /// The client's port.
     peer_port: u16,
+    /// This host's address.
     local: IpAddr,
+    /// This host's port.
     local_port: u16,
+    /// Age in seconds. Null, like the next three, if the flow table has no entry for the connection.
     age: Option<u64>,
+    /// `handshake`; `cookie`: it proved one; `learnt`: it existed before defender first recorded it.
     admitted: Option<&'static str>,
+    /// Packets both ways, since the connection was first seen.
     packets: Option<u32>,
+    /// The state derived from the packets. It differs from `state` for a moment, or if a packet bypassed
+    /// the datapath.
     wire_state: Option<&'static str>,
 }
 
@@ -227,10 +243,10 @@ impl From<&Connection> for Line {
     }
 }
 
-/// The listing for programs, on one line.
+/// The listing as JSON, on one line.
 pub fn json(connections: &[Connection], limit: Option<usize>) -> Result<String> {
-    let listing = Listing {
-        version: json::VERSION,
+    let listing = ConnsListing {
+        version: VERSION,
         total: connections.len(),
         connections: cut(connections, limit).iter().map(Line::from).collect(),
     };
@@ -246,7 +262,7 @@ pub(super) mod tests {
 
     /// A tracked connection.
     pub(in crate::report) fn connection(state: State, remote: &str, local: &str, age: u64) -> Connection {
-        let tracked = Tracked {
+        let tracked = TrackedFlow {
             wire_state: state,
             admitted: Admitted::Handshake,
             age: Duration::from_secs(age),
@@ -295,7 +311,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn all_that_is_asked_for_must_hold() {
+    fn all_filters_must_match() {
         let chosen = |filter: Filter| {
             ports(&example().into_iter().filter(|connection| filter.wants(connection)).collect::<Vec<_>>())
         };
@@ -348,7 +364,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_counted() {
+    fn omitted_entries_are_counted() {
         let connections = example();
         assert!(text(&connections, Some(1)).ends_with("\n\n… and 3 more\n"));
         assert!(!text(&connections, Some(4)).contains('…'));
@@ -379,7 +395,7 @@ pub(super) mod tests {
 
     #[test]
     fn summaries_count_by_port() {
-        let summary = Summary::of(&example());
+        let summary = ConnsSummary::of(&example());
         let json: Value = serde_json::from_str(&summary.json().expect("JSON")).expect("JSON");
         assert_eq!(
             (&json["version"], json["states"].as_object().map(serde_json::Map::len)),
@@ -394,7 +410,7 @@ pub(super) mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["80", "1", "2", "0", "0", "0", "0", "0", "0", "3"]);
         assert_eq!(lines[3], ["all", "1", "2", "0", "0", "0", "0", "0", "1", "4"]);
-        assert_eq!(Summary::of(&[]).text(), "  no connections\n");
+        assert_eq!(ConnsSummary::of(&[]).text(), "  no connections\n");
     }
 
     #[test]

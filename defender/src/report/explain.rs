@@ -1,110 +1,56 @@
-//! `explain`: when a service is defended, and why then, in words and as JSON. Pure.
+//! `explain`: when a service is defended, and why, as text and JSON. Pure.
 
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
-use defender_common::ladder::{Because, Step};
+use defender_common::mitigation::{Level, Trigger};
 use serde::Serialize;
 
 use crate::{
-    control::{
-        lines::{Basis, By, Drawing, LEAST_UP, Line},
-        services::Endpoint,
-        settings::{InForce, Key, Mode, Setting, Settings, Source, Value},
-        thresholds::Threshold,
+    model::{
+        endpoint::Endpoint,
+        mode::Mode,
+        setting_table::{Setting, Unit, Value},
+        settings::{InForce, Settings, Source},
+        triggers::{Basis, Derivation, DerivedTriggers, Described, TriggerInputs},
     },
-    report::{json, table},
+    report::{VERSION, table},
 };
 
-/// What there is to explain of a service.
+/// A service to explain.
 #[derive(Clone, Debug)]
 pub struct Defended {
     /// What clients connect to.
     pub endpoint: Endpoint,
     /// What was set.
     pub settings: Settings,
-    /// What its lines are drawn from.
-    pub basis: Basis,
-    /// How many of its connections are half open, or would be if their SYNs had passed.
+    /// What its triggers are derived from.
+    pub inputs: TriggerInputs,
+    /// Connections that are half open, or would be if their SYNs had passed.
     pub half_open: u32,
-    /// The step it is on.
-    pub step: Step,
-    /// Why it is.
-    pub because: Because,
+    /// Its current level.
+    pub level: Level,
+    /// What triggered the level.
+    pub trigger: Trigger,
+    /// Why it cannot be protected.
+    pub unprotectable: Option<String>,
 }
 
 impl Defended {
+    fn basis(&self) -> Basis<'_> {
+        Basis { settings: &self.settings, port: self.endpoint.port, inputs: &self.inputs }
+    }
+
     fn in_force(&self, setting: Setting) -> InForce<'_> {
-        self.settings.in_force(Key::of(self.endpoint.port, setting))
+        self.basis().in_force(setting)
     }
 
     fn mode(&self) -> Mode {
         self.settings.mode_of(self.endpoint.port)
     }
 
-    fn lines(&self) -> [(&'static str, Line); 8] {
-        Drawing::new(&self.settings, self.endpoint.port, &self.basis).all()
-    }
-
-    /// The number of a threshold and where it comes from.
-    fn number(&self, threshold: Threshold) -> String {
-        let found = self.in_force(Setting::Threshold(threshold));
-        format!("{} ({})", shown(&found), found.source)
-    }
-
-    /// How a line came about, in words.
-    fn how(&self, line: &str, by: By) -> String {
-        let Basis { backlog, listeners, cpus, half_open_p99, syn_rate_p99, link_replies } = self.basis;
-        match by {
-            By::Share(threshold) => {
-                format!("{} {} of the backlog of {backlog}", threshold.name(), self.number(threshold))
-            }
-            By::Usual(Threshold::RateFactor) => format!(
-                "rate_factor {} times the {} SYNs a second usual in calm",
-                self.number(Threshold::RateFactor),
-                syn_rate_p99.unwrap_or(0)
-            ),
-            By::Usual(threshold) => format!(
-                "{} {} times the {} half-open connections usual in calm",
-                threshold.name(),
-                self.number(threshold),
-                half_open_p99.unwrap_or(0)
-            ),
-            By::Value(Threshold::RateFloor) if syn_rate_p99.is_none() => format!(
-                "rate_floor {}; what is usual in calm is not known yet",
-                self.number(Threshold::RateFloor)
-            ),
-            By::Value(threshold) => format!("{} {}", threshold.name(), self.number(threshold)),
-            By::Cpus => format!(
-                "the backlog of {backlog} less {cpus} CPUs: as many SYNs may pass at once, and must not fill it"
-            ),
-            By::Spread => format!(
-                "chance spreads connections over the {listeners} listeners that share the backlog of {backlog}: none may overflow"
-            ),
-            By::Link => format!(
-                "half of the {} SYN-ACKs a second that the slowest link carries",
-                link_replies.unwrap_or(0)
-            ),
-            By::NoLink => "no limit: the speed of no link is known".to_owned(),
-            By::UsualRate => format!("the {} SYNs a second usual in calm", syn_rate_p99.unwrap_or(0)),
-            By::Unknown => "none: what is usual in calm is not known yet".to_owned(),
-            By::Danger => "no higher than danger".to_owned(),
-            By::Up => "one less than up".to_owned(),
-            By::Least => format!("{line} is {} at least", if line == "up" { LEAST_UP } else { 1 }),
-        }
-    }
-
-    /// What a line was computed from: `set`, `file`, `default`, `learnt`, `backlog`, `link`.
-    fn sources(&self, by: By) -> Vec<&'static str> {
-        let of = |threshold| self.in_force(Setting::Threshold(threshold)).source.name();
-        match by {
-            By::Share(threshold) => vec![of(threshold), "backlog"],
-            By::Usual(threshold) => vec![of(threshold), "learnt"],
-            By::Value(threshold) => vec![of(threshold)],
-            By::Cpus | By::Spread | By::Danger | By::Up | By::Least => vec!["backlog"],
-            By::UsualRate | By::Unknown => vec!["learnt"],
-            By::Link | By::NoLink => vec![of(Threshold::ReplyLimit), "link"],
-        }
+    fn triggers(&self) -> impl Iterator<Item = Described> {
+        DerivedTriggers::new(&self.settings, self.endpoint.port, &self.inputs).all().into_iter()
     }
 }
 
@@ -112,118 +58,136 @@ fn shown(found: &InForce<'_>) -> String {
     found.value.map_or_else(|| "default".to_owned(), |value| found.key.setting.show(value))
 }
 
-/// For people.
+/// As text.
 pub fn text(services: &[Defended]) -> String {
     services.iter().map(service).collect::<Vec<_>>().join("\n")
 }
 
 fn service(service: &Defended) -> String {
     let mut text = headline(service);
-    let _ = write!(text, "\n{}\n{}", lines(service), thresholds(service));
+    let _ = write!(text, "\n{}\n{}", triggers(service), thresholds(service));
     text
 }
 
 fn headline(service: &Defended) -> String {
     let mode = service.in_force(Setting::Mode);
-    let present = match service.mode() {
-        Mode::Auto => {
-            let Defended { step, because, .. } = service;
-            format!("step {}: {}, because {}", step.name(), step.describe(), because.describe())
+    let present = match (&service.unprotectable, service.mode()) {
+        (Some(reason), _) => format!("unprotectable: {reason}"),
+        (None, Mode::Auto) => stands(service),
+        (None, Mode::Always) if service.level > Level::Challenge => stands(service),
+        (None, Mode::Always) => {
+            "every SYN is challenged; the only trigger is replies, above which known sources come first"
+                .to_owned()
         }
-        mode => format!("lines count in mode auto only; in mode {mode} {}", done_in(mode)),
+        (None, mode) => format!("triggers count in mode auto only; in mode {mode} SYNs pass"),
     };
     format!(
-        "{}: mode {} ({}); {} half open, backlog {}\n{present}\n",
+        "{}: mode {} ({}); {} half-open, backlog {}\n{present}\n",
         service.endpoint,
         shown(&mode),
         mode.source,
         service.half_open,
-        service.basis.backlog,
+        service.inputs.backlog,
     )
 }
 
-const fn done_in(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Always => "every SYN is challenged",
-        Mode::Auto | Mode::Monitor | Mode::Off => "SYNs pass",
-    }
+fn stands(Defended { level, trigger, .. }: &Defended) -> String {
+    format!("level {}: {}, because {}", level.name(), level.describe(), trigger.describe())
 }
 
-fn lines(service: &Defended) -> String {
-    let row = |(name, line): (&'static str, Line)| {
-        vec![name.to_owned(), line.number.to_string(), unit(name).to_owned(), service.how(name, line.by)]
+fn triggers(service: &Defended) -> String {
+    let row = |Described { name, unit, derived }: Described| {
+        let value = match derived.from {
+            Derivation::Unknown => "not set".to_owned(),
+            _ => derived.value.to_string(),
+        };
+        vec![name.to_owned(), value, unit.to_owned(), service.basis().describe(&derived)]
     };
-    let rows: Vec<Vec<String>> = service.lines().into_iter().map(row).collect();
-    table::render(&["line", "at", "of", "how it came about"], &rows)
-}
-
-/// What a line is compared with.
-fn unit(line: &str) -> &'static str {
-    match line {
-        "up" => "connections half open for a second",
-        "danger" | "down" => "connections half open",
-        "rate" => "SYNs a second",
-        "flood" => "SYNs a second (0: no such line)",
-        "strays" => "packets a second of no connection",
-        "replies" => "SYN-ACKs a second (0: no limit)",
-        _ => "milliseconds",
-    }
+    let rows: Vec<Vec<String>> = service.triggers().map(row).collect();
+    table::render(&["limit", "value", "unit", "derived from"], &rows)
 }
 
 fn thresholds(service: &Defended) -> String {
-    let row = |threshold: Threshold| {
-        let found = service.in_force(Setting::Threshold(threshold));
+    let row = |threshold: Setting| {
+        let found = service.in_force(threshold);
         let key = match found.source {
             Source::Default => found.source.to_string(),
             source => format!("{source}: {}", found.key),
         };
-        vec![threshold.name().to_owned(), shown(&found), key, threshold.meaning().to_owned()]
+        vec![threshold.name().to_owned(), shown(&found), key, threshold.description().to_owned()]
     };
-    let rows: Vec<Vec<String>> = Threshold::ALL.into_iter().map(row).collect();
+    let rows: Vec<Vec<String>> = Setting::thresholds().map(row).collect();
     table::render(&["threshold", "value", "from", "meaning"], &rows)
 }
 
 #[derive(Serialize)]
 struct Explained<'a> {
+    /// Version of the shape: 1.
     version: u32,
+    /// The services on the port.
     services: Vec<ExplainedService<'a>>,
 }
 
 #[derive(Serialize)]
 struct ExplainedService<'a> {
+    /// The service's port.
     port: u16,
+    /// The service's address; `0.0.0.0` or `::` for every address.
     address: String,
+    /// The mode in force.
     mode: &'static str,
+    /// Where the mode comes from.
     mode_from: From<'a>,
+    /// Connections that are half open, or would be if their SYNs had passed.
     half_open: u32,
-    step: &'static str,
-    because: &'static str,
-    basis: Basis,
-    lines: Vec<ExplainedLine>,
+    /// The mitigation level: `pass`, `challenge`, `limit`, `known_sources`.
+    level: &'static str,
+    /// What triggered the level, as in events.
+    trigger: &'static str,
+    /// Why the service cannot be protected.
+    unprotectable: Option<&'a str>,
+    /// What the triggers are derived from.
+    inputs: TriggerInputs,
+    /// The trigger levels in force.
+    triggers: Vec<ExplainedTrigger>,
+    /// The thresholds in force.
     thresholds: Vec<ExplainedThreshold<'a>>,
 }
 
 /// Where a value comes from.
 #[derive(Serialize)]
 struct From<'a> {
+    /// `set`, `file` or `default`.
     source: &'static str,
+    /// Path of the file.
     file: Option<&'a str>,
+    /// The key that the value was found under.
     key: String,
 }
 
 #[derive(Serialize)]
-struct ExplainedLine {
+struct ExplainedTrigger {
+    /// The trigger's name.
     name: &'static str,
-    number: u32,
+    /// Its value.
+    value: u32,
+    /// What it is compared with.
+    unit: &'static str,
+    /// What it was derived from: `set`, `file`, `default`, `backlog`, `learnt`, `link`.
     sources: Vec<&'static str>,
-    how: String,
+    /// The same in words.
+    derived_from: String,
 }
 
 #[derive(Serialize)]
 struct ExplainedThreshold<'a> {
+    /// The threshold's key.
     name: &'static str,
+    /// Its value; null if that depends on the host.
     value: Option<u32>,
+    /// What it is counted in.
     unit: &'static str,
+    /// Where the value comes from.
     from: From<'a>,
 }
 
@@ -239,11 +203,12 @@ impl<'a> From<'a> {
 
 impl<'a> ExplainedService<'a> {
     fn of(service: &'a Defended) -> Self {
-        let line = |(name, line): (&'static str, Line)| ExplainedLine {
+        let trigger = |Described { name, unit, derived }: Described| ExplainedTrigger {
             name,
-            number: line.number,
-            sources: service.sources(line.by),
-            how: service.how(name, line.by),
+            value: derived.value,
+            unit,
+            sources: service.basis().sources(&derived),
+            derived_from: service.basis().describe(&derived),
         };
         Self {
             port: service.endpoint.port,
@@ -251,17 +216,18 @@ impl<'a> ExplainedService<'a> {
             mode: service.mode().name(),
             mode_from: From::of(&service.in_force(Setting::Mode)),
             half_open: service.half_open,
-            step: service.step.name(),
-            because: service.because.name(),
-            basis: service.basis,
-            lines: service.lines().into_iter().map(line).collect(),
-            thresholds: Threshold::ALL.into_iter().map(|threshold| explained(service, threshold)).collect(),
+            level: service.level.name(),
+            trigger: service.trigger.name(),
+            unprotectable: service.unprotectable.as_deref(),
+            inputs: service.inputs,
+            triggers: service.triggers().map(trigger).collect(),
+            thresholds: Setting::thresholds().map(|threshold| explained(service, threshold)).collect(),
         }
     }
 }
 
-fn explained(service: &Defended, threshold: Threshold) -> ExplainedThreshold<'_> {
-    let found = service.in_force(Setting::Threshold(threshold));
+fn explained(service: &Defended, threshold: Setting) -> ExplainedThreshold<'_> {
+    let found = service.in_force(threshold);
     let value = match found.value {
         Some(Value::Number(number)) => Some(number),
         _ => None,
@@ -269,7 +235,7 @@ fn explained(service: &Defended, threshold: Threshold) -> ExplainedThreshold<'_>
     ExplainedThreshold {
         name: threshold.name(),
         value,
-        unit: threshold.unit().name(),
+        unit: threshold.unit().map_or("", Unit::name),
         from: From::of(&found),
     }
 }
@@ -277,7 +243,7 @@ fn explained(service: &Defended, threshold: Threshold) -> ExplainedThreshold<'_>
 /// `explain --json`.
 pub fn json(services: &[Defended]) -> Result<String> {
     let explained =
-        Explained { version: json::VERSION, services: services.iter().map(ExplainedService::of).collect() };
+        Explained { version: VERSION, services: services.iter().map(ExplainedService::of).collect() };
     serde_json::to_string_pretty(&explained).context("cannot write JSON")
 }
 
@@ -291,9 +257,9 @@ mod tests {
     fn example() -> Defended {
         let mut settings = Settings::default();
         let mut file = Settings::default();
-        file.set("443.danger".parse().expect("a key"), "80%").expect("a share");
+        file.set("443.critical".parse().expect("a key"), "80%").expect("a share");
         settings.file = Some(("/etc/defender.toml".into(), file.set));
-        settings.set("up".parse().expect("a key"), "30%").expect("a share");
+        settings.set("start".parse().expect("a key"), "30%").expect("a share");
         Defended {
             endpoint: Endpoint {
                 port: 443,
@@ -301,7 +267,7 @@ mod tests {
                 families: abi::SERVICE_FAMILY_V4,
             },
             settings,
-            basis: Basis {
+            inputs: TriggerInputs {
                 backlog: 4096,
                 listeners: 1,
                 cpus: 4,
@@ -310,8 +276,9 @@ mod tests {
                 link_replies: Some(1_488_095),
             },
             half_open: 7,
-            step: Step::Pass,
-            because: Because::Nothing,
+            level: Level::Pass,
+            trigger: Trigger::Nothing,
+            unprotectable: None,
         }
     }
 
@@ -319,25 +286,45 @@ mod tests {
     fn each_line_says_how_it_came_about() {
         let text = text(&[example()]);
         for words in [
-            "192.0.2.1:443: mode auto (default); 7 half open, backlog 4096\n",
-            "step pass: SYNs pass, because nothing has happened yet\n",
-            "half_open_factor 4 (default) times the 400 half-open connections usual in calm",
-            "danger 80% (file /etc/defender.toml) of the backlog of 4096",
-            "rate_floor 1000 (default); what is usual in calm is not known yet",
-            "none: what is usual in calm is not known yet",
-            "half of the 1488095 SYN-ACKs a second",
-            "set: up",
-            "file /etc/defender.toml: 443.danger",
+            "192.0.2.1:443: mode auto (default); 7 half-open, backlog 4096\n",
+            "level pass: SYNs pass, because nothing has happened yet\n",
+            "half_open_factor 4 (default) times the baseline of 400 half-open connections",
+            "critical 80% (file /etc/defender.toml) of the backlog of 4096",
+            "rate_floor 1000 (default); the baseline is not known yet",
+            "not set: the baseline is not known yet",
+            "half of the 1488095 SYN-ACKs per second",
+            "set: start",
+            "file /etc/defender.toml: 443.critical",
         ] {
             assert!(text.contains(words), "{words}\n{text}");
         }
     }
 
     #[test]
-    fn other_modes_say_that_lines_do_not_count() {
+    fn unprotectable_services_come_first() {
+        let service = Defended { unprotectable: Some("it is MPTCP".into()), ..example() };
+        let text = text(std::slice::from_ref(&service));
+        assert!(text.lines().nth(1).is_some_and(|line| line == "unprotectable: it is MPTCP"), "{text}");
+        let json: Json = serde_json::from_str(&json(&[service]).expect("JSON")).expect("JSON");
+        assert_eq!(json["services"][0]["unprotectable"], "it is MPTCP");
+    }
+
+    #[test]
+    fn other_modes_say_which_triggers_count() {
         let mut service = example();
-        service.settings.set("mode".parse().expect("a key"), "always").expect("a mode");
-        assert!(text(&[service]).contains("mode always every SYN is challenged"));
+        let in_mode = |service: &mut Defended, mode| {
+            service.settings.set("mode".parse().expect("a key"), mode).expect("a mode");
+            text(std::slice::from_ref(service))
+        };
+        let always = in_mode(&mut service, "always");
+        assert!(always.contains("every SYN is challenged; the only trigger is replies"), "{always}");
+        assert!(in_mode(&mut service, "monitor").contains("in mode monitor SYNs pass"));
+        (service.level, service.trigger) = (Level::Limit, Trigger::Replies);
+        let limited = in_mode(&mut service, "always");
+        assert!(
+            limited.contains("level limit: SYNs are challenged as far as the reply limit goes"),
+            "{limited}"
+        );
     }
 
     #[test]
@@ -345,15 +332,15 @@ mod tests {
         let json: Json = serde_json::from_str(&json(&[example()]).expect("JSON")).expect("JSON");
         assert_eq!(json["version"], 1);
         let service = &json["services"][0];
-        assert_eq!((&service["step"], &service["half_open"]), (&"pass".into(), &7.into()));
-        assert_eq!(service["basis"]["backlog"], 4096);
-        let up = &service["lines"][0];
-        assert_eq!((&up["name"], &up["number"]), (&"up".into(), &1600.into()));
-        assert_eq!(up["sources"], serde_json::json!(["default", "learnt"]));
-        let danger = &service["thresholds"][1];
+        assert_eq!((&service["level"], &service["half_open"]), (&"pass".into(), &7.into()));
+        assert_eq!(service["inputs"]["backlog"], 4096);
+        let start = &service["triggers"][0];
+        assert_eq!((&start["name"], &start["value"]), (&"start".into(), &1600.into()));
+        assert_eq!(start["sources"], serde_json::json!(["default", "learnt"]));
+        let critical = &service["thresholds"][1];
         assert_eq!(
-            danger["from"],
-            serde_json::json!({"source": "file", "file": "/etc/defender.toml", "key": "443.danger"})
+            critical["from"],
+            serde_json::json!({"source": "file", "file": "/etc/defender.toml", "key": "443.critical"})
         );
         assert_eq!(service["thresholds"][8]["value"], Json::Null);
     }

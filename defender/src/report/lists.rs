@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    control::lists::entry::Entry,
-    report::{json::VERSION, table, text::thousands},
+    model::{lists::entry::Entry, number::thousands},
+    report::{VERSION, table},
 };
 
-/// For people: at most `limit` of the entries, and how many more there are.
+/// As text: at most `limit` entries, and how many more there are.
 pub fn text(entries: &[Entry], limit: Option<usize>) -> String {
     if entries.is_empty() {
         return "  no prefixes\n".to_owned();
@@ -24,23 +24,29 @@ pub fn text(entries: &[Entry], limit: Option<usize>) -> String {
 }
 
 #[derive(Serialize)]
-struct Listing {
+struct PrefixListing {
+    /// Version of the shape: 1.
     version: u32,
+    /// How many prefixes are on the list, regardless of `--limit`.
     total: usize,
+    /// The prefixes.
     prefixes: Vec<Row>,
 }
 
 #[derive(Serialize)]
 struct Row {
+    /// The prefix.
     prefix: String,
+    /// Who added it: `hand` (`allow add`, `deny add`), `file` (the configuration file) or `session` (the
+    /// SSH session that started defender).
     origin: &'static str,
 }
 
-/// For programs, on one line.
+/// As JSON, on one line.
 pub fn json(entries: &[Entry], limit: Option<usize>) -> Result<String> {
     let row = |entry: &Entry| Row { prefix: entry.prefix.to_string(), origin: entry.listing.origin.name() };
     let prefixes = cut(entries, limit).iter().map(row).collect();
-    let listing = Listing { version: VERSION, total: entries.len(), prefixes };
+    let listing = PrefixListing { version: VERSION, total: entries.len(), prefixes };
     serde_json::to_string(&listing).context("cannot write JSON")
 }
 
@@ -51,7 +57,7 @@ fn cut(entries: &[Entry], limit: Option<usize>) -> &[Entry] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::lists::entry::{List, Listing, Origin};
+    use crate::model::lists::entry::{List, Listing, Origin};
 
     fn entries() -> Vec<Entry> {
         let entry = |text: &str, origin| Entry {

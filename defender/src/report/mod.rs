@@ -1,11 +1,10 @@
-//! What is going on, read once as a [`Snapshot`](snapshot::Snapshot), shown as text or JSON.
+//! The current state, read once as a [`Snapshot`](snapshot::Snapshot) and shown as text or JSON.
 
-pub mod cidr;
 pub mod connections;
 pub mod conns;
 pub mod event;
-pub mod evidence;
 pub mod explain;
+pub mod health;
 pub mod json;
 pub mod lists;
 pub mod next_syn;
@@ -14,3 +13,6 @@ pub mod snapshot;
 pub mod table;
 pub mod text;
 pub mod why;
+
+/// Version of the JSON shapes. Names may be added, but never change.
+pub const VERSION: u32 = 1;

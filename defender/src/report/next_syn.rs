@@ -1,121 +1,132 @@
-//! What would become of a peer's next SYN, and which rule decides. Pure.
+//! The verdict on a peer's next SYN, and the rule behind it. Pure.
 //!
-//! The rules are the datapath's own ([`decide`]); here its questions are answered from what was read of the maps and the
-//! socket table. What only the packet itself shows is taken to be as it is in a well-formed SYN ([`ASSUMED`]).
+//! The rules are the datapath's own ([`decide`]). Its lookups are answered from the maps and the socket
+//! table as read before. For whatever only the packet would show, a well-formed SYN is assumed
+//! ([`ASSUMED`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use defender_common::{
     abi,
     classify::Class,
-    decide::{Policy, Socket, Surroundings, decide},
-    ladder::Step,
+    decide::{Lookups, Policy, Socket, beyond_limits, decide},
     load,
+    mitigation::Level,
+    queue::{Accept, Queue},
     verdict::Reason,
 };
 
 use crate::{
-    control::{
+    model::{
+        endpoint::Endpoint,
         lists::entry::{Entry, Origin},
-        services::Endpoint,
-        settings::Mode,
+        mode::Mode,
         sysctls,
     },
     report::connections::Connection,
 };
 
-/// What is taken for granted.
+/// Assumptions about the SYN.
 pub const ASSUMED: [&str; 4] = [
     "unless a port of the peer was named, the SYN comes from one that has no connection (else pass.syn_known)",
-    "it is whole, its checksum is right, and it is no fragment",
+    "it is whole, its checksums are right, its TTL is not 0, and it is no fragment",
     "it carries no TCP-MD5 or TCP-AO signature: one that does would pass (pass.syn_signed)",
     "it comes to an address and a MAC address of this host, by a defended interface, without VLAN tags",
 ];
 
-/// Who would send it.
+/// The sender of the SYN.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
     /// The address.
     pub address: IpAddr,
-    /// The port; none: one that it has no connection from.
+    /// The port, or `None` for one that it has no connection from.
     pub port: Option<u16>,
     /// It may be answered: unicast, not loopback.
     pub unicast: bool,
     /// It is this host's own.
     pub local: bool,
-    /// The time, in milliseconds of the datapath's clock.
+    /// It is a broadcast address of one of this host's subnets.
+    pub broadcast: bool,
+    /// The time in milliseconds of the datapath's clock.
     pub now: u32,
-    /// `PREFIX_*`: whether it is on a list, as the map has it for the longest prefix that covers it; 0: on none.
+    /// `PREFIX_*` bits of the longest listed prefix that covers the address, or 0 if none does.
     pub listed: u32,
-    /// It has completed a handshake not long ago.
+    /// It has completed a handshake recently.
     pub known: bool,
-    /// SYN-ACKs that its network would have been sent in this second, one for this SYN included.
+    /// SYN-ACKs sent to its network in this second, including one for this SYN.
     pub replies: u32,
 }
 
-/// A service that it would be sent to.
+/// A service that the SYN would go to.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub struct SynTarget<'a> {
     /// Its slot of `SERVICES`.
     pub slot: &'a abi::Service,
-    /// How much it has to bear at this moment.
+    /// Its present load.
     pub load: &'a abi::Load,
-    /// Something listens there.
+    /// It has a listener.
     pub listens: bool,
-    /// The connection that the kernel has from the sender's address and port.
+    /// The kernel's connection from the sender's address and port.
     pub connection: Option<&'a Connection>,
-    /// Why it cannot be protected, where that is known.
+    /// Why it cannot be protected, if known.
     pub unprotectable: Option<&'a str>,
 }
 
-/// What would become of a SYN.
+/// The verdict on a SYN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextSyn {
     /// The port it would be sent to.
     pub port: u16,
-    /// The address of the service; none: there is no service.
+    /// The address of the service, or `None` if there is no service.
     pub address: Option<IpAddr>,
-    /// Under what it would be counted.
+    /// The reason it would be counted under.
     pub reason: Reason,
-    /// Why, in words.
-    pub because: String,
+    /// The reason in words.
+    pub explanation: String,
 }
 
 impl NextSyn {
-    /// Asks the datapath's rules.
-    pub fn of(sender: &Sender, target: &Target, config: &abi::Config) -> Self {
-        let reason = decide(Class::Syn, &mut Around { sender, target, config });
+    /// Applies the datapath's rules.
+    pub fn of(sender: &Sender, target: &SynTarget, config: &abi::Config) -> Self {
+        let reason = decide(Class::Syn, &mut RecordedLookups { sender, target, config });
         let endpoint = Endpoint::from_abi(target.slot);
         Self {
             port: endpoint.port,
             address: Some(endpoint.address),
             reason,
-            because: because(reason, sender, target, config),
+            explanation: explanation(reason, sender, target, config),
         }
     }
 
-    /// Where no service listens.
+    /// The verdict where no service listens.
     pub fn unprotected(port: u16, peer: IpAddr) -> Self {
         let family = if peer.is_ipv4() { "IPv4" } else { "IPv6" };
-        let because = format!("no known service listens on port {port} for {family}");
-        Self { port, address: None, reason: Reason::Unprotected, because }
+        let explanation = format!("no known service listens on port {port} for {family}");
+        Self { port, address: None, reason: Reason::Unprotected, explanation }
     }
 }
 
-/// Answers to what a decision asks.
-struct Around<'a> {
+/// Answers the lookups of a decision.
+struct RecordedLookups<'a> {
     sender: &'a Sender,
-    target: &'a Target<'a>,
+    target: &'a SynTarget<'a>,
     config: &'a abi::Config,
 }
 
-impl Surroundings for Around<'_> {
+impl RecordedLookups<'_> {
+    /// As last read.
+    fn queue(&self) -> Queue {
+        Queue::unpack(self.target.load.queue)
+    }
+}
+
+impl Lookups for RecordedLookups<'_> {
     fn is_off(&mut self) -> bool {
         Policy::is_off(self.target.slot)
     }
 
     fn policy(&mut self) -> Policy {
-        Policy::of(self.target.slot, self.target.load, self.config)
+        Policy::of(self.target.slot, load::mitigation(self.target.load).level, self.config)
     }
 
     fn is_to_local(&mut self) -> bool {
@@ -123,23 +134,23 @@ impl Surroundings for Around<'_> {
     }
 
     fn source_is_answerable(&mut self) -> bool {
-        self.sender.unicast && !self.sender.local
+        self.sender.unicast && !self.sender.local && !self.sender.broadcast
     }
 
     fn listed(&mut self) -> u32 {
         self.sender.listed
     }
 
-    fn source_is_known(&mut self) -> bool {
-        self.sender.known
-    }
-
-    fn is_within_limit(&mut self) -> bool {
-        load::is_within_limit(self.target.load, &self.target.slot.lines, 1)
-    }
-
     fn has_room(&mut self) -> bool {
-        load::has_room(self.target.load, &self.target.slot.lines)
+        load::has_room(self.queue(), &self.target.slot.triggers)
+    }
+
+    fn has_room_for_many(&mut self) -> bool {
+        self.has_room()
+    }
+
+    fn accept_queue(&mut self) -> Accept {
+        self.queue().accept
     }
 
     fn is_fragment(&mut self) -> bool {
@@ -166,8 +177,28 @@ impl Surroundings for Around<'_> {
         true
     }
 
-    fn charge_budget(&mut self) -> bool {
-        self.config.reply_budget == 0 || self.sender.replies <= self.config.reply_budget
+    fn beyond_limits(&mut self) -> Option<Reason> {
+        let Self { sender, target, config } = self;
+        let charge = || config.reply_budget == 0 || sender.replies <= config.reply_budget;
+        beyond_limits(load::mitigation(target.load).level, target.load, &target.slot.triggers, charge, || {
+            sender.known
+        })
+    }
+
+    fn flaw(&mut self) -> Option<Reason> {
+        None
+    }
+
+    fn charge_out_of_state(&mut self) -> bool {
+        false
+    }
+
+    fn is_monitored(&mut self) -> bool {
+        Policy::is_monitored(self.target.slot)
+    }
+
+    fn is_noted_established(&mut self) -> bool {
+        false
     }
 
     fn accepts_cookies(&mut self) -> bool {
@@ -191,14 +222,14 @@ impl Surroundings for Around<'_> {
     }
 }
 
-fn because(reason: Reason, sender: &Sender, target: &Target, config: &abi::Config) -> String {
+fn explanation(reason: Reason, sender: &Sender, target: &SynTarget, config: &abi::Config) -> String {
     let mode = Mode::from_abi(target.slot.mode).unwrap_or_default();
     match reason {
-        Reason::ServiceOff => format!("mode {mode}: the service is left alone"),
-        Reason::SynMonitored => format!("mode {mode}: SYNs are counted and pass"),
-        Reason::SynCalm => {
-            let half_open = load::half_open(target.load);
-            format!("mode {mode}: the service is calm ({half_open} half open): SYNs pass")
+        Reason::ServiceOff => format!("mode {mode}: the service is ignored"),
+        Reason::SynMonitorMode => format!("mode {mode}: SYNs are counted and pass"),
+        Reason::SynNotMitigating => {
+            let half_open = load::half_open(target.load, &target.slot.triggers);
+            format!("mode {mode}: the service is not mitigating ({half_open} half-open): SYNs pass")
         }
         Reason::SynAllowed | Reason::SynDenied => listed(sender),
         Reason::SynUnprotectable => {
@@ -216,15 +247,15 @@ fn because(reason: Reason, sender: &Sender, target: &Target, config: &abi::Confi
 
 fn listed(sender: &Sender) -> String {
     let Entry { prefix, listing } = Entry::found(sender.address, sender.listed);
-    let because = match listing.origin {
-        Origin::Hand => "put there by hand",
+    let explanation = match listing.origin {
+        Origin::Hand => "added by hand",
         Origin::File => "by the configuration file",
         Origin::Session => "because this host is administered from there",
     };
-    format!("{prefix} is on the {} list, {because}", listing.list.name())
+    format!("{prefix} is on the {} list, {explanation}", listing.list.name())
 }
 
-fn known(target: &Target) -> String {
+fn known(target: &SynTarget) -> String {
     let Some(connection) = target.connection else { return Reason::SynKnown.describe().to_owned() };
     let Connection { remote, local, state, .. } = connection;
     format!("the kernel has a connection from {remote} to {local} in {}: the kernel decides", state.name())
@@ -235,15 +266,22 @@ fn odd(sender: &Sender) -> String {
     if sender.local {
         return format!("{address} is this host's own address: nobody else sends from it");
     }
+    if sender.broadcast {
+        return format!("{address} is the broadcast address of a subnet of this host");
+    }
     format!("{address} is no address of a single host (multicast, broadcast, loopback or unspecified)")
 }
 
 fn over_budget(sender: &Sender, config: &abi::Config) -> String {
     let (network, budget) = (network(sender.address), config.reply_budget);
-    format!("{network} was sent as many SYN-ACKs in this second as reply_budget allows: {budget}")
+    format!(
+        "{network} was sent as many SYN-ACKs in this second as reply_budget allows ({budget}), and {} has not \
+         completed a handshake lately",
+        sender.address
+    )
 }
 
-fn challenged(mode: Mode, sender: &Sender, target: &Target, config: &abi::Config) -> String {
+fn challenged(mode: Mode, sender: &Sender, target: &SynTarget, config: &abi::Config) -> String {
     let stranger = sender.port.map_or_else(String::new, |port| {
         format!(", and the kernel has no connection from {}", SocketAddr::new(sender.address, port))
     });
@@ -254,10 +292,10 @@ fn challenged(mode: Mode, sender: &Sender, target: &Target, config: &abi::Config
             format!("; {} was sent {sent} of {budget} SYN-ACKs in this second", network(sender.address))
         }
     };
-    let posture = load::posture(target.load);
-    let attack = match (mode, posture.step) {
-        (Mode::Auto, step) if step != Step::Pass => {
-            format!(", under attack ({}): {}", posture.because.describe(), step.describe())
+    let mitigation = load::mitigation(target.load);
+    let attack = match (mode, mitigation.level) {
+        (Mode::Auto, level) if level != Level::Pass => {
+            format!(", mitigating ({}): {}", mitigation.trigger.describe(), level.describe())
         }
         _ => String::new(),
     };
@@ -284,6 +322,7 @@ mod tests {
         port: None,
         unicast: true,
         local: false,
+        broadcast: false,
         now: 5,
         listed: 0,
         known: false,
@@ -294,96 +333,101 @@ mod tests {
         abi::Service { mode, flags, port: 80, families: abi::SERVICE_FAMILY_V4, ..abi::Service::default() }
     }
 
-    fn target(slot: &abi::Service) -> Target<'_> {
-        Target { slot, load: &abi::Load::EMPTY, listens: true, connection: None, unprotectable: None }
+    fn target(slot: &abi::Service) -> SynTarget<'_> {
+        SynTarget { slot, load: &abi::Load::EMPTY, listens: true, connection: None, unprotectable: None }
     }
 
-    fn next(sender: &Sender, target: &Target, budget: u32) -> (Reason, String) {
+    fn next(sender: &Sender, target: &SynTarget, budget: u32) -> (Reason, String) {
         let config = abi::Config { reply_budget: budget, ..abi::Config::default() };
         let next = NextSyn::of(sender, target, &config);
         assert_eq!((next.port, next.address), (80, Some(Ipv4Addr::UNSPECIFIED.into())));
-        (next.reason, next.because)
+        (next.reason, next.explanation)
     }
 
     #[test]
     fn the_mode_decides_first() {
         let [off, monitor] = [abi::MODE_OFF, abi::MODE_MONITOR].map(|mode| slot(mode, 0));
-        let (reason, because) = next(&SENDER, &target(&off), 10);
-        assert_eq!((reason, because.starts_with("mode off")), (Reason::ServiceOff, true));
-        let (reason, because) = next(&SENDER, &target(&monitor), 10);
-        assert_eq!((reason, because.starts_with("mode monitor")), (Reason::SynMonitored, true));
+        let (reason, explanation) = next(&SENDER, &target(&off), 10);
+        assert_eq!((reason, explanation.starts_with("mode off")), (Reason::ServiceOff, true));
+        let (reason, explanation) = next(&SENDER, &target(&monitor), 10);
+        assert_eq!((reason, explanation.starts_with("mode monitor")), (Reason::SynMonitorMode, true));
         let unprotectable = slot(abi::MODE_ALWAYS, abi::SERVICE_UNPROTECTABLE);
-        let target = Target { unprotectable: Some("it is MPTCP"), ..target(&unprotectable) };
-        let (reason, because) = next(&SENDER, &target, 10);
-        assert_eq!((reason, because.as_str()), (Reason::SynUnprotectable, "unprotectable: it is MPTCP"));
+        let target = SynTarget { unprotectable: Some("it is MPTCP"), ..target(&unprotectable) };
+        let (reason, explanation) = next(&SENDER, &target, 10);
+        assert_eq!((reason, explanation.as_str()), (Reason::SynUnprotectable, "unprotectable: it is MPTCP"));
     }
 
     #[test]
-    fn what_the_kernel_has_is_the_kernels() {
+    fn syns_of_known_connections_are_left_to_the_kernel() {
         let always = slot(abi::MODE_ALWAYS, 0);
         let known = connection(State::TimeWait, "192.0.2.7:5", "10.0.0.1:80", 7);
-        let (reason, because) = next(&SENDER, &Target { connection: Some(&known), ..target(&always) }, 10);
+        let (reason, explanation) =
+            next(&SENDER, &SynTarget { connection: Some(&known), ..target(&always) }, 10);
         assert_eq!(reason, Reason::SynKnown);
-        assert!(because.contains("from 192.0.2.7:5 to 10.0.0.1:80 in TIME_WAIT"), "{because}");
-        let (reason, _) = next(&SENDER, &Target { listens: false, ..target(&always) }, 10);
+        assert!(explanation.contains("from 192.0.2.7:5 to 10.0.0.1:80 in TIME_WAIT"), "{explanation}");
+        let (reason, _) = next(&SENDER, &SynTarget { listens: false, ..target(&always) }, 10);
         assert_eq!(reason, Reason::SynNoListener);
     }
 
     #[test]
-    fn sources_that_nobody_has_are_dropped() {
+    fn sources_that_no_host_has_are_dropped() {
         let always = slot(abi::MODE_ALWAYS, 0);
-        let (reason, because) = next(&Sender { local: true, ..SENDER }, &target(&always), 10);
-        assert_eq!((reason, because.contains("this host's own")), (Reason::SynOddSource, true));
-        let (reason, because) = next(&Sender { unicast: false, ..SENDER }, &target(&always), 10);
-        assert_eq!((reason, because.contains("multicast")), (Reason::SynOddSource, true));
+        let (reason, explanation) = next(&Sender { local: true, ..SENDER }, &target(&always), 10);
+        assert_eq!((reason, explanation.contains("this host's own")), (Reason::SynOddSource, true));
+        let (reason, explanation) = next(&Sender { unicast: false, ..SENDER }, &target(&always), 10);
+        assert_eq!((reason, explanation.contains("multicast")), (Reason::SynOddSource, true));
+        let (reason, explanation) = next(&Sender { broadcast: true, ..SENDER }, &target(&always), 10);
+        assert_eq!((reason, explanation.contains("of a subnet")), (Reason::SynOddSource, true));
     }
 
     #[test]
     fn lists_come_before_everything_but_connections() {
         let always = slot(abi::MODE_ALWAYS, 0);
         let listed = |bits| Sender { listed: bits | 120 << abi::PREFIX_LENGTH_SHIFT, ..SENDER };
-        let (reason, because) = next(&listed(abi::PREFIX_ALLOW), &target(&always), 10);
+        let (reason, explanation) = next(&listed(abi::PREFIX_ALLOW), &target(&always), 10);
         assert_eq!(
-            (reason, because.as_str()),
-            (Reason::SynAllowed, "192.0.2.0/24 is on the allow list, put there by hand")
+            (reason, explanation.as_str()),
+            (Reason::SynAllowed, "192.0.2.0/24 is on the allow list, added by hand")
         );
         let denied = listed(abi::PREFIX_DENY | abi::PREFIX_FROM_FILE);
-        let (reason, because) = next(&denied, &target(&always), 10);
+        let (reason, explanation) = next(&denied, &target(&always), 10);
         assert_eq!(
-            (reason, because.as_str()),
+            (reason, explanation.as_str()),
             (Reason::SynDenied, "192.0.2.0/24 is on the deny list, by the configuration file")
         );
         let known = connection(State::TimeWait, "192.0.2.7:5", "10.0.0.1:80", 7);
-        let (reason, _) = next(&denied, &Target { connection: Some(&known), ..target(&always) }, 10);
+        let (reason, _) = next(&denied, &SynTarget { connection: Some(&known), ..target(&always) }, 10);
         assert_eq!(reason, Reason::SynKnown);
         let monitor = slot(abi::MODE_MONITOR, 0);
-        assert_eq!(next(&denied, &target(&monitor), 10).0, Reason::SynMonitored);
+        assert_eq!(next(&denied, &target(&monitor), 10).0, Reason::SynMonitorMode);
     }
 
     #[test]
     fn the_budget_is_that_of_the_network() {
         let always = slot(abi::MODE_ALWAYS, 0);
-        let (reason, because) = next(&SENDER, &target(&always), 3);
+        let (reason, explanation) = next(&SENDER, &target(&always), 3);
         assert_eq!(reason, Reason::SynChallenged);
         assert!(
-            because.contains("mode always") && because.contains("192.0.2.0/24 was sent 2 of 3"),
-            "{because}"
+            explanation.contains("mode always") && explanation.contains("192.0.2.0/24 was sent 2 of 3"),
+            "{explanation}"
         );
-        let (reason, because) = next(&SENDER, &target(&always), 2);
+        let (reason, explanation) = next(&SENDER, &target(&always), 2);
         assert_eq!(
-            (reason, because.starts_with("192.0.2.0/24 was sent") && because.ends_with(": 2")),
+            (reason, explanation.starts_with("192.0.2.0/24 was sent") && explanation.contains("allows (2)")),
             (Reason::SynOverBudget, true)
         );
-        let (reason, because) = next(&Sender { port: Some(5), ..SENDER }, &target(&always), 0);
+        let (reason, _) = next(&Sender { known: true, ..SENDER }, &target(&always), 2);
         assert_eq!(reason, Reason::SynChallenged);
-        assert!(because.ends_with("no connection from 192.0.2.7:5"), "{because}");
+        let (reason, explanation) = next(&Sender { port: Some(5), ..SENDER }, &target(&always), 0);
+        assert_eq!(reason, Reason::SynChallenged);
+        assert!(explanation.ends_with("no connection from 192.0.2.7:5"), "{explanation}");
         assert_eq!(network("2001:db8:1:2:3::4".parse().expect("an address")), "2001:db8:1:2::/64");
     }
 
     #[test]
-    fn what_no_service_takes_is_unprotected() {
+    fn ports_without_a_service_are_unprotected() {
         let next = NextSyn::unprotected(99, SENDER.address);
         assert_eq!((next.reason, next.address), (Reason::Unprotected, None));
-        assert!(next.because.ends_with("port 99 for IPv4"), "{}", next.because);
+        assert!(next.explanation.ends_with("port 99 for IPv4"), "{}", next.explanation);
     }
 }

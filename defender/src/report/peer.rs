@@ -1,7 +1,7 @@
-//! What is known of one peer, read once from maps and socket table.
+//! Everything known about one peer, read once from the maps and the socket table.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -10,40 +10,42 @@ use std::{
 
 use anyhow::Result;
 use defender_common::{
-    abi, budget,
+    abi,
+    budget::{self, BudgetSlot, Kind},
     clock::age,
-    known,
-    trace::{self, Place},
+    shared::Shared,
+    trace::{self, TraceSlot},
+    validated_sources,
     verdict::Reason,
     wire::address::{Address, V4, V6},
 };
 
 use crate::{
-    control::{
-        services::{self, Endpoint, Listening},
-        state::{Findings, StateDirectory},
-    },
     dataplane::{
         clock,
         maps::{Maps, Prefix},
         pins::PinRoot,
     },
-    host::sockets,
+    host::{links, sockets},
+    model::{
+        endpoint::{self, Endpoint, Listening},
+        prefix,
+    },
     problem::Problem,
     report::{
-        cidr,
         connections::{self, Connection},
-        next_syn::{NextSyn, Sender, Target},
+        next_syn::{NextSyn, Sender, SynTarget},
         snapshot,
     },
+    state::{self, findings::Findings},
 };
 
-/// Who is asked about: an address, or one port of it.
+/// The peer in question: an address, or one port of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The address.
     pub address: IpAddr,
-    /// The port; none: all of them.
+    /// The port, or `None` for all of them.
     pub port: Option<u16>,
 }
 
@@ -58,9 +60,10 @@ impl FromStr for Peer {
 
     fn from_str(text: &str) -> Result<Self, Problem> {
         parse(text).ok_or_else(|| {
-            let examples = "write an address, with a port or without, as 192.0.2.7, 192.0.2.7:5000, 2001:db8::7 or \
+            let examples = "expected an address with or without a port, such as 192.0.2.7, 192.0.2.7:5000, \
+             2001:db8::7 or \
                             [2001:db8::7]:5000";
-            Problem::Usage(format!("`{text}` is no peer: {examples}"))
+            Problem::Usage(format!("invalid peer `{text}`; {examples}"))
         })
     }
 }
@@ -82,36 +85,36 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What is known of a peer.
+/// Everything known about a peer.
 #[derive(Clone, Debug)]
-pub struct Known {
-    /// Who it is.
+pub struct PeerFacts {
+    /// The peer.
     pub peer: Peer,
-    /// The port of this host that was asked about; none: all.
+    /// The port of this host in question, or `None` for all.
     pub port: Option<u16>,
     /// Its connections.
     pub connections: Vec<Connection>,
-    /// The last verdicts about packets from its address, whatever the port, the latest first.
+    /// The last verdicts on packets from its address, whatever the port, latest first.
     pub verdicts: Vec<LastVerdict>,
-    /// What would become of its next SYN, by service.
+    /// The verdict on its next SYN, by service.
     pub next_syn: Vec<NextSyn>,
 }
 
-/// A verdict that the datapath remembers.
+/// A verdict from the datapath's trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastVerdict {
-    /// Where the packets' walk ended.
+    /// The reason for the verdict.
     pub reason: Reason,
     /// The service's port.
     pub port: u16,
-    /// How many packets, without a minute's pause.
+    /// Number of packets without a pause of a minute.
     pub count: u32,
-    /// How long ago the last of them was.
+    /// Time since the last of them.
     pub ago: Duration,
 }
 
-impl Known {
-    /// Looks at what is pinned below `root`; only at what concerns this host's `port`, if one is given.
+impl PeerFacts {
+    /// Reads what is pinned below `root`. Considers only this host's `port`, if given.
     pub fn gather(root: &PinRoot, peer: Peer, port: Option<u16>) -> Result<Self> {
         root.require_attached()?;
         let maps = Maps::open(root)?;
@@ -129,12 +132,12 @@ impl Known {
     }
 }
 
-/// What the datapath makes of an address.
+/// An address as the datapath represents it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct OnWire {
-    place: Place,
-    budget: budget::Place,
-    /// Where `KNOWN` has its bytes.
+    place: TraceSlot,
+    budget: BudgetSlot,
+    /// The position of its bytes in `VALID_SOURCES`.
     known: [u32; 2],
     unicast: bool,
     octets: [u8; 16],
@@ -150,9 +153,9 @@ impl OnWire {
 
     fn of_family<A: Address>(address: A, config: &abi::Config) -> Self {
         Self {
-            place: trace::place(address, &config.table_keys),
-            budget: budget::place(address.budget_prefix(), config.secret),
-            known: known::places(address, &config.table_keys),
+            place: trace::slot(address, &config.table_keys),
+            budget: budget::slot(address.budget_prefix(), Kind::Reply, config.secret),
+            known: validated_sources::places(address, &config.table_keys),
             unicast: address.is_answerable(),
             octets: address.octets(),
         }
@@ -160,11 +163,11 @@ impl OnWire {
 }
 
 impl OnWire {
-    /// Whether the address has completed a handshake not long ago.
+    /// Whether the address has completed a handshake recently.
     fn is_known(&self, maps: &Maps) -> Result<bool> {
         let second = clock::now()?.second;
         for place in self.known {
-            if !known::is_known(maps.known.get(place)?, second) {
+            if !validated_sources::is_known(maps.known.get(place)?, second) {
                 return Ok(false);
             }
         }
@@ -172,7 +175,7 @@ impl OnWire {
     }
 }
 
-fn verdicts(line: &abi::TraceLine, place: Place, now: u32) -> Vec<LastVerdict> {
+fn verdicts(line: &abi::TraceLine, place: TraceSlot, now: u32) -> Vec<LastVerdict> {
     let last = |entry: &abi::TraceEntry| {
         Some(LastVerdict {
             reason: Reason::from_index(entry.reason)?,
@@ -194,15 +197,16 @@ fn sender(maps: &Maps, peer: Peer, on_wire: &OnWire, config: &abi::Config) -> Re
         port: peer.port,
         unicast: on_wire.unicast,
         local: is_covered(&maps.local.all()?, on_wire.octets),
+        broadcast: is_broadcast(&maps.interfaces.get(0)?, on_wire.octets),
         now,
         listed: listed(maps, on_wire, config)?,
         known: on_wire.is_known(maps)?,
-        // With one more, in a copy.
-        replies: budget::charge_line(&mut counted, on_wire.budget, now),
+        // One more is charged to a copy.
+        replies: budget::charge_line(Shared::from_mut(&mut counted), on_wire.budget, now),
     })
 }
 
-/// What the datapath finds on the lists.
+/// The list bits that the datapath would find.
 fn listed(maps: &Maps, on_wire: &OnWire, config: &abi::Config) -> Result<u32> {
     if config.flags & abi::CONFIG_PREFIXES == 0 {
         return Ok(0);
@@ -210,9 +214,14 @@ fn listed(maps: &Maps, on_wire: &OnWire, config: &abi::Config) -> Result<u32> {
     Ok(maps.prefixes.longest(on_wire.octets)?.unwrap_or(0))
 }
 
+/// Whether it is among an interface's broadcast addresses that the datapath compares with.
+fn is_broadcast(interfaces: &abi::Interfaces, address: [u8; 16]) -> bool {
+    let mut known = interfaces.iter().flat_map(|interface| interface.broadcast4);
+    known.any(|broadcast| broadcast.0 != 0 && broadcast.octets() == address)
+}
+
 fn is_covered(prefixes: &[Prefix], address: [u8; 16]) -> bool {
-    let word = u128::from_be_bytes;
-    prefixes.iter().any(|(prefix, bits)| cidr::share_prefix(word(*prefix), word(address), *bits))
+    prefixes.iter().any(|prefix| prefix::covers(*prefix, address))
 }
 
 fn next_syns(
@@ -223,8 +232,8 @@ fn next_syns(
     port: Option<u16>,
     connections: &[Connection],
 ) -> Result<Vec<NextSyn>> {
-    let findings = Findings::read(&StateDirectory::of(root))?;
-    let listening = services::endpoints(&sockets::listeners()?, &[]);
+    let findings = state::in_force(root, Findings::read)?;
+    let listening = endpoint::endpoints(&sockets::listeners()?, &[], &defended_devices(root)?);
     let slots = snapshot::slots(maps)?;
     let loads = snapshot::loads(maps, &slots, config)?;
     let reached = slots.iter().filter(|(_, slot)| is_reached(slot, sender.address, port));
@@ -244,7 +253,15 @@ fn next_syns(
     Ok(next)
 }
 
-/// Whether a peer's SYN, to this port if one is given, may be to a service.
+/// The devices through which listeners are reached.
+fn defended_devices(root: &PinRoot) -> Result<BTreeSet<u32>> {
+    let there = links::names()?;
+    let attached = root.interfaces()?.into_iter().filter(|name| there.contains(name));
+    let links = attached.map(|name| links::interface(&name)).collect::<Result<Vec<_>>>()?;
+    Ok(links::devices(&links))
+}
+
+/// Whether a peer's SYN, to this port if given, may reach a service.
 fn is_reached(slot: &abi::Service, peer: IpAddr, port: Option<u16>) -> bool {
     let family = if peer.is_ipv4() { abi::SERVICE_FAMILY_V4 } else { abi::SERVICE_FAMILY_V6 };
     slot.families & family != 0 && port.is_none_or(|port| port == slot.port)
@@ -257,10 +274,10 @@ fn target<'a>(
     connections: &'a [Connection],
     listening: &BTreeMap<Endpoint, Listening>,
     findings: &'a Findings,
-) -> Target<'a> {
-    // From no port in particular it has no connection.
+) -> SynTarget<'a> {
+    // Without a port there is no connection to find.
     let known = |connection: &&Connection| connection.service == id && sender.port.is_some();
-    Target {
+    SynTarget {
         slot,
         load,
         listens: listening.contains_key(&Endpoint::from_abi(slot)),
@@ -327,11 +344,11 @@ mod tests {
         let config = abi::Config { table_keys: [0x9e37_79b9_7f4a_7c15; 9], ..abi::Config::default() };
         let place = OnWire::of(address, &config).place;
         let mut line = abi::TraceLine::default();
-        let verdict = trace::Verdict::of;
-        trace::note(&mut line, place, verdict(Reason::Cookie, 80), 1_000);
-        trace::note(&mut line, place, verdict(Reason::SynChallenged, 443), 3_000);
+        let verdict = trace::TracedVerdict::of;
+        trace::note(Shared::from_mut(&mut line), place, verdict(Reason::Cookie, 80), 1_000);
+        trace::note(Shared::from_mut(&mut line), place, verdict(Reason::SynChallenged, 443), 3_000);
         trace::note(
-            &mut line,
+            Shared::from_mut(&mut line),
             OnWire::of(Ipv4Addr::BROADCAST.into(), &config).place,
             verdict(Reason::SynSigned, 80),
             2_000,

@@ -1,4 +1,4 @@
-//! One look at everything: the only part of the reports that reads maps.
+//! A snapshot of everything. No other part of the reports reads maps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,50 +10,54 @@ use anyhow::Result;
 use defender_common::{
     abi::{self, Counters, Handoff, ServiceCounters, Tracked},
     clock::age,
-    ladder::{Because, Step},
-    load::{self, Posture},
+    load::{self, MitigationState},
+    mitigation::{Level, Trigger},
     verdict::{Reason, Verdict},
 };
 
 use crate::{
-    control::{
-        lists::{self, plan::Tally},
-        lock::ControllerLock,
-        policy,
-        services::Endpoint,
-        settings::{Mode, Settings},
-        state::{Findings, StateDirectory},
-        sysctls,
-    },
     dataplane::{
-        clock,
+        clock, link,
         maps::Maps,
         pins::{Hook, PinRoot},
     },
-    host::links,
+    host::{
+        links::{self, Link},
+        process,
+    },
+    model::{
+        endpoint::Endpoint,
+        evidence::{Evidence, Sample, per_second},
+        lists::plan::ListCounts,
+        mode::Mode,
+        policy,
+        settings::Settings,
+        sysctls,
+    },
     report::{
         connections,
-        evidence::{Evidence, Sample, per_second},
         explain::Defended,
+        health::{Control, Fault},
     },
+    state::{self, directory::StateDirectory, findings::Findings, heartbeat, lists, lock::ControllerLock},
 };
 
-/// How long rates are measured.
+/// Measurement time for rates.
 const SAMPLE: Duration = Duration::from_millis(200);
-/// What hands connections over.
-pub const ENGINE: &str = "reqsk";
 
-/// What is going on.
+/// The current state.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The process in control, if there is one.
-    pub controller: Option<u32>,
-    /// What was set.
+    /// The controller's state.
+    pub control: Control,
+    /// Challenging is suspended, whatever the settings say.
+    pub suspended: bool,
+    /// The settings.
     pub settings: Settings,
     /// The attached interfaces.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<InterfaceStatus>,
     /// The services, by port.
-    pub services: Vec<Service>,
+    pub services: Vec<ServiceStatus>,
     /// All counters.
     pub counters: Counters,
     /// Packets a second, by reason.
@@ -61,52 +65,54 @@ pub struct Snapshot {
     /// The kernel's connections to the services, by state.
     pub states: BTreeMap<&'static str, u64>,
     /// How many prefixes are on the lists.
-    pub listed: Tally,
-    /// What people should know.
+    pub listed: ListCounts,
+    /// Notes for the operator.
     pub warnings: Vec<String>,
 }
 
 /// An attached interface.
 #[derive(Clone, Debug)]
-pub struct Interface {
+pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// How its XDP program runs; `"gone"` where there is no such interface any more.
+    /// How its XDP program runs; `"gone"` if the interface no longer exists.
     pub xdp_mode: &'static str,
     /// Whether it is up.
     pub up: bool,
-    /// VLAN devices that the hand-off is attached to as well.
+    /// Why it is not defended, if it is not.
+    pub fault: Option<Fault>,
+    /// VLAN devices to which the hand-off is attached as well.
     pub vlans: Vec<String>,
 }
 
 /// A service.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub struct ServiceStatus {
     /// What clients connect to.
     pub endpoint: Endpoint,
     /// Its mode.
     pub mode: Mode,
     /// Its SYNs are challenged now.
     pub active: bool,
-    /// Why it cannot be protected, if so.
+    /// Why it cannot be protected, if it cannot.
     pub unprotectable: Option<String>,
     /// The kernel's connections to it, by state; SYN_RECV is half open.
     pub states: BTreeMap<&'static str, u64>,
     /// SYNs a second.
     pub syn_rate: u64,
-    /// What its SYNs look like.
+    /// Statistics of its SYNs.
     pub evidence: Evidence,
-    /// The step of the ladder it is on, whatever its mode makes of that.
-    pub step: Step,
-    /// Why that was taken.
-    pub because: Because,
-    /// For how many seconds it has been under attack, if it is.
+    /// The mitigation level, regardless of whether its mode acts on it.
+    pub level: Level,
+    /// What triggered that level.
+    pub trigger: Trigger,
+    /// How many seconds it has been mitigating, if it is.
     pub attack_seconds: Option<u64>,
     /// Its counters.
     pub counters: ServiceCounters,
 }
 
-impl Service {
+impl ServiceStatus {
     /// Its connections that the kernel holds half open.
     pub fn half_open(&self) -> u64 {
         self.states.get("SYN_RECV").copied().unwrap_or(0)
@@ -114,16 +120,18 @@ impl Service {
 }
 
 impl Snapshot {
-    /// Looks at what is pinned below `root`. Takes a fifth of a second, to measure rates.
+    /// Reads what is pinned below `root`. Takes 0.2 s, to measure rates.
     pub fn take(root: &PinRoot) -> Result<Self> {
         root.require_attached()?;
         let directory = StateDirectory::of(root);
         let maps = Maps::open(root)?;
         let config = maps.config.get(0)?;
-        let findings = Findings::read(&directory)?;
+        let findings = state::in_force(root, Findings::read)?;
         let slots = slots(&maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
-        let connections = connections::list(root)?;
+        let listed = connections::list(root);
+        let unlisted = listed.as_ref().err().map(|error| format!("cannot count connections: {error:#}"));
+        let connections = listed.unwrap_or_default();
         let mut services = Vec::new();
         let mut by_service = connections::count_by_service(&connections);
         let now = clock::now()?.ms;
@@ -131,8 +139,8 @@ impl Snapshot {
         let (samples, rates) = sample(&maps, slots.keys().copied())?;
         for (id, sample) in samples {
             let slot = &slots[&id];
-            let posture = load::posture(&loads[&id]);
-            services.push(Service {
+            let mitigation = load::mitigation(&loads[&id]);
+            services.push(ServiceStatus {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
                 active: policy::is_challenged(slot, &loads[&id], &config),
@@ -142,26 +150,39 @@ impl Snapshot {
                 states: by_service.remove(&id).unwrap_or_else(|| connections::count([].iter())),
                 syn_rate: sample.syn_rate(),
                 evidence: Evidence::of(&maps.sources.get(id)?, now, &sample),
-                step: posture.step,
-                because: posture.because,
-                attack_seconds: attack_seconds(&loads[&id], posture, now),
+                level: mitigation.level,
+                trigger: mitigation.trigger,
+                attack_seconds: attack_seconds(&loads[&id], mitigation, now),
                 counters: sample.after,
             });
         }
         services.sort_by_key(|service| service.endpoint);
-        let settings = Settings::read(&directory)?.unwrap_or_default();
-        let controller = ControllerLock::holder(&directory);
+        let settings = state::in_force(root, state::settings::read)?;
+        let control = control(&directory);
+        let mut warnings = warnings(&config, &settings, &ports, findings, control);
+        warnings.extend(unlisted);
         Ok(Self {
-            warnings: warnings(&config, &settings, &ports, findings, controller),
-            controller,
+            warnings,
+            control,
+            suspended: config.flags & abi::CONFIG_SUSPENDED != 0,
             settings,
             interfaces: interfaces(root)?,
             services,
             counters: maps.counters()?,
             rates,
             states: connections::count(connections.iter()),
-            listed: lists::tally(&maps, &directory)?,
+            listed: lists::counts(&maps, &directory)?,
         })
+    }
+
+    /// Every fault of the defence, each as part of a sentence. Empty if there is none.
+    pub fn faults(&self) -> Vec<String> {
+        let interfaces = self.interfaces.iter().filter_map(|interface| {
+            Some(format!("{} {}", interface.name, interface.fault.as_ref()?.describe()))
+        });
+        let suspended =
+            self.suspended.then(|| "nothing is challenged: net.ipv4.tcp_syncookies is 0".to_owned());
+        interfaces.chain(self.control.fault()).chain(suspended).collect()
     }
 
     /// Packets a second by verdict and reason.
@@ -174,47 +195,105 @@ impl Snapshot {
         Reason::ALL.into_iter().zip(self.counters.verdicts)
     }
 
-    /// The counters of the contract. What packets were received is the sum of what became of them.
+    /// The counters of the contract. The number of received packets is the sum over all their outcomes.
     pub fn totals(&self) -> Vec<(&'static str, u64)> {
-        let sum = |wanted: fn(Reason) -> bool| {
-            self.verdicts().filter(|(reason, _)| wanted(*reason)).map(|(_, count)| count).sum::<u64>()
-        };
-        let failed = Handoff::ALL.into_iter().filter(|outcome| outcome.is_failure());
-        let mut totals = vec![
-            ("rx_packets", sum(|_| true)),
-            ("syn_received", sum(Reason::is_syn)),
-            ("syn_challenged", sum(|reason| reason == Reason::SynChallenged)),
-            ("syn_passed", sum(|reason| reason.is_syn() && reason.verdict() == Verdict::Pass)),
-            ("ack_accepted", sum(|reason| reason == Reason::Cookie)),
-            ("ack_rejected", sum(|reason| reason == Reason::AckBadCookie)),
-            ("malformed", sum(Reason::is_malformed)),
-            ("handoff_failed", failed.map(|outcome| self.counters.handoff[outcome as usize]).sum()),
-        ];
+        let mut totals = TOTALS.map(|total| (total.name, (total.count)(&self.counters))).to_vec();
         totals.extend(Handoff::ALL.map(|outcome| (outcome.name(), self.counters.handoff[outcome as usize])));
         totals.extend(Tracked::ALL.map(|what| (what.name(), self.counters.tracked[what as usize])));
         totals
     }
 }
 
-/// The services on `port`, with what decides when they are defended.
+/// A counter of the contract that sums others.
+#[derive(Debug)]
+pub struct Total {
+    /// Its name in JSON.
+    pub name: &'static str,
+    /// What it counts, as a sentence.
+    pub description: &'static str,
+    count: fn(&Counters) -> u64,
+}
+
+/// Every counter that sums others.
+pub const TOTALS: [Total; 8] = [
+    Total {
+        name: "rx_packets",
+        description: "Packets that the XDP program saw: the sum of all verdicts.",
+        count: |counters| verdicts(counters, |_| true),
+    },
+    Total {
+        name: "syn_received",
+        description: "SYNs to services that are not in mode `off`.",
+        count: |counters| verdicts(counters, Reason::is_syn),
+    },
+    Total {
+        name: "syn_challenged",
+        description: "SYNs answered with a cookie.",
+        count: |counters| verdicts(counters, |reason| reason == Reason::SynChallenged),
+    },
+    Total {
+        name: "syn_passed",
+        description: "Of `syn_received`: SYNs left to the kernel.",
+        count: |counters| verdicts(counters, |reason| reason.is_syn() && reason.verdict() == Verdict::Pass),
+    },
+    Total {
+        name: "ack_accepted",
+        description: "Packets that proved a cookie.",
+        count: |counters| verdicts(counters, |reason| reason == Reason::Cookie),
+    },
+    Total {
+        name: "ack_rejected",
+        description: "Out-of-state segments without a valid cookie, dropped or passed within the budget for these.",
+        count: |counters| {
+            verdicts(counters, |reason| matches!(reason, Reason::AckBadCookie | Reason::AckOutOfState))
+        },
+    },
+    Total {
+        name: "malformed",
+        description: "The sum of `drop.malformed_ip`, `drop.malformed_tcp`, `drop.fragment_header`, \
+                      `drop.extension_chain` and `drop.bad_flags`.",
+        count: |counters| verdicts(counters, Reason::is_malformed),
+    },
+    Total {
+        name: "handoff_failed",
+        description: "Proven connections that the kernel did not take: the sum of `handoff_no_listener`, `handoff_refused_*` and \
+                      `handoff_unreadable`.",
+        count: |counters| {
+            let failed = Handoff::ALL.into_iter().filter(|outcome| outcome.is_failure());
+            failed.map(|outcome| counters.handoff[outcome as usize]).sum()
+        },
+    },
+];
+
+/// Packets with one of the wanted reasons.
+fn verdicts(counters: &Counters, wanted: fn(Reason) -> bool) -> u64 {
+    let counted = Reason::ALL.into_iter().zip(counters.verdicts);
+    counted.filter(|(reason, _)| wanted(*reason)).map(|(_, count)| count).sum()
+}
+
+/// The services on `port`, with the values that decide when they are defended.
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
     root.require_attached()?;
-    let directory = StateDirectory::of(root);
     let maps = Maps::open(root)?;
-    let settings = Settings::read(&directory)?.unwrap_or_default();
-    let findings = Findings::read(&directory)?;
+    let settings = state::in_force(root, state::settings::read)?;
+    let findings = state::in_force(root, Findings::read)?;
     let mut slots = slots(&maps)?;
     slots.retain(|_, slot| slot.port == port);
     let loads = loads(&maps, &slots, &maps.config.get(0)?)?;
+    let states = connections::count_by_service(&connections::list(root)?);
+    let queued = |id: &u32| states.get(id).and_then(|states| states.get("SYN_RECV")).copied().unwrap_or(0);
     let defended = |(id, slot): (&u32, &abi::Service)| {
-        let posture = load::posture(&loads[id]);
+        let mitigation = load::mitigation(&loads[id]);
         Defended {
             endpoint: Endpoint::from_abi(slot),
             settings: settings.clone(),
-            basis: findings.basis.get(id).copied().unwrap_or_default(),
-            half_open: load::half_open(&loads[id]),
-            step: posture.step,
-            because: posture.because,
+            inputs: findings.inputs.get(id).copied().unwrap_or_default(),
+            half_open: u32::try_from(queued(id))
+                .unwrap_or(u32::MAX)
+                .saturating_add(load::averted_now(&loads[id])),
+            level: mitigation.level,
+            trigger: mitigation.trigger,
+            unprotectable: findings.unprotectable.get(id).cloned(),
         }
     };
     Ok(slots.iter().map(defended).collect())
@@ -232,7 +311,7 @@ pub(super) fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
     Ok(slots)
 }
 
-/// How much the services have to bear, brought to the present as the next packet would.
+/// The services' loads, brought up to date as the next packet would.
 pub(super) fn loads(
     maps: &Maps,
     slots: &BTreeMap<u32, abi::Service>,
@@ -240,14 +319,14 @@ pub(super) fn loads(
 ) -> Result<BTreeMap<u32, abi::Load>> {
     let present = clock::now()?;
     let load = |(id, slot): (&u32, &abi::Service)| {
-        Ok((*id, maps.load_at(*id, &slot.lines, config.cohorts, present)?))
+        Ok((*id, maps.load_at(*id, &slot.triggers, config.age_buckets, present)?))
     };
     slots.iter().map(load).collect()
 }
 
-/// For how long a service has been under attack: off the lowest step of the ladder.
-fn attack_seconds(load: &abi::Load, posture: Posture, now: u32) -> Option<u64> {
-    (posture.step != Step::Pass).then(|| (age(load.began, now) / 1000).into())
+/// How long a service has been above the lowest level.
+fn attack_seconds(load: &abi::Load, mitigation: MitigationState, now: u32) -> Option<u64> {
+    (mitigation.level != Level::Pass).then(|| (age(load.began, now) / 1000).into())
 }
 
 type Rates = [u64; Reason::COUNT];
@@ -267,7 +346,7 @@ fn sample(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<(Vec<(u32, Samp
     Ok((before.into_iter().map(complete).collect::<Result<_>>()?, rates))
 }
 
-fn interfaces(root: &PinRoot) -> Result<Vec<Interface>> {
+fn interfaces(root: &PinRoot) -> Result<Vec<InterfaceStatus>> {
     let links = root.links()?;
     let names = links::names()?;
     let mut interfaces = Vec::new();
@@ -277,17 +356,42 @@ fn interfaces(root: &PinRoot) -> Result<Vec<Interface>> {
             Hook::VlanIngress(device) => Some(device.clone()),
             _ => None,
         });
-        interfaces.push(Interface {
+        interfaces.push(InterfaceStatus {
             vlans: vlans.collect(),
             xdp_mode: match &link {
                 Some(link) => link.xdp.first().map_or("none", |program| program.mode.name()),
                 None => "gone",
             },
-            up: link.is_some_and(|link| link.up),
+            up: link.as_ref().is_some_and(|link| link.up),
+            fault: match &link {
+                Some(link) => fault(root, link)?,
+                None => Some(Fault::Gone),
+            },
             name,
         });
     }
     Ok(interfaces)
+}
+
+/// Why an interface is not defended, if it is not.
+fn fault(root: &PinRoot, link: &Link) -> Result<Option<Fault>> {
+    Ok(if let Some(obstacle) = link.obstacle() {
+        Some(Fault::Hindered(obstacle.describe()))
+    } else if !link::is_attached(root, link)? {
+        Some(Fault::Detached)
+    } else {
+        (!link.up).then_some(Fault::Down)
+    })
+}
+
+fn control(directory: &StateDirectory) -> Control {
+    match (ControllerLock::holder(directory), ControllerLock::last_holder(directory)) {
+        (Some(pid), _) => {
+            Control::By { pid, looked: heartbeat::age(directory), stopped: process::is_stopped(pid) }
+        }
+        (None, Some(pid)) => Control::Died(pid),
+        (None, None) => Control::NoController,
+    }
 }
 
 fn warnings(
@@ -295,15 +399,15 @@ fn warnings(
     settings: &Settings,
     ports: &BTreeSet<u16>,
     findings: Findings,
-    controller: Option<u32>,
+    control: Control,
 ) -> Vec<String> {
     let mut warnings = findings.warnings;
     if config.flags & abi::CONFIG_SUSPENDED != 0 {
         warnings.push(sysctls::SUSPENDED.to_owned());
     }
-    if controller.is_none() {
+    if control.pid().is_none() {
         warnings.push(
-            "nothing is in control: keys are not renewed and new listeners not noticed until `defender run` takes over"
+            "no controller: keys are not rotated and new listeners not noticed until `defender run` takes over"
                 .to_owned(),
         );
     }
@@ -317,12 +421,12 @@ fn warnings(
 pub(super) mod tests {
     use super::*;
 
-    /// A snapshot with something of everything.
+    /// A snapshot with at least one of everything.
     pub(in crate::report) fn example() -> Snapshot {
         let mut counters = Counters::default();
         let verdicts = [
             (Reason::NotTcp, 1),
-            (Reason::SynMonitored, 10),
+            (Reason::SynMonitorMode, 10),
             (Reason::SynChallenged, 200),
             (Reason::Cookie, 3000),
             (Reason::AckBadCookie, 40_000),
@@ -343,7 +447,7 @@ pub(super) mod tests {
         }
         let mut settings = Settings::default();
         settings.set("mode".parse().expect("a key"), "always").expect("a mode");
-        let service = |port, address: &str, families| Service {
+        let service = |port, address: &str, families| ServiceStatus {
             endpoint: Endpoint { port, address: address.parse().expect("an address"), families },
             mode: Mode::Monitor,
             active: false,
@@ -351,36 +455,38 @@ pub(super) mod tests {
             states: BTreeMap::new(),
             syn_rate: 0,
             evidence: Evidence::default(),
-            step: Step::Pass,
-            because: Because::Nothing,
+            level: Level::Pass,
+            trigger: Trigger::Nothing,
             attack_seconds: None,
             counters: ServiceCounters::default(),
         };
         let web = service(80, "::", abi::SERVICE_FAMILY_V4 | abi::SERVICE_FAMILY_V6);
         let other = service(443, "192.0.2.1", abi::SERVICE_FAMILY_V4);
         Snapshot {
-            controller: Some(42),
+            control: Control::By { pid: 42, looked: None, stopped: false },
+            suspended: false,
             settings,
-            interfaces: vec![Interface {
+            interfaces: vec![InterfaceStatus {
                 name: "eth0".into(),
                 xdp_mode: "native",
                 up: true,
+                fault: None,
                 vlans: Vec::new(),
             }],
             services: vec![
-                Service {
+                ServiceStatus {
                     mode: Mode::Always,
                     active: true,
                     states: [("SYN_RECV", 3)].into(),
                     syn_rate: 1000,
                     ..web
                 },
-                Service { unprotectable: Some("it is MPTCP".into()), ..other },
+                ServiceStatus { unprotectable: Some("it is MPTCP".into()), ..other },
             ],
             counters,
             rates: [0; Reason::COUNT],
             states: [("ESTABLISHED", 12), ("SYN_RECV", 3)].into(),
-            listed: Tally { allowed: 2, denied: 1_200_000 },
+            listed: ListCounts { allowed: 2, denied: 1_200_000 },
             warnings: vec!["something is odd".into()],
         }
     }

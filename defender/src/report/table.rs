@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-/// What stands where there is no value.
+/// Placeholder for a missing value.
 pub const NONE: &str = "-";
 
-/// Lays out `rows` below `head`. Columns of numbers are aligned to the right.
+/// Lays out `rows` below `head`. Numeric columns are right-aligned.
 pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {
@@ -28,7 +28,7 @@ pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Whether all are numbers, but for those that are missing.
+/// Whether all present values are numbers.
 fn are_numbers<'a>(cells: impl Iterator<Item = &'a str>) -> bool {
     let mut given = cells.filter(|cell| *cell != NONE).peekable();
     given.peek().is_some() && given.all(is_number)
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_does_not_keep_numbers_from_the_right() {
+    fn missing_values_do_not_change_the_alignment_of_numbers() {
         let rows = [vec!["-".to_owned(), "-".to_owned()], vec!["1234".to_owned(), "-".to_owned()]];
         assert_eq!(render(&["n", "none"], &rows), "     N  NONE\n     -  -\n  1234  -\n");
     }

@@ -1,19 +1,23 @@
-//! Reports for people.
+//! Reports as text.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use defender_common::{ladder::Step, tcp_state::State, verdict::Verdict};
+use defender_common::{mitigation::Level, tcp_state::State, verdict::Verdict};
 
 use crate::{
-    control::{lists::plan::Tally, settings::Mode},
+    model::{
+        lists::plan::ListCounts,
+        mode::Mode,
+        number::{counted, rounded, thousands},
+    },
     report::{
         connections::STATES,
-        snapshot::{Service, Snapshot},
+        snapshot::{ServiceStatus, Snapshot},
         table,
     },
 };
 
-/// `status`: in words what is going on, and why.
+/// `status`: the current state and its reasons, in words.
 pub fn status(snapshot: &Snapshot) -> String {
     let mut text = headline(snapshot);
     text.push('\n');
@@ -43,24 +47,24 @@ pub fn status(snapshot: &Snapshot) -> String {
     text
 }
 
-/// One sentence that says it all.
+/// The faults, if any, and a one-sentence summary.
 fn headline(snapshot: &Snapshot) -> String {
     let active = snapshot.services.iter().filter(|service| service.active).count();
     let what = match (active, snapshot.services.len()) {
-        (_, 0) => "nothing listens here that could be defended; all packets pass".to_owned(),
-        (0, all) => format!("watching {}; no SYN is challenged", count(all, "service")),
-        (active, all) if active == all => format!("every SYN to {} is challenged", count(all, "service")),
-        (active, all) => format!("every SYN to {active} of {} is challenged", count(all, "service")),
+        (_, 0) => "no service listens here; all packets pass".to_owned(),
+        (0, all) => format!("watching {}; no SYN is challenged", counted(all as u64, "service")),
+        (active, all) if active == all => {
+            format!("every SYN to {} is challenged", counted(all as u64, "service"))
+        }
+        (active, all) => format!("every SYN to {active} of {} is challenged", counted(all as u64, "service")),
     };
-    let control = match snapshot.controller {
-        Some(pid) => format!("process {pid} is in control"),
-        None => "attached, with nothing in control".to_owned(),
+    let faults = snapshot.faults();
+    let faults = if faults.is_empty() { String::new() } else { format!("degraded: {}\n", faults.join("; ")) };
+    let control = match snapshot.control.pid() {
+        Some(pid) => format!("controller: process {pid}"),
+        None => "no controller".to_owned(),
     };
-    format!("{what}; mode {}; {control}\n", snapshot.settings.mode())
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    format!("{faults}{what}; mode {}; {control}\n", snapshot.settings.mode())
 }
 
 fn interfaces(snapshot: &Snapshot) -> String {
@@ -102,96 +106,93 @@ fn services(snapshot: &Snapshot) -> String {
             "service",
             "mode",
             "syn/s",
-            "half open",
+            "half-open",
             "unanswered/s",
             "challenged",
             "accepted",
             "rejected",
-            "what is done",
+            "action",
         ],
         &rows,
     )
 }
 
-/// What an attack looks like.
-fn attack(service: &Service) -> Option<String> {
+/// Describes an attack.
+fn attack(service: &ServiceStatus) -> Option<String> {
     let seconds = service.attack_seconds?;
     let evidence = &service.evidence;
     let mut sentence = format!(
-        "port {}: under attack for {seconds} s ({}): {} SYN/s from about {} sources",
+        "port {}: mitigating for {seconds} s ({}): {} SYN/s from about {}",
         service.endpoint.port,
-        service.because.describe(),
+        service.trigger.describe(),
         thousands(service.syn_rate),
-        thousands(rounded(evidence.sources)),
+        counted(rounded(evidence.sources), "source"),
     );
     if let Some(completed) = evidence.completed {
         let _ = write!(sentence, ", {:.1} % complete", completed * 100.0);
     }
-    let _ = write!(sentence, ", {} half open", thousands(service.half_open()));
+    let _ = write!(sentence, ", {} half-open", thousands(service.half_open()));
     for network in &evidence.networks {
         let _ = write!(sentence, ", {:.0} % from {}", network.share * 100.0, network.prefix);
     }
     Some(sentence)
 }
 
-/// How many prefixes are on the lists, if any are.
-fn lists(tally: Tally) -> String {
-    if tally.total() == 0 {
+/// How many prefixes are on the lists, unless there are none.
+fn lists(counts: ListCounts) -> String {
+    if counts.total() == 0 {
         return String::new();
     }
-    let prefixes = if tally.allowed == 1 { "prefix" } else { "prefixes" };
-    let (allowed, denied) = (thousands(tally.allowed), thousands(tally.denied));
-    format!("\nlists: {allowed} {prefixes} allowed, {denied} denied; mode always and auto heed them\n")
+    let prefixes = if counts.allowed == 1 { "prefix" } else { "prefixes" };
+    let (allowed, denied) = (thousands(counts.allowed), thousands(counts.denied));
+    format!("\nlists: {allowed} {prefixes} allowed, {denied} denied (in modes auto and always)\n")
 }
 
-/// To two digits: an estimate has no more.
-pub(super) fn rounded(number: u64) -> u64 {
-    let unit = 10_u64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
-    (number + unit / 2) / unit * unit
-}
-
-/// A number with a comma before every three digits.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn doing(service: &Service) -> &'static str {
+fn doing(service: &ServiceStatus) -> &'static str {
     match (service.mode, service.active, &service.unprotectable) {
         (_, _, Some(_)) => "SYNs pass: unprotectable, see below",
-        (Mode::Off, ..) => "left alone",
-        (_, true, _) => service.step.max(Step::Challenge).describe(),
-        (Mode::Auto, ..) if service.step == Step::Pass => "calm: SYNs pass",
+        (Mode::Off, ..) => "off",
+        (_, true, _) => service.level.max(Level::Challenge).describe(),
+        (Mode::Auto, ..) if service.level == Level::Pass => "not mitigating: SYNs pass",
         (Mode::Always | Mode::Auto, ..) => "SYNs pass: suspended, see below",
-        (Mode::Monitor, ..) if service.step == Step::Pass => "watched",
-        (Mode::Monitor, ..) => "watched; auto would challenge",
+        (Mode::Monitor, ..) if service.level == Level::Pass => "watching",
+        (Mode::Monitor, ..) => "watching; auto would challenge",
     }
 }
 
-/// Outcomes of hand-offs that are shown even if they have not happened.
+/// Hand-off outcomes that are shown even if they are zero.
 const USUAL: [&str; 3] = ["handoff_assigned", "handoff_established", "handoff_failed"];
 
-/// `stats`: the counters that are not zero, with what they mean.
+/// `stats`: the non-zero counters and their meaning.
 pub fn stats(snapshot: &Snapshot) -> String {
     let mut text = services(snapshot);
     text.push('\n');
     text.push_str(&verdicts(snapshot));
     text.push('\n');
-    let told =
+    let shown =
         |(name, value): &(&str, u64)| *value != 0 || !name.starts_with("handoff_") || USUAL.contains(name);
-    let counters = snapshot.totals().into_iter().filter(told);
+    let counters = snapshot.totals().into_iter().filter(shown);
     let counters = counters.map(|(name, value)| vec![name.to_owned(), value.to_string()]);
     text.push_str(&table::render(&["counter", "value"], &counters.collect::<Vec<_>>()));
     text.push('\n');
+    text.push_str(&service_counters(snapshot));
     text.push_str(&states(snapshot));
     text
+}
+
+/// The counters of each service that are not zero.
+fn service_counters(snapshot: &Snapshot) -> String {
+    let rows: Vec<_> = snapshot
+        .services
+        .iter()
+        .flat_map(|service| service.counters.named().map(|counter| (service.endpoint.to_string(), counter)))
+        .filter(|(_, (_, value))| *value != 0)
+        .map(|(endpoint, (name, value))| vec![endpoint, name.to_owned(), value.to_string()])
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table::render(&["service", "counter", "value"], &rows) + "\n"
 }
 
 /// Connections by service and state.
@@ -226,19 +227,21 @@ fn verdicts(snapshot: &Snapshot) -> String {
 
 #[cfg(test)]
 mod tests {
-    use defender_common::ladder::Because;
+    use defender_common::mitigation::Trigger;
 
     use super::*;
-    use crate::report::{
-        evidence::{Evidence, Network},
-        snapshot::tests::example,
+    use crate::{
+        model::evidence::{Evidence, Network},
+        report::snapshot::tests::example,
     };
 
     #[test]
     fn status_says_what_and_why() {
         let status = status(&example());
         assert!(
-            status.starts_with("every SYN to 1 of 2 services is challenged; mode always; process 42"),
+            status.starts_with(
+                "every SYN to 1 of 2 services is challenged; mode always; controller: process 42"
+            ),
             "{status}"
         );
         assert!(status.contains("! something is odd\n"), "{status}");
@@ -246,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_is_told_in_a_sentence() {
+    fn an_attack_is_described_in_a_sentence() {
         let mut snapshot = example();
         assert_eq!(attack(&snapshot.services[0]), None);
         let service = &mut snapshot.services[0];
         (service.attack_seconds, service.syn_rate) = (Some(12), 41_200);
-        (service.step, service.because) = (Step::Challenge, Because::HalfOpen);
+        (service.level, service.trigger) = (Level::Challenge, Trigger::HalfOpen);
         service.evidence = Evidence {
             sources: 38_321,
             completed: Some(0.003),
@@ -259,48 +262,43 @@ mod tests {
             ..Evidence::default()
         };
         assert!(status(&snapshot).contains(
-            "port 80: under attack for 12 s (connections stay half open): 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half open, \
+            "port 80: mitigating for 12 s (connections stay half open): 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half-open, \
              21 % from 192.0.2.0/24\n"
         ));
     }
 
     #[test]
-    fn lists_are_told_of_if_there_is_something_on_them() {
+    fn lists_are_mentioned_unless_they_are_empty() {
         assert!(status(&example()).contains("\nlists: 2 prefixes allowed, 1,200,000 denied"));
-        assert_eq!(lists(Tally::default()), "");
+        assert_eq!(lists(ListCounts::default()), "");
     }
 
     #[test]
-    fn what_is_done_depends_on_mode_and_step() {
+    fn the_action_depends_on_mode_and_level() {
         let mut service = example().services.remove(0);
-        let mut doing = |mode, active, step| {
-            (service.mode, service.active, service.step) = (mode, active, step);
+        let mut doing = |mode, active, level| {
+            (service.mode, service.active, service.level) = (mode, active, level);
             doing(&service)
         };
-        assert_eq!(doing(Mode::Auto, false, Step::Pass), "calm: SYNs pass");
-        for step in [Step::Challenge, Step::Limit, Step::KnownSources] {
-            assert_eq!(doing(Mode::Auto, true, step), step.describe());
-            assert_eq!(doing(Mode::Monitor, false, step), "watched; auto would challenge");
+        assert_eq!(doing(Mode::Auto, false, Level::Pass), "not mitigating: SYNs pass");
+        for level in [Level::Challenge, Level::Limit, Level::KnownSources] {
+            assert_eq!(doing(Mode::Auto, true, level), level.describe());
+            assert_eq!(doing(Mode::Monitor, false, level), "watching; auto would challenge");
         }
-        assert_eq!(doing(Mode::Always, true, Step::Pass), "every SYN is challenged");
-        assert_eq!(doing(Mode::Auto, false, Step::Challenge), "SYNs pass: suspended, see below");
-        assert_eq!(doing(Mode::Monitor, false, Step::Pass), "watched");
-        assert_eq!(doing(Mode::Off, false, Step::Challenge), "left alone");
+        assert_eq!(doing(Mode::Always, true, Level::Pass), "every SYN is challenged");
+        assert_eq!(doing(Mode::Auto, false, Level::Challenge), "SYNs pass: suspended, see below");
+        assert_eq!(doing(Mode::Monitor, false, Level::Pass), "watching");
+        assert_eq!(doing(Mode::Off, false, Level::Challenge), "off");
     }
 
     #[test]
-    fn estimates_are_rounded() {
-        let rounds = [(0, 0), (7, 7), (99, 99), (104, 100), (105, 110), (38_321, 38_000)];
-        for (number, expected) in rounds {
-            assert_eq!(rounded(number), expected);
-        }
-        assert_eq!(thousands(1_234_567), "1,234,567");
-    }
-
-    #[test]
-    fn stats_leave_out_what_did_not_happen() {
-        let stats = stats(&example());
+    fn stats_omit_counters_of_zero() {
+        let mut snapshot = example();
+        snapshot.services[0].counters.syn_limited = 7;
+        let stats = stats(&snapshot);
         assert!(stats.contains("tx.syn_challenged"), "{stats}");
         assert!(!stats.contains("drop.syn_fragment"), "{stats}");
+        assert!(stats.contains("syn_limited"), "{stats}");
+        assert!(!stats.contains("out_of_state_rsts"), "{stats}");
     }
 }

@@ -1,4 +1,4 @@
-//! `why`: what is known of a peer, in words and as JSON. Pure.
+//! `why`: everything known about a peer, as text and JSON. Pure.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::report::{
-    conns, json,
+    VERSION, conns,
     next_syn::{ASSUMED, NextSyn},
-    peer::{Known, LastVerdict},
+    peer::{LastVerdict, PeerFacts},
     table,
 };
 
-/// For people.
-pub fn text(known: &Known) -> String {
+/// As text.
+pub fn text(known: &PeerFacts) -> String {
     let mut text = headline(known);
     if !known.connections.is_empty() {
         text.push('\n');
@@ -28,7 +28,7 @@ pub fn text(known: &Known) -> String {
     text
 }
 
-fn headline(known: &Known) -> String {
+fn headline(known: &PeerFacts) -> String {
     let about = match known.port {
         Some(port) => format!("{} at port {port}", known.peer),
         None => known.peer.to_string(),
@@ -40,11 +40,11 @@ fn headline(known: &Known) -> String {
     };
     match (known.connections.is_empty(), known.verdicts.is_empty()) {
         (true, true) => {
-            format!("nothing is known of {about}: it has no connection, and no verdict is remembered\n")
+            format!("nothing is known of {about}: no connection, no remembered verdict\n")
         }
-        (false, true) => format!("{about}: {connections}; no verdict is remembered\n"),
+        (false, true) => format!("{about}: {connections}; no remembered verdict\n"),
         (_, false) if known.peer.port.is_some() => {
-            format!("{about}: {connections}; verdicts are remembered by address, whatever the peer's port\n")
+            format!("{about}: {connections}; verdicts are remembered by address, for all its ports\n")
         }
         (_, false) => format!("{about}: {connections}\n"),
     }
@@ -66,9 +66,9 @@ fn verdicts(verdicts: &[LastVerdict]) -> String {
 
 fn next_syn(next: &[NextSyn]) -> String {
     if next.is_empty() {
-        return "  there is no service that its SYNs could be to\n".to_owned();
+        return "  no service that it could connect to\n".to_owned();
     }
-    let row = |next: &NextSyn| vec![service(next), next.reason.name().to_owned(), next.because.clone()];
+    let row = |next: &NextSyn| vec![service(next), next.reason.name().to_owned(), next.explanation.clone()];
     let rows: Vec<Vec<String>> = next.iter().map(row).collect();
     let mut text = table::render(&["its next syn to", "verdict", "because"], &rows);
     text.push('\n');
@@ -88,29 +88,44 @@ fn service(next: &NextSyn) -> String {
 
 #[derive(Serialize)]
 struct Why {
+    /// Version of the shape: 1.
     version: u32,
+    /// The address in question.
     peer: IpAddr,
+    /// Its port, if one was given.
     peer_port: Option<u16>,
+    /// Its connections.
     connections: Vec<conns::Line>,
+    /// The last verdicts on its packets, the latest first.
     verdicts: Vec<WhyVerdict>,
+    /// The verdict on its next SYN, by service.
     next_syn: Vec<WhyNextSyn>,
+    /// Assumptions about the SYN, one sentence each.
     assumed: [&'static str; ASSUMED.len()],
 }
 
 #[derive(Serialize)]
 struct WhyVerdict {
+    /// The verdict.
     reason: &'static str,
+    /// The service's port.
     port: u16,
+    /// Number of packets without a pause of a minute.
     count: u32,
+    /// Seconds since the last of them.
     seconds_ago: u64,
 }
 
 #[derive(Serialize)]
 struct WhyNextSyn {
+    /// The port.
     port: u16,
+    /// The service's address; null if no service listens on the port.
     address: Option<IpAddr>,
+    /// The verdict on the SYN.
     reason: &'static str,
-    because: String,
+    /// Why.
+    explanation: String,
 }
 
 impl From<&LastVerdict> for WhyVerdict {
@@ -122,15 +137,15 @@ impl From<&LastVerdict> for WhyVerdict {
 
 impl From<&NextSyn> for WhyNextSyn {
     fn from(next: &NextSyn) -> Self {
-        let NextSyn { port, address, reason, because } = next;
-        Self { port: *port, address: *address, reason: reason.name(), because: because.clone() }
+        let NextSyn { port, address, reason, explanation } = next;
+        Self { port: *port, address: *address, reason: reason.name(), explanation: explanation.clone() }
     }
 }
 
-/// For programs.
-pub fn json(known: &Known) -> Result<String> {
+/// As JSON.
+pub fn json(known: &PeerFacts) -> Result<String> {
     let why = Why {
-        version: json::VERSION,
+        version: VERSION,
         peer: known.peer.address,
         peer_port: known.peer.port,
         connections: known.connections.iter().map(conns::Line::from).collect(),
@@ -151,8 +166,8 @@ mod tests {
     use super::*;
     use crate::report::conns::tests::connection;
 
-    fn stranger() -> Known {
-        Known {
+    fn stranger() -> PeerFacts {
+        PeerFacts {
             peer: "192.0.2.7:5".parse().expect("a peer"),
             port: None,
             connections: Vec::new(),
@@ -161,9 +176,9 @@ mod tests {
         }
     }
 
-    fn example() -> Known {
+    fn example() -> PeerFacts {
         let ago = Duration::from_millis(61_500);
-        Known {
+        PeerFacts {
             connections: vec![connection(State::Established, "192.0.2.7:5", "10.0.0.1:80", 7)],
             verdicts: vec![LastVerdict { reason: Reason::SynSigned, port: 80, count: 3, ago }],
             next_syn: vec![
@@ -172,7 +187,7 @@ mod tests {
                     port: 80,
                     address: Some("2001:db8::1".parse().expect("an address")),
                     reason: Reason::SynKnown,
-                    because: "so it is".into(),
+                    explanation: "so it is".into(),
                 },
             ],
             ..stranger()
@@ -180,16 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_called_so() {
+    fn unknown_peers_are_called_so() {
         let text = text(&stranger());
         assert!(text.starts_with("nothing is known of 192.0.2.7:5"), "{text}");
         assert!(text.contains("no service"), "{text}");
-        let at_port = headline(&Known { port: Some(80), ..stranger() });
+        let at_port = headline(&PeerFacts { port: Some(80), ..stranger() });
         assert!(at_port.starts_with("nothing is known of 192.0.2.7:5 at port 80:"), "{at_port}");
     }
 
     #[test]
-    fn everything_is_said() {
+    fn every_fact_is_printed() {
         let text = text(&example());
         assert!(text.starts_with("192.0.2.7:5: 1 connection; verdicts are remembered by address"), "{text}");
         for part in [
@@ -216,7 +231,7 @@ mod tests {
         assert_eq!(why["next_syn"][0]["address"], Value::Null);
         assert_eq!(
             why["next_syn"][1],
-            value!({"port": 80, "address": "2001:db8::1", "reason": "pass.syn_known", "because": "so it is"})
+            value!({"port": 80, "address": "2001:db8::1", "reason": "pass.syn_known", "explanation": "so it is"})
         );
         assert_eq!(why["assumed"].as_array().map(Vec::len), Some(ASSUMED.len()));
     }

@@ -1,33 +1,40 @@
 //! Where frames meet the program: two namespaces, real listeners, the maps, `BPF_PROG_TEST_RUN`.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{TestRun as _, TestRunOptions};
-use defender::dataplane::{
-    clock, features,
-    loader::Programs,
-    maps::Maps,
-    pins::{PinRoot, Rollback},
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{ProgramInfo, loaded_programs},
+};
+use defender::{
+    dataplane::{
+        clock, features,
+        loader::Programs,
+        maps::Maps,
+        pins::{PinRoot, Rollback},
+    },
+    host::links::XdpMode,
 };
 use defender_common::{
     abi::{
         self, Counters, FilterBytes, FlowBucket, INTERFACE_SLOTS, Interface, Load, Port, Service,
         ServiceCounters, interface_slot,
     },
-    filter, known,
+    presence_filter, validated_sources,
     verdict::Reason,
     wire::address::V4,
 };
 use defender_maps::{Slots, Table};
 use defender_testbed::{
     cleanup::{BPF_DIR, PREFIX},
-    interface, server,
+    client, interface, server,
     topology::{SERVER_INTERFACE, SERVER_V4, SERVER_V6, Topology},
 };
 
@@ -117,9 +124,43 @@ impl Bed {
         self.root.maps()
     }
 
+    /// Where everything is pinned.
+    pub(super) fn root(&self) -> &PinRoot {
+        &self.root
+    }
+
+    /// How many instructions the verifier walked for a program that is loaded onto these maps.
+    pub(super) fn verified_instructions_of(&self, name: &str) -> Result<u32> {
+        let config = defender_maps::pinned(&self.root.maps(), abi::map::CONFIG)?.info()?.id();
+        let is_it = |info: &ProgramInfo| {
+            info.name_as_str().is_some_and(|short| name.starts_with(short) && !short.is_empty())
+                && info.map_ids().ok().flatten().is_some_and(|ids| ids.contains(&config))
+        };
+        let program = loaded_programs().flatten().find(is_it).context("it is not loaded")?;
+        program.verified_instruction_count().context("the kernel does not say")
+    }
+
     /// How many instructions the verifier walked for each program.
-    pub(super) fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
+    pub(super) fn verified_instructions(&mut self) -> Result<Vec<(String, u32)>> {
+        // Loaded on demand.
+        self.programs.xdp(XdpMode::Generic)?;
         self.programs.verified_instructions()
+    }
+
+    /// Makes the listener at [`DUAL`] anew, with this backlog, and lets so many clients wait there to be accepted.
+    pub(super) fn let_clients_wait(&mut self, backlog: u32, clients: u32) -> Result<Vec<TcpStream>> {
+        let options = server::Options { backlog, ..server::Options::default() };
+        let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DUAL);
+        // The port is free once the listener before is closed.
+        let free = self.topology.server.run(|| server::listen((Ipv6Addr::UNSPECIFIED, 0).into(), options))?;
+        self.listeners.dual = free;
+        self.listeners.dual = self.topology.server.run(|| server::listen(address, options))?;
+        let (bed, to) = (&self.topology, self.topology.server_v4(DUAL));
+        (0..clients)
+            .map(|_| {
+                client::connect_from(&bed.client, Some(bed.fresh_client(to)), to, Duration::from_secs(20))
+            })
+            .collect()
     }
 
     /// Fills the maps, and empties what the world before had filled.
@@ -153,8 +194,8 @@ impl Bed {
         maps.loads.set(1, Load { second: clock::now()?.second.into(), ..world.load })?;
         for source in &world.known {
             let second = clock::now()?.second;
-            for place in known::places(V4::from(*source), &world.config.table_keys) {
-                maps.known.set(place, known::noted(second))?;
+            for place in validated_sources::places(V4::from(*source), &world.config.table_keys) {
+                maps.known.set(place, validated_sources::noted(second))?;
             }
         }
         self.world = Some(world.clone());
@@ -223,7 +264,7 @@ impl Bed {
         }
         let context = context(linear, self.ifindex);
         let mut out = vec![0; frame.len() + ROOM];
-        let xdp = self.programs.xdp()?;
+        let xdp = self.programs.xdp(XdpMode::Native)?;
         let result = self.topology.server.run(|| {
             let options = TestRunOptions {
                 data_in: Some(frame),
@@ -255,9 +296,10 @@ impl Bed {
             sum.syn_received += counters.syn_received - SEEN * cpus;
             sum.syn_challenged += counters.syn_challenged;
             sum.ack_accepted += counters.ack_accepted;
+            sum.proved += counters.proved;
             sum.ack_rejected += counters.ack_rejected;
-            sum.stray_acks += counters.stray_acks;
-            sum.stray_rsts += counters.stray_rsts;
+            sum.out_of_state_acks += counters.out_of_state_acks;
+            sum.out_of_state_rsts += counters.out_of_state_rsts;
         }
         Ok(sum)
     }
@@ -285,7 +327,7 @@ impl Listeners {
 
 /// Where the filter has a connection's byte.
 fn place(world: &World, client: SocketAddr, server: SocketAddr) -> u32 {
-    filter::place(table_hash(client, server, &world.config)) as u32
+    presence_filter::place(table_hash(client, server, &world.config)) as u32
 }
 
 /// `struct xdp_md` (include/uapi/linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.

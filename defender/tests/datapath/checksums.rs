@@ -36,7 +36,7 @@ pub(super) fn rows() -> Vec<Row> {
         row("the window changed on the way", corrupt(49)).dropped(Reason::SynBadChecksum),
         row("the urgent pointer changed on the way", corrupt(52)).dropped(Reason::SynBadChecksum),
         row("an option changed on the way", corrupt(73)).dropped(Reason::SynBadChecksum),
-        row("the source changed on the way", corrupt(28)).dropped(Reason::SynBadChecksum),
+        row("the source changed on the way", corrupt(28)).dropped(Reason::SynBadIpChecksum),
         row("partial where none is to be expected", syn4().checksum(Partial)).dropped(Reason::SynBadChecksum),
         row("partial where none is to be expected, IPv6", syn6().checksum(Partial))
             .dropped(Reason::SynBadChecksum),

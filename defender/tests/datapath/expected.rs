@@ -3,22 +3,22 @@
 use std::net::{IpAddr, SocketAddr};
 
 use defender_common::{
-    abi::{Config, Interface, KeySlot, Service},
+    abi::{CONFIG_REFLECT_TOS, Config, Interface, KeySlot, Service},
     cookie,
     wire::{
         address::{Address, Flow, V4, V6},
         options::NO_WINDOW_SCALE,
     },
 };
-use defender_testbed::frame::Seen;
-use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
+use defender_testbed::frame::ParsedFrame;
+use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 
 use super::{siphash::siphash13, world::World};
 
 /// What a challenge comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Terms {
-    /// The index in the cookie: of the MSS with timestamps, else of the profile.
+pub(super) struct NegotiatedOptions {
+    /// The index in the cookie: of the MSS with timestamps, where ECN is another bit of it, else of the profile.
     pub(super) index: u8,
     /// The client's MSS, as it is handed over.
     pub(super) mss: u16,
@@ -30,32 +30,32 @@ pub(super) struct Terms {
     pub(super) ecn: bool,
 }
 
-/// The low bits of our timestamp: window scale (15: none), SACK, ECN.
-pub(super) fn timestamp_bits(terms: &Terms) -> u32 {
-    u32::from(terms.scale.unwrap_or(15)) | u32::from(terms.sack) << 4 | u32::from(terms.ecn) << 5
+/// The low bits of our timestamp: window scale (15: none), SACK.
+pub(super) fn timestamp_bits(negotiated: &NegotiatedOptions) -> u32 {
+    u32::from(negotiated.scale.unwrap_or(15)) | u32::from(negotiated.sack) << 4
 }
 
-/// The cookie: epoch 1 bit, index 3 bits and hash 28 with timestamps; 1, 4 and 27 without.
+/// The cookie: epoch 1 bit, index 4 bits, hash 27.
 pub(super) fn isn(
     client: SocketAddr,
     server: SocketAddr,
     client_isn: u32,
-    terms: &Terms,
+    negotiated: &NegotiatedOptions,
     key: &KeySlot,
     slot: usize,
     our_scale: u8,
 ) -> u32 {
-    let stamped = terms.stamp.is_some();
-    let bits = if stamped { timestamp_bits(terms) as u8 } else { 0 };
+    let stamped = negotiated.stamp.is_some();
+    let bits = if stamped { timestamp_bits(negotiated) as u8 } else { 0 };
+    let index = negotiated.index | u8::from(negotiated.ecn) << 3;
     let input = [
         &connection(client, server)[..],
         &client_isn.to_le_bytes(),
         &key.epoch.to_le_bytes(),
-        &[terms.index | u8::from(stamped) << 4, bits, our_scale],
+        &[index | u8::from(stamped) << 4, bits, our_scale],
     ];
     let hash = siphash13(key_of(key), &input.concat()) as u32;
-    let hash_bits = if stamped { 28 } else { 27 };
-    (slot as u32) << 31 | u32::from(terms.index) << hash_bits | hash & ((1 << hash_bits) - 1)
+    (slot as u32) << 31 | u32::from(index) << 27 | hash & ((1 << 27) - 1)
 }
 
 /// The key that a slot was made of.
@@ -109,8 +109,14 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The frame that answers a SYN. Our timestamp is `stamp`; the clock is not known here.
-pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Service, stamp: u32) -> Vec<u8> {
-    let seen = Seen::parse(syn).expect("the SYN can be read");
+pub(super) fn syn_ack(
+    syn: &[u8],
+    negotiated: &NegotiatedOptions,
+    world: &World,
+    service: &Service,
+    stamp: u32,
+) -> Vec<u8> {
+    let seen = ParsedFrame::parse(syn).expect("the SYN can be read");
     let (client, server) = (seen.source, seen.destination);
     let slot = world.config.key_current as usize;
     let scale = service.window_scale[slot];
@@ -119,13 +125,18 @@ pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Servic
     let mut tcp = TcpHeader::new(
         server.port(),
         client.port(),
-        isn(client, server, seen.seq, terms, &world.keys[slot], slot, scale),
-        service.window[family][usize::from(terms.stamp.is_some())],
+        isn(client, server, seen.seq, negotiated, &world.keys[slot], slot, scale),
+        service.window[family][usize::from(negotiated.stamp.is_some())],
     );
     tcp.acknowledgment_number = seen.seq.wrapping_add(1);
-    (tcp.syn, tcp.ack, tcp.ece) = (true, true, terms.ecn);
-    let mss = own_mss(&world.interface, service, family);
-    tcp.set_options_raw(&reply_options(terms, mss, scale, stamp)).expect("at most 40 bytes");
+    (tcp.syn, tcp.ack, tcp.ece) = (true, true, negotiated.ecn);
+    let mss = advertised(&world.interface, service, slot, family);
+    let hops = match service.ttl[family] {
+        0 => [world.interface.ttl, world.interface.hop_limit][family],
+        hops => hops,
+    };
+    let tos = type_of_service(syn, world, service, family);
+    tcp.set_options_raw(&reply_options(negotiated, mss, scale, stamp)).expect("at most 40 bytes");
 
     // Addresses change places; type and tags stay.
     let mut frame = [seen.source_mac, seen.destination_mac].concat();
@@ -135,7 +146,9 @@ pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Servic
             let mut ip = Ipv4Header {
                 total_len: (Ipv4Header::MIN_LEN + tcp.header_len()) as u16,
                 dont_fragment: true,
-                time_to_live: world.interface.ttl,
+                time_to_live: hops,
+                dscp: IpDscp::try_new(tos >> 2).expect("six bits"),
+                ecn: IpEcn::try_new(tos & 3).expect("two bits"),
                 protocol: IpNumber::TCP,
                 source: source.octets(),
                 destination: destination.octets(),
@@ -151,10 +164,10 @@ pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Servic
                 flow_label: Ipv6FlowLabel::try_new(label).expect("20 bits"),
                 payload_length: tcp.header_len() as u16,
                 next_header: IpNumber::TCP,
-                hop_limit: world.interface.hop_limit,
+                hop_limit: hops,
+                traffic_class: tos,
                 source: source.octets(),
                 destination: destination.octets(),
-                ..Ipv6Header::default()
             };
             tcp.checksum = tcp.calc_checksum_ipv6(&ip, &[]).expect("short");
             frame.extend(ip.to_bytes());
@@ -165,29 +178,46 @@ pub(super) fn syn_ack(syn: &[u8], terms: &Terms, world: &World, service: &Servic
     frame
 }
 
-fn own_mss(interface: &Interface, service: &Service, family: usize) -> u16 {
+/// The listener's, but that of the SYN where `tcp_reflect_tos` says so, without its ECN bits.
+fn type_of_service(syn: &[u8], world: &World, service: &Service, family: usize) -> u8 {
+    let ip = &syn[14 + 4 * ParsedFrame::parse(syn).expect("the SYN can be read").vlans.len()..];
+    let theirs = if family == 0 { ip[1] } else { ip[0] << 4 | ip[1] >> 4 };
+    let own = service.tos[family];
+    if world.config.flags & CONFIG_REFLECT_TOS == 0 { own } else { theirs & !3 | own & 3 }
+}
+
+fn own_mss(interface: &Interface, service: &Service, slot: usize, family: usize) -> u16 {
     let interface = [interface.mss4, interface.mss6][family];
-    match service.mss[family] {
+    match service.mss[slot] {
         0 => interface,
-        learnt => learnt.min(interface),
+        limit => limit.min(interface),
+    }
+}
+
+/// What is announced: less, where the default route says so.
+fn advertised(interface: &Interface, service: &Service, slot: usize, family: usize) -> u16 {
+    let own = own_mss(interface, service, slot, family);
+    match service.advertised[family] {
+        0 => own,
+        advertised => advertised.min(own),
     }
 }
 
 /// The options in the order and with the padding of Linux (`tcp_options_write`, net/ipv4/tcp_output.c).
-fn reply_options(terms: &Terms, mss: u16, scale: u8, stamp: u32) -> Vec<u8> {
+fn reply_options(negotiated: &NegotiatedOptions, mss: u16, scale: u8, stamp: u32) -> Vec<u8> {
     let mut bytes = vec![2, 4];
     bytes.extend(mss.to_be_bytes());
-    match terms.stamp {
+    match negotiated.stamp {
         Some(theirs) => {
-            bytes.extend(if terms.sack { [4, 2] } else { [1, 1] });
+            bytes.extend(if negotiated.sack { [4, 2] } else { [1, 1] });
             bytes.extend([8, 10]);
             bytes.extend(stamp.to_be_bytes());
             bytes.extend(theirs.to_be_bytes());
         }
-        None if terms.sack => bytes.extend([1, 1, 4, 2]),
+        None if negotiated.sack => bytes.extend([1, 1, 4, 2]),
         None => {}
     }
-    if terms.scale.is_some() {
+    if negotiated.scale.is_some() {
         bytes.extend([1, 3, 3, scale]);
     }
     bytes
@@ -200,26 +230,30 @@ pub(super) fn mark(ifindex: u32) -> Vec<u8> {
 
 /// What the hand-off makes of a segment that proves a cookie: it reads the cookie anew. Packets cannot show that, so this
 /// asks the code itself.
-pub(super) fn handed_over(segment: &Seen, world: &World, service: &Service) -> Option<Terms> {
+pub(super) fn handed_over(
+    segment: &ParsedFrame,
+    world: &World,
+    service: &Service,
+) -> Option<NegotiatedOptions> {
     match (segment.source.ip(), segment.destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            read(segment, V4::from(source), V4::from(destination), world, service, world.interface.mss4)
+            read(segment, V4::from(source), V4::from(destination), world, service, 0)
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            read(segment, V6::from(source), V6::from(destination), world, service, world.interface.mss6)
+            read(segment, V6::from(source), V6::from(destination), world, service, 1)
         }
         _ => unreachable!("one family"),
     }
 }
 
 fn read<A: Address>(
-    segment: &Seen,
+    segment: &ParsedFrame,
     source: A,
     destination: A,
     world: &World,
     service: &Service,
-    mss: u16,
-) -> Option<Terms> {
+    family: usize,
+) -> Option<NegotiatedOptions> {
     let flow = Flow {
         source,
         destination,
@@ -228,13 +262,14 @@ fn read<A: Address>(
     };
     let isn = segment.ack.wrapping_sub(1);
     let slot = (isn >> 31) as usize;
+    let mss = own_mss(&world.interface, service, slot, family);
     let host = cookie::Host { mss, window_scale: service.window_scale[slot] };
     let stamps = segment.options.timestamps;
     let echo = stamps.map(|(_, echo)| echo);
     let read = cookie::check(&flow, segment.seq, segment.ack, echo, host, &world.keys[slot])?;
     assert_eq!((read.our_window_scale, read.timestamps), (host.window_scale, stamps.is_some()));
-    Some(Terms {
-        index: if stamps.is_some() { (isn >> 28 & 7) as u8 } else { (isn >> 27 & 15) as u8 },
+    Some(NegotiatedOptions {
+        index: (isn >> 27) as u8 & if stamps.is_some() { 7 } else { 15 },
         mss: read.mss,
         scale: Some(read.window_scale).filter(|scale| *scale != NO_WINDOW_SCALE),
         sack: read.sack,

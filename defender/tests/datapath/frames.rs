@@ -13,7 +13,7 @@ use defender_testbed::{
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::{
-    expected::{self, Terms},
+    expected::{self, NegotiatedOptions},
     world::{DUAL, World},
 };
 
@@ -23,15 +23,15 @@ pub(super) const ISN: u32 = 0xfedc_ba98;
 pub(super) const STAMP: u32 = 0x1234_5678;
 
 /// What is agreed with a Linux client over IPv4.
-pub(super) const LINUX4: Terms =
-    Terms { index: 7, mss: 1460, scale: Some(7), sack: true, stamp: Some(STAMP), ecn: false };
+pub(super) const LINUX4: NegotiatedOptions =
+    NegotiatedOptions { index: 7, mss: 1460, scale: Some(7), sack: true, stamp: Some(STAMP), ecn: false };
 /// Over IPv6.
-pub(super) const LINUX6: Terms = Terms { mss: 1440, ..LINUX4 };
+pub(super) const LINUX6: NegotiatedOptions = NegotiatedOptions { mss: 1440, ..LINUX4 };
 /// What is agreed with a Windows client over IPv4.
-pub(super) const WINDOWS4: Terms =
-    Terms { index: 4, mss: 1460, scale: Some(8), sack: true, stamp: None, ecn: false };
+pub(super) const WINDOWS4: NegotiatedOptions =
+    NegotiatedOptions { index: 4, mss: 1460, scale: Some(8), sack: true, stamp: None, ecn: false };
 /// Over IPv6.
-pub(super) const WINDOWS6: Terms = Terms { mss: 1440, ..WINDOWS4 };
+pub(super) const WINDOWS6: NegotiatedOptions = NegotiatedOptions { mss: 1440, ..WINDOWS4 };
 
 /// A client nobody was before, in this thread: rows do not meet what others left in the datapath's tables.
 pub(super) fn client4() -> SocketAddr {
@@ -86,21 +86,26 @@ pub(super) fn stray(client: SocketAddr, flags: u8) -> TcpFrame {
     TcpFrame::new(client, server_of(client, DUAL)).flags(flags).seq(ISN + 1)
 }
 
-/// The acknowledgement of a cookie that was made for these terms with a key slot of the world.
-pub(super) fn proof(world: &World, client: SocketAddr, slot: usize, terms: &Terms) -> TcpFrame {
+/// The acknowledgement of a cookie that was made for these options with a key slot of the world.
+pub(super) fn proof(
+    world: &World,
+    client: SocketAddr,
+    slot: usize,
+    negotiated: &NegotiatedOptions,
+) -> TcpFrame {
     let server = server_of(client, DUAL);
     let scale = world.services[0].1.window_scale[slot];
-    let isn = expected::isn(client, server, ISN, terms, &world.keys[slot], slot, scale);
+    let isn = expected::isn(client, server, ISN, negotiated, &world.keys[slot], slot, scale);
     let frame = TcpFrame::new(client, server).flags(flag::ACK).seq(ISN + 1).ack(isn.wrapping_add(1));
-    match terms.stamp {
-        Some(stamp) => frame.options(&timestamp_options(stamp, echo(terms))),
+    match negotiated.stamp {
+        Some(stamp) => frame.options(&timestamp_options(stamp, echo(negotiated))),
         None => frame,
     }
 }
 
 /// A timestamp of ours that a client echoes.
-pub(super) fn echo(terms: &Terms) -> u32 {
-    0x7654_3200 & !0x3f | expected::timestamp_bits(terms)
+pub(super) fn echo(negotiated: &NegotiatedOptions) -> u32 {
+    0x7654_3200 & !0x1f | expected::timestamp_bits(negotiated)
 }
 
 /// Linux options with another MSS, scale and so on.

@@ -1,16 +1,14 @@
-//! The interpreter that counts instructions (`defender_testbed::count`) and the kernel make the same of a frame.
+//! The interpreter that counts instructions (`defender_interpreter`) and the kernel make the same of a frame.
 
 use anyhow::{Result, ensure};
 use defender_common::{abi::program, verdict::Reason};
-use defender_testbed::{
-    count::{Owner, Program, World as Copied},
-    frame::{TcpFrame, flag},
-};
+use defender_interpreter::{Owner, Program, World as Copied};
+use defender_testbed::frame::{TcpFrame, flag};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
     bed::Bed,
-    expected::Terms,
+    expected::NegotiatedOptions,
     frames::{LINUX4, LINUX6, client4, client6, proof, stray, syn4, syn6},
     row::hex,
     world::World,
@@ -22,7 +20,7 @@ const TRIES: u32 = 100;
 
 fn frames() -> Vec<(&'static str, Vec<u8>, Reason)> {
     let world = World::default();
-    let cookie = |client, terms: &Terms| proof(&world, client, 0, terms).build();
+    let cookie = |client, negotiated: &NegotiatedOptions| proof(&world, client, 0, negotiated).build();
     let forged = |client| stray(client, flag::ACK).build();
     vec![
         ("SYN", syn4().build(), Reason::SynChallenged),

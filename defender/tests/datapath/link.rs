@@ -1,7 +1,10 @@
 //! Ethernet: tags, addresses, padding, other protocols.
 
 use anyhow::Result;
-use defender_common::{abi::Interface, verdict::Reason};
+use defender_common::{
+    abi::{Interface, MODE_AUTO},
+    verdict::Reason,
+};
 use defender_testbed::{
     frame::{TcpFrame, flag},
     topology::{CLIENT_MAC, SERVER_MAC},
@@ -9,7 +12,7 @@ use defender_testbed::{
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header};
 
 use super::{
-    expected::Terms,
+    expected::NegotiatedOptions,
     frames::{ISN, LINUX4, LINUX6, WINDOWS4, client4, server_of, stray, syn4, syn6},
     row::{Row, check, row},
     world::DUAL,
@@ -49,6 +52,7 @@ fn tags() -> Vec<Row> {
 
 fn addresses() -> Vec<Row> {
     let to = |mac: [u8; 6]| syn4().macs(CLIENT_MAC, mac);
+    let from = |mac: [u8; 6]| syn4().macs(mac, SERVER_MAC);
     let mut last = SERVER_MAC;
     last[5] ^= 1;
     let mut first = SERVER_MAC;
@@ -61,6 +65,17 @@ fn addresses() -> Vec<Row> {
         row("another's MAC, last byte", to(last)).passes(Reason::OtherMac),
         row("another's MAC, first byte", to(first)).passes(Reason::OtherMac),
         row("another's MAC, middle byte", to(middle)).passes(Reason::OtherMac),
+        row("from a group's MAC", from([0x01, 0, 0x5e, 0, 0, 1])).dropped(Reason::SynOddMac),
+        row("from the broadcast MAC", from([0xff; 6])).dropped(Reason::SynOddMac),
+        row("from the interface's own MAC", from(SERVER_MAC)).dropped(Reason::SynOddMac),
+        row("from a group's MAC, IPv6", syn6().macs([0x33, 0x33, 0, 0, 0, 1], SERVER_MAC))
+            .dropped(Reason::SynOddMac),
+        row("from the interface's own MAC, IPv6, below a tag", syn6().macs(SERVER_MAC, SERVER_MAC).vlan(9))
+            .dropped(Reason::SynOddMac),
+        row("from a group's MAC, in calm", from([0xff; 6]))
+            .world(|world| world.service().mode = MODE_AUTO)
+            .passes(Reason::SynNotMitigating),
+        row("from a MAC that differs from the interface's in its last byte", from(last)).challenged(LINUX4),
         row("another's MAC, IPv6", syn6().macs(CLIENT_MAC, [2; 6])).passes(Reason::OtherMac),
         row("another's MAC below a tag", to(last).vlan(9)).passes(Reason::OtherMac),
         row("another's MAC: not even a broken packet is dropped", {
@@ -88,7 +103,8 @@ fn bare_syn() -> TcpFrame {
     TcpFrame::new(client, server_of(client, DUAL)).flags(flag::SYN).seq(ISN)
 }
 
-const BARE: Terms = Terms { index: 15, mss: 536, scale: None, sack: false, stamp: None, ecn: false };
+const BARE: NegotiatedOptions =
+    NegotiatedOptions { index: 15, mss: 536, scale: None, sack: false, stamp: None, ecn: false };
 
 fn lengths() -> Vec<Row> {
     vec![

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use defender_common::{
-    abi::INTERFACE_LOCAL_COMPLETE,
+    abi::{INTERFACE_LOCAL_COMPLETE, MODE_AUTO},
     verdict::Reason,
     wire::address::{Address as _, V6},
 };
@@ -35,7 +35,23 @@ fn ipv4() -> Vec<Row> {
         row("no DF", syn4().dont_fragment(false)).challenged(LINUX4),
         row("no DF, an identification", syn4().dont_fragment(false).identification(0xbeef))
             .challenged(LINUX4),
+        row("TTL 0", syn4().ttl(0)).dropped(Reason::SynExpired),
+        row("TTL 0: an acknowledgement is the kernel's to judge", stray(client4(), flag::ACK).ack(1).ttl(0))
+            .dropped(Reason::AckBadCookie),
         row("TTL 1", syn4().ttl(1)).challenged(LINUX4),
+        row("a wrong header checksum", syn4().wrong_ip_checksum()).dropped(Reason::SynBadIpChecksum),
+        row("a wrong header checksum, in calm", syn4().wrong_ip_checksum())
+            .world(|world| world.service().mode = MODE_AUTO)
+            .passes(Reason::SynNotMitigating),
+        row("a wrong header checksum below a tag", syn4().vlan(7).wrong_ip_checksum())
+            .dropped(Reason::SynBadIpChecksum),
+        row("a wrong checksum of a header with options", syn4().ip_options(&[1; 8]).wrong_ip_checksum())
+            .dropped(Reason::SynBadIpChecksum),
+        row("as many options as there may be", syn4().ip_options(&[1; 40])).challenged(LINUX4),
+        row("as many options as there may be, a wrong checksum", {
+            syn4().ip_options(&[1; 40]).wrong_ip_checksum()
+        })
+        .dropped(Reason::SynBadIpChecksum),
         row("TTL 255", syn4().ttl(255)).challenged(LINUX4),
         row("a DSCP", syn4().tos(0xb8)).challenged(LINUX4),
     ]
@@ -75,6 +91,7 @@ fn ipv6() -> Vec<Row> {
         })
         .dropped(Reason::AckBadCookie),
         row("a traffic class", syn6().tos(0xb8)).challenged(LINUX6),
+        row("hop limit 0", syn6().ttl(0)).dropped(Reason::SynExpired),
         row("hop limit 1", syn6().ttl(1)).challenged(LINUX6),
         row("no next header", next_header(59)).passes(Reason::NotTcp),
         row("an authentication header", next_header(51)).passes(Reason::NotTcp),

@@ -2,27 +2,28 @@
 
 use anyhow::Result;
 use defender_common::{
-    abi::{CONFIG_ECN, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING},
+    abi::{CONFIG_ECN, CONFIG_REFLECT_TOS, CONFIG_SACK, CONFIG_TIMESTAMPS, CONFIG_WINDOW_SCALING},
     verdict::Reason,
 };
 use defender_testbed::frame::{TcpFrame, flag};
 
 use super::{
-    expected::Terms,
+    expected::NegotiatedOptions,
     frames::{
         LINUX4, LINUX6, STAMP, WINDOWS4, WINDOWS6, client4, client6, options, repair, server_of, syn_to,
         syn4, syn6,
     },
     row::{Frame, Row, check, row},
-    world::DUAL,
+    world::{DUAL, World},
 };
 
 /// The timestamp option of [`STAMP`].
 const STAMP_OPTION: [u8; 10] = [8, 10, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0];
 const MSS_1460: [u8; 4] = [2, 4, 5, 0xb4];
 
-/// Terms without anything.
-const NOTHING: Terms = Terms { index: 15, mss: 536, scale: None, sack: false, stamp: None, ecn: false };
+/// No option at all.
+const NOTHING: NegotiatedOptions =
+    NegotiatedOptions { index: 15, mss: 536, scale: None, sack: false, stamp: None, ecn: false };
 
 fn offering4(mss: Option<u16>, stamp: Option<u32>, sack: bool, scale: Option<u8>) -> TcpFrame {
     syn4().options(&options(mss, stamp, sack, scale))
@@ -45,16 +46,18 @@ fn layouts() -> Vec<Row> {
         row("Linux, IPv6", syn6()).challenged(LINUX6),
         row("Windows", windows(client4())).challenged(WINDOWS4),
         row("Windows, IPv6", windows(client6())).challenged(WINDOWS6),
-        row("macOS", raw(&[&macos])).challenged(Terms { scale: Some(6), ..LINUX4 }),
-        row("FreeBSD", raw(&[&freebsd])).challenged(Terms { scale: Some(6), ..LINUX4 }),
-        row("nothing but the MSS", raw(&[&MSS_1460])).challenged(Terms { index: 3, mss: 1460, ..NOTHING }),
-        row("nothing but the MSS, IPv6", offering6(Some(1440), None, false, None)).challenged(Terms {
+        row("macOS", raw(&[&macos])).challenged(NegotiatedOptions { scale: Some(6), ..LINUX4 }),
+        row("FreeBSD", raw(&[&freebsd])).challenged(NegotiatedOptions { scale: Some(6), ..LINUX4 }),
+        row("nothing but the MSS", raw(&[&MSS_1460])).challenged(NegotiatedOptions {
             index: 3,
-            mss: 1440,
+            mss: 1460,
             ..NOTHING
         }),
+        row("nothing but the MSS, IPv6", offering6(Some(1440), None, false, None))
+            .challenged(NegotiatedOptions { index: 3, mss: 1440, ..NOTHING }),
         row("no options at all", raw(&[])).challenged(NOTHING),
-        row("no options at all, IPv6", syn6().raw_options(&[])).challenged(Terms { mss: 1220, ..NOTHING }),
+        row("no options at all, IPv6", syn6().raw_options(&[]))
+            .challenged(NegotiatedOptions { mss: 1220, ..NOTHING }),
         row("an end of options and padding only", raw(&[&[0, 0, 0, 0]])).challenged(NOTHING),
         row("forty bytes of NOP", raw(&[&[1; 40]])).challenged(NOTHING),
         row("Linux's options the other way round, with NOPs", {
@@ -73,14 +76,13 @@ fn layouts() -> Vec<Row> {
 }
 
 /// Timestamps × SACK × window scale. Without timestamps the nearest profile counts: with SACK there is one for each of the
-/// scales 0, 2, 7, 8 and this host's own (10), without SACK only for this host's own.
+/// scales 7, 8, 14 and this host's own (10), without SACK only for this host's own.
 fn combinations() -> Vec<Row> {
     let profiles = |sack, scale| match (sack, scale) {
         (true, Some(10)) => (0, Some(10)),
         (true, Some(8)) => (4, Some(8)),
         (true, Some(7)) => (5, Some(7)),
-        (true, Some(2)) => (6, Some(2)),
-        (true, Some(0)) => (7, Some(0)),
+        (true, Some(14 | 15)) => (6, Some(14)),
         (true, _) => (1, None),
         (false, Some(10)) => (2, Some(10)),
         (false, _) => (3, None),
@@ -88,18 +90,17 @@ fn combinations() -> Vec<Row> {
     let mut rows = Vec::new();
     for stamp in [None, Some(STAMP), Some(0), Some(u32::MAX)] {
         for sack in [false, true] {
-            for scale in [None, Some(0), Some(2), Some(7), Some(8), Some(10), Some(14)] {
+            for scale in [None, Some(0), Some(2), Some(7), Some(8), Some(10), Some(14), Some(15)] {
                 let (index, kept) = match stamp {
-                    Some(_) => (7, scale),
-                    // Two steps down at the most: 14 is left for no scaling at all.
+                    Some(_) => (7, scale.map(|scale| scale.min(14))),
                     None => profiles(sack, scale),
                 };
-                let terms = Terms { index, mss: 1460, scale: kept, sack, stamp, ecn: false };
+                let negotiated = NegotiatedOptions { index, mss: 1460, scale: kept, sack, stamp, ecn: false };
                 let what = format!("timestamp {stamp:?}, SACK {sack}, scale {scale:?}");
-                rows.push(row(&what, offering4(Some(1460), stamp, sack, scale)).challenged(terms));
+                rows.push(row(&what, offering4(Some(1460), stamp, sack, scale)).challenged(negotiated));
                 rows.push(
                     row(format!("{what}, IPv6"), offering6(Some(1440), stamp, sack, scale))
-                        .challenged(Terms { mss: 1440, ..terms }),
+                        .challenged(NegotiatedOptions { mss: 1440, ..negotiated }),
                 );
             }
         }
@@ -116,81 +117,109 @@ fn sizes() -> Vec<Row> {
         (Some(1), 0, 536),
         (Some(535), 0, 536),
         (Some(536), 0, 536),
-        (Some(1299), 0, 536),
-        (Some(1300), 1, 1300),
-        (Some(1359), 1, 1300),
-        (Some(1380), 2, 1360),
-        (Some(1400), 3, 1400),
-        (Some(1440), 4, 1440),
-        (Some(1452), 5, 1452),
-        (Some(1459), 5, 1452),
+        (Some(1199), 0, 536),
+        (Some(1200), 1, 1200),
+        (Some(1240), 1, 1200),
+        (Some(1299), 2, 1250),
+        (Some(1300), 3, 1300),
+        (Some(1380), 4, 1350),
+        (Some(1400), 5, 1400),
+        (Some(1440), 6, 1440),
+        (Some(1452), 6, 1440),
+        (Some(1459), 6, 1440),
         (Some(1460), 7, 1460),
         (Some(8960), 7, 1460),
         (Some(65_535), 7, 1460),
     ] {
         let frame = offering4(offered, Some(STAMP), true, Some(7));
-        rows.push(row(format!("MSS {offered:?}"), frame).challenged(Terms { index, mss, ..LINUX4 }));
+        rows.push(row(format!("MSS {offered:?}"), frame).challenged(NegotiatedOptions {
+            index,
+            mss,
+            ..LINUX4
+        }));
     }
     for (offered, index, mss) in [
         (None, 0, 1220),
         (Some(100), 0, 1220),
-        (Some(1299), 0, 1220),
-        (Some(1379), 2, 1360),
-        (Some(1380), 3, 1380),
-        (Some(1432), 5, 1432),
-        (Some(1439), 5, 1432),
+        (Some(1259), 0, 1220),
+        (Some(1299), 1, 1260),
+        (Some(1310), 2, 1310),
+        (Some(1380), 3, 1360),
+        (Some(1400), 4, 1400),
+        (Some(1432), 5, 1420),
+        (Some(1439), 5, 1420),
         (Some(1440), 7, 1440),
         (Some(8940), 7, 1440),
     ] {
         let frame = offering6(offered, Some(STAMP), true, Some(7));
-        rows.push(row(format!("MSS {offered:?}, IPv6"), frame).challenged(Terms { index, mss, ..LINUX6 }));
+        rows.push(row(format!("MSS {offered:?}, IPv6"), frame).challenged(NegotiatedOptions {
+            index,
+            mss,
+            ..LINUX6
+        }));
     }
     // Without timestamps: the profile that takes least.
-    for (offered, scale, terms) in [
-        (1459, 8, Terms { index: 8, mss: 1440, ..WINDOWS4 }),
-        (1452, 8, Terms { index: 8, mss: 1440, ..WINDOWS4 }),
-        (1400, 8, Terms { index: 9, mss: 1400, ..WINDOWS4 }),
-        (1360, 8, Terms { index: 10, mss: 1360, ..WINDOWS4 }),
-        (1220, 8, Terms { index: 11, mss: 1220, ..WINDOWS4 }),
-        (1400, 7, Terms { index: 12, mss: 1360, scale: Some(7), ..WINDOWS4 }),
-        (1219, 8, Terms { index: 14, mss: 536, scale: None, ..WINDOWS4 }),
+    for (offered, scale, negotiated) in [
+        (1459, 8, NegotiatedOptions { index: 7, mss: 1402, ..WINDOWS4 }),
+        (1452, 8, NegotiatedOptions { index: 7, mss: 1402, ..WINDOWS4 }),
+        (1400, 8, NegotiatedOptions { index: 8, mss: 1350, ..WINDOWS4 }),
+        (1300, 8, NegotiatedOptions { index: 9, mss: 1300, ..WINDOWS4 }),
+        (1299, 8, NegotiatedOptions { index: 10, mss: 1250, ..WINDOWS4 }),
+        (1220, 8, NegotiatedOptions { index: 11, mss: 1200, ..WINDOWS4 }),
+        (1400, 7, NegotiatedOptions { index: 12, mss: 1300, scale: None, ..WINDOWS4 }),
+        (1199, 8, NegotiatedOptions { index: 15, mss: 536, scale: None, sack: false, ..WINDOWS4 }),
         (1460, 9, WINDOWS4),
-        (1460, 5, Terms { index: 1, scale: None, ..WINDOWS4 }),
+        (1460, 5, NegotiatedOptions { index: 1, scale: None, ..WINDOWS4 }),
     ] {
         let frame = offering4(Some(offered), None, true, Some(scale));
-        rows.push(row(format!("MSS {offered}, scale {scale}, no timestamps"), frame).challenged(terms));
+        rows.push(row(format!("MSS {offered}, scale {scale}, no timestamps"), frame).challenged(negotiated));
     }
     rows.extend([
         row("an interface of a larger MTU", offering4(Some(8960), Some(STAMP), true, Some(7)))
             .world(|world| world.interface.mss4 = 8960)
-            .challenged(Terms { mss: 8960, ..LINUX4 }),
+            .challenged(NegotiatedOptions { mss: 8960, ..LINUX4 }),
         row("a client of the usual MTU there", syn4())
             .world(|world| world.interface.mss4 = 8960)
-            .challenged(Terms { index: 6, ..LINUX4 }),
+            .challenged(NegotiatedOptions { index: 6, ..LINUX4 }),
         row("an interface of a smaller MTU", syn4())
             .world(|world| world.interface.mss4 = 1360)
-            .challenged(Terms { mss: 1360, ..LINUX4 }),
-        row("an MSS learnt from the kernel, smaller than the interface's", syn4())
-            .world(|world| world.service().mss = [1400, 0])
-            .challenged(LINUX4),
-        row("an MSS learnt from the kernel, greater than the interface's", syn6())
-            .world(|world| world.service().mss = [0, 9000])
+            .challenged(NegotiatedOptions { mss: 1360, ..LINUX4 }),
+        row("a listener's MSS, smaller than the interface's", syn4())
+            .world(|world| world.service().mss = [1400; 2])
+            .challenged(NegotiatedOptions { mss: 1400, ..LINUX4 }),
+        row("a listener's MSS, greater than the interface's", syn6())
+            .world(|world| world.service().mss = [9000; 2])
             .challenged(LINUX6),
+        row("a route's MSS, smaller than the interface's", syn4())
+            .world(|world| world.service().advertised = [1300, 0])
+            .challenged(LINUX4),
+        row("a route's MSS and a listener's, IPv6", syn6())
+            .world(|world| {
+                world.service().advertised = [0, 1300];
+                world.service().mss = [1400; 2];
+            })
+            .challenged(NegotiatedOptions { mss: 1400, ..LINUX6 }),
+        row("a listener's MSS of another key", syn4())
+            .world(|world| {
+                let other = 1 - (world.config.key_current as usize & 1);
+                world.service().mss[other] = 1400;
+            })
+            .challenged(LINUX4),
     ]);
     rows
 }
 
 fn odd() -> Vec<Row> {
     let linux = [&MSS_1460[..], &[4, 2], &STAMP_OPTION, &[1, 3, 3, 7]].concat();
-    let stamped = |scale| Terms { scale, ..LINUX4 };
-    let mss_only = Terms { index: 3, mss: 1460, ..NOTHING };
+    let stamped = |scale| NegotiatedOptions { scale, ..LINUX4 };
+    let mss_only = NegotiatedOptions { index: 3, mss: 1460, ..NOTHING };
     vec![
         row("a scale of 15 counts as 14", offering4(Some(1460), Some(STAMP), true, Some(15)))
             .challenged(stamped(Some(14))),
         row("a scale of 255 counts as 14", offering4(Some(1460), Some(STAMP), true, Some(255)))
             .challenged(stamped(Some(14))),
         row("a scale of 15 without timestamps", offering4(Some(1460), None, true, Some(15)))
-            .challenged(Terms { index: 1, scale: None, ..WINDOWS4 }),
+            .challenged(NegotiatedOptions { index: 6, scale: Some(14), ..WINDOWS4 }),
         row("Fast Open: a request for a cookie", raw(&[&linux, &[34, 2]])).challenged(LINUX4),
         row("Fast Open: a cookie and data", {
             raw(&[&linux, &[34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1]]).payload(b"GET / HTTP/1.1\r\n\r\n")
@@ -228,12 +257,8 @@ fn odd() -> Vec<Row> {
         })
         .challenged(mss_only),
         row("an MSS option of a wrong length", raw(&[&[2, 3, 5, 4, 2, 1, 1, 1]])).challenged(NOTHING),
-        row("an MSS at the very end of the packet", raw(&[&[1, 1, 4, 2], &MSS_1460])).challenged(Terms {
-            index: 1,
-            mss: 1460,
-            sack: true,
-            ..NOTHING
-        }),
+        row("an MSS at the very end of the packet", raw(&[&[1, 1, 4, 2], &MSS_1460]))
+            .challenged(NegotiatedOptions { index: 1, mss: 1460, sack: true, ..NOTHING }),
         row("a scale at the very end of the packet", raw(&[&MSS_1460, &[4, 2, 3, 3, 8, 3, 3, 8]]))
             .challenged(WINDOWS4),
         row(
@@ -251,31 +276,29 @@ fn odd() -> Vec<Row> {
 fn sysctls() -> Vec<Row> {
     let without = |what: &str, bits| row(what, syn4()).world(|world| world.configure(bits, false));
     vec![
-        without("no timestamps here", CONFIG_TIMESTAMPS).challenged(Terms {
+        without("no timestamps here", CONFIG_TIMESTAMPS).challenged(NegotiatedOptions {
             index: 5,
             stamp: None,
             ..LINUX4
         }),
-        without("no SACK here", CONFIG_SACK).challenged(Terms { sack: false, ..LINUX4 }),
-        without("no window scaling here", CONFIG_WINDOW_SCALING).challenged(Terms { scale: None, ..LINUX4 }),
-        without("nothing here", CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING).challenged(Terms {
-            index: 3,
-            mss: 1460,
-            ..NOTHING
-        }),
+        without("no SACK here", CONFIG_SACK).challenged(NegotiatedOptions { sack: false, ..LINUX4 }),
+        without("no window scaling here", CONFIG_WINDOW_SCALING)
+            .challenged(NegotiatedOptions { scale: None, ..LINUX4 }),
+        without("nothing here", CONFIG_TIMESTAMPS | CONFIG_SACK | CONFIG_WINDOW_SCALING)
+            .challenged(NegotiatedOptions { index: 3, mss: 1460, ..NOTHING }),
         row("no timestamps here, IPv6", syn6())
             .world(|world| world.configure(CONFIG_TIMESTAMPS, false))
-            .challenged(Terms { index: 5, stamp: None, ..LINUX6 }),
+            .challenged(NegotiatedOptions { index: 5, stamp: None, ..LINUX6 }),
     ]
 }
 
 fn ecn() -> Vec<Row> {
     let set_up = |frame: TcpFrame| frame.flags(flag::SYN | flag::ECE | flag::CWR);
-    let with_ecn = Terms { ecn: true, ..LINUX4 };
+    let with_ecn = NegotiatedOptions { ecn: true, ..LINUX4 };
     let client = client4();
     vec![
         row("ECN set-up", set_up(syn4())).challenged(with_ecn),
-        row("ECN set-up, IPv6", set_up(syn6())).challenged(Terms { ecn: true, ..LINUX6 }),
+        row("ECN set-up, IPv6", set_up(syn6())).challenged(NegotiatedOptions { ecn: true, ..LINUX6 }),
         row("ECN set-up where tcp_ecn forbids it", set_up(syn4()))
             .world(|world| world.configure(CONFIG_ECN, false))
             .challenged(LINUX4),
@@ -286,7 +309,7 @@ fn ecn() -> Vec<Row> {
         .challenged(WINDOWS4),
         row("ECN set-up where timestamps are forbidden", set_up(syn4()))
             .world(|world| world.configure(CONFIG_TIMESTAMPS, false))
-            .challenged(Terms { index: 5, stamp: None, ..LINUX4 }),
+            .challenged(NegotiatedOptions { index: 5, stamp: None, ..LINUX4 }),
         row("ECN set-up in a packet that is ECT(0)", set_up(syn4()).tos(2)).challenged(LINUX4),
         row("ECN set-up in a packet that is ECT(1)", set_up(syn4()).tos(1)).challenged(LINUX4),
         row("ECN set-up in a packet that is CE", set_up(syn4()).tos(3)).challenged(LINUX4),
@@ -294,20 +317,51 @@ fn ecn() -> Vec<Row> {
         row("ECN set-up with a DSCP", set_up(syn4()).tos(0xb8)).challenged(with_ecn),
         row("ECN set-up that would rather be accurate (AE too)", accurate(set_up(syn4())))
             .challenged(with_ecn),
+        row("the same in a packet that is ECT(0)", accurate(set_up(syn4()).tos(2))).challenged(with_ecn),
+        row("the same in a packet that is CE, IPv6", accurate6(set_up(syn6()).tos(3)))
+            .challenged(NegotiatedOptions { ecn: true, ..LINUX6 }),
         row("ECE alone", syn4().flags(flag::SYN | flag::ECE)).challenged(LINUX4),
         row("CWR alone", syn4().flags(flag::SYN | flag::CWR)).challenged(LINUX4),
         row("ECN set-up without SACK or scale", set_up(offering4(Some(1460), Some(STAMP), false, None)))
-            .challenged(Terms { sack: false, scale: None, ..with_ecn }),
+            .challenged(NegotiatedOptions { sack: false, scale: None, ..with_ecn }),
         row("a SYN with PSH and URG", syn4().flags(flag::SYN | flag::PSH | flag::URG)).challenged(LINUX4),
     ]
 }
 
 /// With the flag that Accurate ECN has beside CWR and ECE (RFC 9768, section 3.1.1).
 fn accurate(frame: impl Frame) -> Vec<u8> {
+    with_ae(frame, 46)
+}
+
+fn accurate6(frame: impl Frame) -> Vec<u8> {
+    with_ae(frame, 66)
+}
+
+fn with_ae(frame: impl Frame, at: usize) -> Vec<u8> {
     let mut frame = frame.bytes();
-    frame[46] |= 1;
+    frame[at] |= 1;
     repair(&mut frame);
     frame
+}
+
+/// Hops and type of service: the interface's, or what the listener was told.
+fn headers() -> Vec<Row> {
+    let told = |world: &mut World| {
+        world.service().ttl = [255, 254];
+        world.service().tos = [0x10, 0xb8];
+    };
+    let reflects = move |world: &mut World| {
+        told(world);
+        world.configure(CONFIG_REFLECT_TOS, true);
+    };
+    vec![
+        row("a listener with IP_TTL and IP_TOS", syn4()).world(told).challenged(LINUX4),
+        row("a listener with IPV6_UNICAST_HOPS and IPV6_TCLASS", syn6()).world(told).challenged(LINUX6),
+        row("a SYN with a DSCP", syn4().tos(0x28)).world(told).challenged(LINUX4),
+        row("a SYN with a DSCP and tcp_reflect_tos", syn4().tos(0x28)).world(reflects).challenged(LINUX4),
+        row("the same with ECN bits", syn4().tos(0x2b)).world(reflects).challenged(LINUX4),
+        row("the same, IPv6", syn6().tos(0xe3)).world(reflects).challenged(LINUX6),
+    ]
 }
 
 /// The reply has none of it.
@@ -358,7 +412,7 @@ fn jumbo() -> Vec<Row> {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    [layouts(), combinations(), sizes(), odd(), sysctls(), ecn(), data(), jumbo()]
+    [layouts(), combinations(), sizes(), odd(), sysctls(), ecn(), headers(), data(), jumbo()]
         .into_iter()
         .flatten()
         .collect()

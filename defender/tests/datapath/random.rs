@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use defender_common::{abi::INTERFACE_PARTIAL_CHECKSUMS, verdict::Reason};
-use defender_testbed::frame::{Extension, Seen, SumState, TcpFrame, flag};
+use defender_testbed::frame::{Extension, ParsedFrame, SumState, TcpFrame, flag};
 
 use super::{
     bed::{Bed, Ran},
-    expected::Terms,
+    expected::NegotiatedOptions,
     frames::{ISN, LINUX4, LINUX6, WINDOWS4, client4, proof, repair, server_of, stray, syn4, syn6},
     row::hex,
     world::{DUAL, World},
@@ -59,7 +59,7 @@ fn originals(world: &World) -> Vec<Vec<u8>> {
         syn6().extension(Extension::AtomicFragment).payload(&[9; 300]),
         proof(world, client4(), 0, &LINUX4),
         proof(world, client4(), 0, &WINDOWS4).payload(b"data"),
-        proof(world, super::frames::client6(), 1, &Terms { ecn: true, ..LINUX6 }),
+        proof(world, super::frames::client6(), 1, &NegotiatedOptions { ecn: true, ..LINUX6 }),
         stray(client4(), flag::RST),
         stray(client4(), flag::SYN | flag::ACK),
         syn4().fragment(0, true),
@@ -150,7 +150,7 @@ fn examine(frame: &[u8], ran: &Ran, world: &World) -> Result<(), String> {
 }
 
 fn examine_answer(syn: &[u8], out: &[u8], world: &World) -> Result<(), String> {
-    let reply = Seen::parse(out).ok_or("the reply cannot be read")?;
+    let reply = ParsedFrame::parse(out).ok_or("the reply cannot be read")?;
     is(reply.flags & !flag::ECE == flag::SYN | flag::ACK, "not the flags of a SYN-ACK")?;
     is(reply.ip_checksum_valid && reply.checksum == SumState::Valid, "a wrong checksum")?;
     is(out.len() == 14 + 4 * reply.vlans.len() + reply.ip_length, "bytes behind the packet")?;

@@ -4,15 +4,15 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use defender_common::{
-    abi::{self, Config, Lines, Service, ServiceCounters},
+    abi::{self, Config, Service, ServiceCounters, Triggers},
     clock,
     verdict::Reason,
 };
-use defender_testbed::frame::{Seen, TcpFrame, flag, timestamp_options};
+use defender_testbed::frame::{ParsedFrame, TcpFrame, flag, timestamp_options};
 
 use super::{
     bed::{Bed, Ran},
-    expected::{Terms, handed_over, mark, offset, syn_ack, timestamp_bits},
+    expected::{NegotiatedOptions, handed_over, mark, offset, syn_ack, timestamp_bits},
     world::World,
 };
 
@@ -31,13 +31,15 @@ pub(super) struct Row {
     before: Vec<Vec<u8>>,
     frame: Vec<u8>,
     linear: Option<usize>,
-    strays: Strays,
+    out_of_state: OutOfState,
+    /// A cookie that it proves counts as a connection that the kernel must make.
+    certain: bool,
     pub(super) expected: Expected,
 }
 
 /// As what a frame counts that is of no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Strays {
+enum OutOfState {
     Nothing,
     Ack,
     Rst,
@@ -50,10 +52,10 @@ pub(super) enum Expected {
     Pass(Reason),
     /// It is dropped.
     Drop(Reason),
-    /// It becomes the SYN-ACK with these terms; the acknowledgement of that is then accepted.
-    Challenge(Terms),
-    /// It passes marked, and is handed over with these terms.
-    Cookie(Terms),
+    /// It becomes the SYN-ACK with these options; the acknowledgement of that is then accepted.
+    Challenge(NegotiatedOptions),
+    /// It passes marked, and is handed over with these options.
+    Cookie(NegotiatedOptions),
 }
 
 impl Expected {
@@ -100,7 +102,8 @@ pub(super) fn row(what: impl Into<String>, frame: impl Frame) -> Row {
         before: Vec::new(),
         frame: frame.bytes(),
         linear: None,
-        strays: Strays::Nothing,
+        out_of_state: OutOfState::Nothing,
+        certain: true,
         expected: Expected::Pass(Reason::NotIp),
     }
 }
@@ -134,13 +137,19 @@ impl Row {
 
     /// It counts as one of a flood's acknowledgements.
     pub(super) fn stray(mut self) -> Self {
-        self.strays = Strays::Ack;
+        self.out_of_state = OutOfState::Ack;
         self
     }
 
     /// It counts as one of a flood's resets.
     pub(super) fn stray_rst(mut self) -> Self {
-        self.strays = Strays::Rst;
+        self.out_of_state = OutOfState::Rst;
+        self
+    }
+
+    /// It proves nothing new, or the kernel may drop it for what cannot be seen at the NIC.
+    pub(super) fn uncertain(mut self) -> Self {
+        self.certain = false;
         self
     }
 
@@ -154,13 +163,13 @@ impl Row {
         self
     }
 
-    pub(super) fn challenged(mut self, terms: Terms) -> Self {
-        self.expected = Expected::Challenge(terms);
+    pub(super) fn challenged(mut self, negotiated: NegotiatedOptions) -> Self {
+        self.expected = Expected::Challenge(negotiated);
         self
     }
 
-    pub(super) fn proves(mut self, terms: Terms) -> Self {
-        self.expected = Expected::Cookie(terms);
+    pub(super) fn proves(mut self, negotiated: NegotiatedOptions) -> Self {
+        self.expected = Expected::Cookie(negotiated);
         self
     }
 }
@@ -193,11 +202,13 @@ fn check_row(bed: &mut Bed, row: &Row) -> Result<Vec<String>> {
         Expected::Pass(_) | Expected::Drop(_) => {
             complaints.extend(difference("the frame", &row.frame, &ran.out));
         }
-        Expected::Cookie(terms) => {
+        Expected::Cookie(negotiated) => {
             complaints.extend(mark_complaint(bed, &row.frame, &ran.out));
-            complaints.extend(terms_complaint(row, &row.frame, &terms));
+            complaints.extend(terms_complaint(row, &row.frame, &negotiated));
         }
-        Expected::Challenge(terms) => complaints.extend(challenge_complaints(bed, row, &terms, &ran.out)?),
+        Expected::Challenge(negotiated) => {
+            complaints.extend(challenge_complaints(bed, row, &negotiated, &ran.out)?);
+        }
     }
     Ok(complaints)
 }
@@ -206,7 +217,8 @@ fn check_row(bed: &mut Bed, row: &Row) -> Result<Vec<String>> {
 /// meets that once more.
 fn run_row(bed: &mut Bed, row: &Row) -> Result<Ran> {
     let counts_by_the_second = row.world.config.reply_budget != 0
-        || row.world.services.iter().any(|(_, service)| service.lines != Lines::default());
+        || row.world.config.out_of_state_budget != 0
+        || row.world.services.iter().any(|(_, service)| service.triggers != Triggers::default());
     loop {
         if counts_by_the_second {
             wait_for_a_fresh_second();
@@ -239,9 +251,10 @@ fn verdict_complaints(row: &Row, ran: &Ran) -> Vec<String> {
         syn_received: u64::from(reason.is_syn()),
         syn_challenged: u64::from(reason == Reason::SynChallenged),
         ack_accepted: u64::from(reason == Reason::Cookie),
-        ack_rejected: u64::from(reason == Reason::AckBadCookie),
-        stray_acks: u64::from(row.strays == Strays::Ack),
-        stray_rsts: u64::from(row.strays == Strays::Rst),
+        proved: u64::from(reason == Reason::Cookie && row.certain),
+        ack_rejected: u64::from(matches!(reason, Reason::AckBadCookie | Reason::AckOutOfState)),
+        out_of_state_acks: u64::from(row.out_of_state == OutOfState::Ack),
+        out_of_state_rsts: u64::from(row.out_of_state == OutOfState::Rst),
         ..ServiceCounters::default()
     };
     if ran.services != services {
@@ -256,28 +269,35 @@ fn mark_complaint(bed: &Bed, segment: &[u8], out: &[u8]) -> Option<String> {
 }
 
 /// What is handed over.
-fn terms_complaint(row: &Row, segment: &[u8], expected: &Terms) -> Option<String> {
-    let seen = Seen::parse(segment).expect("the segment can be read");
+fn terms_complaint(row: &Row, segment: &[u8], expected: &NegotiatedOptions) -> Option<String> {
+    let seen = ParsedFrame::parse(segment).expect("the segment can be read");
     let (_, service) = service_of(&row.world, &seen);
     let got = handed_over(&seen, &row.world, &service);
     // The client's clock goes on.
-    let expected =
-        Terms { stamp: expected.stamp.and(seen.options.timestamps).map(|(stamp, _)| stamp), ..*expected };
+    let expected = NegotiatedOptions {
+        stamp: expected.stamp.and(seen.options.timestamps).map(|(stamp, _)| stamp),
+        ..*expected
+    };
     (got != Some(expected)).then(|| format!("handed over {got:?}, expected {expected:?}"))
 }
 
 /// The reply byte for byte, our timestamp against the clock; then the acknowledgement of it.
-fn challenge_complaints(bed: &mut Bed, row: &Row, terms: &Terms, out: &[u8]) -> Result<Vec<String>> {
-    let Some(reply) = Seen::parse(out) else {
+fn challenge_complaints(
+    bed: &mut Bed,
+    row: &Row,
+    negotiated: &NegotiatedOptions,
+    out: &[u8],
+) -> Result<Vec<String>> {
+    let Some(reply) = ParsedFrame::parse(out) else {
         return Ok(vec![format!("the reply cannot be read: {}", hex(out))]);
     };
-    let syn = Seen::parse(&row.frame).expect("the SYN can be read");
+    let syn = ParsedFrame::parse(&row.frame).expect("the SYN can be read");
     let stamp = reply.options.timestamps.map_or(0, |(stamp, _)| stamp);
     let (_, service) = service_of(&row.world, &syn);
-    let expected = syn_ack(&row.frame, terms, &row.world, &service, stamp);
+    let expected = syn_ack(&row.frame, negotiated, &row.world, &service, stamp);
     let mut complaints: Vec<_> = difference("the reply", &expected, out).into_iter().collect();
-    if terms.stamp.is_some() {
-        complaints.extend(stamp_complaint(&syn, terms, stamp, &row.world.config));
+    if negotiated.stamp.is_some() {
+        complaints.extend(stamp_complaint(&syn, negotiated, stamp, &row.world.config));
     }
 
     let proof = acknowledgement(&syn, &reply);
@@ -286,13 +306,13 @@ fn challenge_complaints(bed: &mut Bed, row: &Row, terms: &Terms, out: &[u8]) -> 
         complaints.push(format!("its acknowledgement counted {:?}", ran.counted));
     } else {
         complaints.extend(mark_complaint(bed, &proof, &ran.out));
-        complaints.extend(terms_complaint(row, &proof, terms));
+        complaints.extend(terms_complaint(row, &proof, negotiated));
     }
     Ok(complaints)
 }
 
 /// What the client answers to a SYN-ACK.
-pub(super) fn acknowledgement(syn: &Seen, reply: &Seen) -> Vec<u8> {
+pub(super) fn acknowledgement(syn: &ParsedFrame, reply: &ParsedFrame) -> Vec<u8> {
     let frame = TcpFrame::new(syn.source, syn.destination)
         .macs(syn.source_mac, syn.destination_mac)
         .flags(flag::ACK)
@@ -304,20 +324,25 @@ pub(super) fn acknowledgement(syn: &Seen, reply: &Seen) -> Vec<u8> {
     }
 }
 
-/// Our timestamp is the clock, moved by the connection's offset, at most 63 ms behind for the sake of its low bits; and the
+/// Our timestamp is the clock, moved by the connection's offset, at most 31 ms behind for the sake of its low bits; and the
 /// datapath's clock has the grain of a tick and runs a little slow.
-fn stamp_complaint(syn: &Seen, terms: &Terms, stamp: u32, config: &Config) -> Option<String> {
+fn stamp_complaint(
+    syn: &ParsedFrame,
+    negotiated: &NegotiatedOptions,
+    stamp: u32,
+    config: &Config,
+) -> Option<String> {
     let now = (monotonic_ns() / 1_000_000) as u32;
     let behind = now.wrapping_add(offset(syn.source, syn.destination, config) as u32).wrapping_sub(stamp);
-    let most = 63 + 12 + SLOW_MACHINE_MS + now / 100_000;
-    let bits = stamp & 0x3f;
-    let right = timestamp_bits(terms);
+    let most = 31 + 12 + SLOW_MACHINE_MS + now / 100_000;
+    let bits = stamp & 0x1f;
+    let right = timestamp_bits(negotiated);
     (behind > most || bits != right)
         .then(|| format!("timestamp {behind} ms behind, low bits {bits:#x}, expected {right:#x}"))
 }
 
 /// The service that a segment is to, and its id.
-fn service_of(world: &World, seen: &Seen) -> (u32, Service) {
+fn service_of(world: &World, seen: &ParsedFrame) -> (u32, Service) {
     let port = seen.destination.port();
     let destination = match seen.destination.ip() {
         std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),

@@ -6,15 +6,15 @@ use anyhow::Result;
 use defender::dataplane::clock;
 use defender_common::{
     abi::{
-        self, CONFIG_SUSPENDED, KeySlot, Lines, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port,
-        SECONDS, SERVICE_ACCEPTS_COOKIES, SERVICE_UNPROTECTABLE, Service, ServiceKey,
+        self, CONFIG_SUSPENDED, KeySlot, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SECONDS,
+        SERVICE_ACCEPTS_COOKIES, SERVICE_UNPROTECTABLE, Service, ServiceKey, Triggers,
     },
-    ladder::{Because, Step},
-    load::Posture,
+    load::MitigationState,
+    mitigation::{Level, Trigger},
     verdict::Reason,
 };
 use defender_testbed::{
-    frame::{TcpFrame, flag},
+    frame::{Checksum, TcpFrame, flag},
     topology::{SERVER_V4, SERVER_V6},
 };
 
@@ -131,6 +131,11 @@ fn stray_to(client: SocketAddr, port: u16, flags: u8) -> TcpFrame {
     TcpFrame::new(client, server_of(client, port)).flags(flags).seq(ISN)
 }
 
+/// The presence filter has a generation, and does not know the connection.
+pub(super) fn unknown(row: Row) -> Row {
+    row.world(|world| (world.config.filter_newest, world.config.filter_oldest) = (1, 1)).stray()
+}
+
 fn modes() -> Vec<Row> {
     let off = |row: Row| row.world(|world| world.service().mode = MODE_OFF);
     let monitor = |row: Row| row.world(|world| world.service().mode = MODE_MONITOR);
@@ -145,122 +150,116 @@ fn modes() -> Vec<Row> {
             TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN)
         }))
         .passes(Reason::ServiceOff),
-        monitor(row("monitor", syn4())).passes(Reason::SynMonitored),
-        monitor(row("monitor, IPv6", syn6())).passes(Reason::SynMonitored),
-        monitor(row("monitor: an acknowledgement", ack())).passes(Reason::Monitored),
-        monitor(row("monitor: a reset", stray(client4(), flag::RST))).passes(Reason::Monitored),
-        monitor(row("monitor: a SYN-ACK", stray(client4(), flag::SYN | flag::ACK))).passes(Reason::Monitored),
-        monitor(row("monitor: flags no TCP sends", stray(client4(), 0))).passes(Reason::Monitored),
-        monitor(row("monitor: a SYN with a wrong checksum", {
-            syn4().checksum(defender_testbed::frame::Checksum::Wrong)
-        }))
-        .passes(Reason::SynMonitored),
-        monitor(row("monitor: a SYN in a fragment", syn4().fragment(0, true))).passes(Reason::SynMonitored),
+        monitor(row("monitor", syn4())).passes(Reason::SynMonitorMode),
+        monitor(row("monitor, IPv6", syn6())).passes(Reason::SynMonitorMode),
+        unknown(monitor(row("monitor: an acknowledgement", ack()))).passes(Reason::MonitorMode),
+        monitor(row("monitor: a reset", stray(client4(), flag::RST))).passes(Reason::MonitorMode),
+        monitor(row("monitor: a SYN-ACK", stray(client4(), flag::SYN | flag::ACK)))
+            .passes(Reason::MonitorMode),
+        monitor(row("monitor: flags no TCP sends", stray(client4(), 0))).passes(Reason::MonitorMode),
+        monitor(row("monitor: a SYN with a wrong checksum", syn4().checksum(Checksum::Wrong)))
+            .passes(Reason::SynMonitorMode),
+        monitor(row("monitor: a SYN in a fragment", syn4().fragment(0, true))).passes(Reason::SynMonitorMode),
         monitor(row("monitor: for another host", {
             TcpFrame::linux_syn(client4(), at(address("10.203.0.9"), DUAL), ISN)
         }))
         .passes(Reason::NotLocal),
-        auto(row("auto, calm", syn4())).passes(Reason::SynCalm),
-        auto(row("auto, calm, IPv6", syn6())).passes(Reason::SynCalm),
-        auto(row("auto, calm: an acknowledgement", ack())).passes(Reason::Monitored),
+        auto(row("auto, calm", syn4())).passes(Reason::SynNotMitigating),
+        auto(row("auto, calm, IPv6", syn6())).passes(Reason::SynNotMitigating),
+        unknown(auto(row("auto, calm: an acknowledgement", ack()))).passes(Reason::NotMitigating),
     ]
 }
 
-fn steps() -> Vec<Row> {
+fn levels() -> Vec<Row> {
     let world = World::default();
-    let on = |row: Row, mode, step| {
+    let on = |row: Row, mode, level| {
         row.world(|world| {
             world.service().mode = mode;
-            world.load.posture = Posture { step, because: Because::Queue, since: 1 }.to_abi();
+            world.load.mitigation = MitigationState { level, trigger: Trigger::Queue, since: 1 }.to_abi();
         })
     };
-    let auto = |row, step| on(row, MODE_AUTO, step);
-    let limited = |row, step, syns| {
-        auto(row, step).world(|world| {
-            world.service().lines = Lines { replies: 3, min_active: u32::MAX >> 2, ..Lines::default() };
-            world.load.arrivals = [syns; SECONDS];
+    let auto = |row, level| on(row, MODE_AUTO, level);
+    let limited = |row, level, replies| {
+        auto(row, level).world(|world| {
+            world.service().triggers =
+                Triggers { replies: 3, min_active: u32::MAX >> 2, ..Triggers::default() };
+            world.load.replies = [replies; SECONDS];
         })
     };
     let known = |row: Row| row.world(|world| world.known = vec![Ipv4Addr::new(198, 18, 200, 1)]);
-    let signed = |name, danger| {
-        let syn = syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
-        auto(row(name, syn), Step::Challenge)
-            .world(|world| (world.service().lines.danger, world.load.held) = (danger, 7))
-    };
     let ack = || stray(client4(), flag::ACK).ack(1);
     let syn = || syn_to(at(address("198.18.200.1"), 4_000), DUAL);
-    let crossing = |row: Row, change: fn(&mut World)| {
-        auto(row, Step::Pass).world(|world| {
-            world.service().lines = Lines { min_active: 30_000, ..Lines::default() };
-            change(world);
-        })
-    };
     vec![
-        auto(row("auto, under attack", syn4()), Step::Challenge).challenged(LINUX4),
-        auto(row("auto, under attack, IPv6", syn6()), Step::Challenge).challenged(LINUX6),
-        auto(row("auto, under attack: an acknowledgement", ack()), Step::Challenge)
+        auto(row("auto, under attack", syn4()), Level::Challenge).challenged(LINUX4),
+        auto(row("auto, under attack, IPv6", syn6()), Level::Challenge).challenged(LINUX6),
+        auto(row("auto, under attack: an acknowledgement", ack()), Level::Challenge)
             .dropped(Reason::AckBadCookie),
-        auto(row("auto, under attack: a reset", stray(client4(), flag::RST)), Step::Challenge)
+        auto(row("auto, under attack: a reset", stray(client4(), flag::RST)), Level::Challenge)
             .dropped(Reason::RstUnknown),
-        auto(row("auto, under attack, unprotectable", syn4()), Step::Challenge)
+        auto(row("auto, under attack, unprotectable", syn4()), Level::Challenge)
             .world(|world| world.service().flags |= SERVICE_UNPROTECTABLE)
             .passes(Reason::SynUnprotectable),
-        auto(row("auto, under attack, suspended", syn4()), Step::Challenge)
+        auto(row("auto, under attack, suspended", syn4()), Level::Challenge)
             .world(|world| world.configure(CONFIG_SUSPENDED, true))
             .passes(Reason::SynSuspended),
-        auto(row("calm since a moment: a SYN", syn4()), Step::Pass)
+        auto(row("calm since a moment: a SYN", syn4()), Level::Pass)
             .world(still_accepts)
-            .passes(Reason::SynCalm),
-        auto(row("calm since a moment: a cookie", proof(&world, client4(), 0, &LINUX4)), Step::Pass)
+            .passes(Reason::SynNotMitigating),
+        auto(row("calm since a moment: a cookie", proof(&world, client4(), 0, &LINUX4)), Level::Pass)
             .world(still_accepts)
             .proves(LINUX4),
-        auto(row("calm since a moment: no cookie", ack()), Step::Pass)
+        auto(row("calm since a moment: no cookie", ack()), Level::Pass)
             .world(still_accepts)
-            .passes(Reason::Monitored),
-        on(row("monitor, under attack", syn4()), MODE_MONITOR, Step::KnownSources)
-            .passes(Reason::SynMonitored),
-        on(row("off, under attack", syn4()), MODE_OFF, Step::KnownSources).passes(Reason::ServiceOff),
-        on(row("always, on the way up", syn4()), MODE_ALWAYS, Step::Challenge).challenged(LINUX4),
-        crossing(row("the SYN that crosses the line of the queue", syn4()), |world| {
-            world.service().lines.danger = 7;
-            world.load.held = 7;
-        })
-        .challenged(LINUX4),
-        signed("signed, with room in the queue", 8).passes(Reason::SynSigned),
-        signed("signed, without room in the queue", 7).dropped(Reason::SynNoRoom),
-        crossing(
-            row("the SYN that crosses the line of a long queue, where CPUs count by many", syn4()),
-            |world| {
-                world.service().lines.danger = 5_000;
-                world.load.held = 5_000;
-            },
+            .passes(Reason::NotMitigating),
+        on(row("monitor, under attack", syn4()), MODE_MONITOR, Level::KnownSources)
+            .passes(Reason::SynMonitorMode),
+        on(row("off, under attack", syn4()), MODE_OFF, Level::KnownSources).passes(Reason::ServiceOff),
+        on(row("always, on the way up", syn4()), MODE_ALWAYS, Level::Challenge).challenged(LINUX4),
+        limited(row("within the limit", syn()), Level::Limit, 2).challenged(LINUX4),
+        limited(row("beyond the limit", syn()), Level::Limit, 3).dropped(Reason::SynOverLimit),
+        known(limited(row("beyond the limit, a known source", syn()), Level::Limit, 3)).challenged(LINUX4),
+        limited(
+            row("within the limit, with a wrong checksum", syn().checksum(Checksum::Wrong)),
+            Level::Limit,
+            3,
         )
-        .challenged(LINUX4),
-        crossing(row("the SYN before in a long queue", syn4()), |world| {
-            world.service().lines.danger = 5_001;
-            world.load.held = 5_000;
-        })
-        .passes(Reason::SynCalm),
-        crossing(row("the SYN before", syn4()), |world| {
-            world.service().lines.danger = 8;
-            world.load.held = 7;
-        })
-        .passes(Reason::SynCalm),
-        crossing(row("the SYN that finds too many half open for long", syn4()), |world| {
-            world.service().lines.up = 7;
-            world.load.held = 7;
-        })
-        .challenged(LINUX4),
-        limited(row("within the limit", syn()), Step::Limit, 2).challenged(LINUX4),
-        limited(row("beyond the limit", syn()), Step::Limit, 3).dropped(Reason::SynOverLimit),
-        known(limited(row("beyond the limit, a known source", syn()), Step::Limit, 3)).challenged(LINUX4),
-        limited(row("within the limit, where only known sources count", syn()), Step::KnownSources, 0)
+        .dropped(Reason::SynBadChecksum),
+        limited(
+            row("beyond the limit, signed: only the kernel can answer", signed_syn()),
+            Level::KnownSources,
+            9,
+        )
+        .passes(Reason::SynSigned),
+        limited(row("strangers' part, where known sources come first", syn()), Level::KnownSources, 1)
+            .challenged(LINUX4),
+        limited(row("beyond strangers' part", syn()), Level::KnownSources, 2)
             .dropped(Reason::SynUnknownSource),
-        known(limited(row("a known source", syn()), Step::KnownSources, 9)).challenged(LINUX4),
-        known(limited(row("another source", syn6()), Step::KnownSources, 9))
+        limited(row("beyond strangers' part, IPv6", syn6()), Level::KnownSources, 2)
             .dropped(Reason::SynUnknownSource),
-        limited(row("a step up within the second", syn()), Step::Challenge, 3).dropped(Reason::SynOverLimit),
+        on(row("beyond the limit in mode always", syn()), MODE_ALWAYS, Level::Limit)
+            .world(|world| {
+                world.service().triggers =
+                    Triggers { replies: 3, min_active: u32::MAX >> 2, ..Triggers::default() };
+                world.load.replies = [3; SECONDS];
+            })
+            .dropped(Reason::SynOverLimit),
+        on(row("a level up from calm in mode always", syn()), MODE_ALWAYS, Level::Pass)
+            .world(|world| {
+                world.service().triggers =
+                    Triggers { replies: 3, min_active: u32::MAX >> 2, ..Triggers::default() };
+                world.load.replies = [3; SECONDS];
+            })
+            .dropped(Reason::SynOverLimit),
+        known(limited(row("a known source", syn()), Level::KnownSources, 9)).challenged(LINUX4),
+        known(limited(row("another source", syn6()), Level::KnownSources, 9))
+            .dropped(Reason::SynUnknownSource),
+        limited(row("a level up within the second", syn()), Level::Challenge, 3)
+            .dropped(Reason::SynOverLimit),
     ]
+}
+
+fn signed_syn() -> TcpFrame {
+    syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
 }
 
 /// Cookies are accepted for ten seconds more.
@@ -284,17 +283,17 @@ fn states() -> Vec<Row> {
     let cookie6 = || proof(&world, client6(), 1, &LINUX6);
     vec![
         flagged(row("unprotectable", syn4()), SERVICE_UNPROTECTABLE).passes(Reason::SynUnprotectable),
-        flagged(row("unprotectable: an acknowledgement", ack()), SERVICE_UNPROTECTABLE)
-            .passes(Reason::Monitored),
-        flagged(row("unprotectable: a cookie no longer counts", cookie()), SERVICE_UNPROTECTABLE)
-            .passes(Reason::Monitored),
+        unknown(flagged(row("unprotectable: an acknowledgement", ack()), SERVICE_UNPROTECTABLE))
+            .passes(Reason::NotMitigating),
+        unknown(flagged(row("unprotectable: a cookie no longer counts", cookie()), SERVICE_UNPROTECTABLE))
+            .passes(Reason::NotMitigating),
         flagged(
             row("unprotectable since a moment: a cookie", cookie()),
             SERVICE_UNPROTECTABLE | SERVICE_ACCEPTS_COOKIES,
         )
         .proves(LINUX4),
         suspended(row("suspended", syn4())).passes(Reason::SynSuspended),
-        suspended(row("suspended: an acknowledgement", ack())).passes(Reason::Monitored),
+        unknown(suspended(row("suspended: an acknowledgement", ack()))).passes(Reason::NotMitigating),
         suspended(flagged(row("suspended since a moment: a cookie", cookie()), SERVICE_ACCEPTS_COOKIES))
             .proves(LINUX4),
         row("before there is a key", syn4())
@@ -303,20 +302,20 @@ fn states() -> Vec<Row> {
         row("before the other key is there", syn4())
             .world(|world| world.keys[1] = KeySlot::default())
             .challenged(LINUX4),
-        left(row("monitor since a moment: a SYN", syn4()), MODE_MONITOR).passes(Reason::SynMonitored),
+        left(row("monitor since a moment: a SYN", syn4()), MODE_MONITOR).passes(Reason::SynMonitorMode),
         left(row("monitor since a moment: a cookie", cookie()), MODE_MONITOR).proves(LINUX4),
         left(row("monitor since a moment: a cookie, IPv6", cookie6()), MODE_MONITOR).proves(LINUX6),
-        left(row("monitor since a moment: no cookie", ack()), MODE_MONITOR).passes(Reason::Monitored),
+        left(row("monitor since a moment: no cookie", ack()), MODE_MONITOR).passes(Reason::MonitorMode),
         left(row("monitor since a moment: a reset", stray(client4(), flag::RST)), MODE_MONITOR)
-            .passes(Reason::Monitored),
-        left(row("off since a moment: a SYN", syn4()), MODE_OFF).passes(Reason::SynMonitored),
+            .passes(Reason::MonitorMode),
+        left(row("off since a moment: a SYN", syn4()), MODE_OFF).passes(Reason::SynMonitorMode),
         left(row("off since a moment: a cookie", cookie()), MODE_OFF).proves(LINUX4),
-        left(row("off since a moment: no cookie", ack()), MODE_OFF).passes(Reason::Monitored),
+        left(row("off since a moment: no cookie", ack()), MODE_OFF).passes(Reason::MonitorMode),
     ]
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    [listeners(), modes(), steps(), states()].into_iter().flatten().collect()
+    [listeners(), modes(), levels(), states()].into_iter().flatten().collect()
 }
 
 #[test]

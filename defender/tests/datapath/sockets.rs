@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender_common::verdict::Reason;
+use defender_common::{
+    abi::{MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF},
+    verdict::Reason,
+};
 use defender_testbed::{
     client,
     frame::{Checksum, TcpFrame, flag},
@@ -19,9 +22,9 @@ use defender_testbed::{
 
 use super::{
     bed::Bed,
-    frames::{ISN, LINUX4, address, at, server_of, syn_to},
+    frames::{ISN, LINUX4, address, at, client4, client6, server_of, syn_to},
     row::{Row, check_on, row},
-    world::DUAL,
+    world::{DEAD, DUAL, UNKNOWN, World},
 };
 
 /// How long something may take that happens by itself, on a machine that is slow and does other things.
@@ -82,13 +85,13 @@ fn known(name: &str, client: SocketAddr) -> Vec<Row> {
         row("a SYN beyond a budget", syn_to(client, DUAL))
             .world(|world| world.config.reply_budget = 1)
             .passes(Reason::SynKnown),
-        row("an acknowledgement", segment(client, flag::ACK)).passes(Reason::Known),
-        row("data", segment(client, flag::ACK | flag::PSH).payload(b"data")).passes(Reason::Known),
-        row("a FIN", segment(client, flag::ACK | flag::FIN)).passes(Reason::Known),
-        row("a RST", segment(client, flag::RST)).passes(Reason::Known),
-        row("a RST with ACK", segment(client, flag::RST | flag::ACK)).passes(Reason::Known),
-        row("a SYN-ACK", segment(client, flag::SYN | flag::ACK)).passes(Reason::Known),
-        row("flags no TCP sends", segment(client, flag::FIN | flag::URG)).passes(Reason::Known),
+        row("an acknowledgement", segment(client, flag::ACK)).passes(Reason::Connection),
+        row("data", segment(client, flag::ACK | flag::PSH).payload(b"data")).passes(Reason::Connection),
+        row("a FIN", segment(client, flag::ACK | flag::FIN)).passes(Reason::Connection),
+        row("a RST", segment(client, flag::RST)).passes(Reason::Connection),
+        row("a RST with ACK", segment(client, flag::RST | flag::ACK)).passes(Reason::Connection),
+        row("a SYN-ACK", segment(client, flag::SYN | flag::ACK)).passes(Reason::Connection),
+        row("flags no TCP sends", segment(client, flag::FIN | flag::URG)).passes(Reason::Connection),
     ]
 }
 
@@ -181,6 +184,39 @@ fn within<T>(timeout: Duration, mut attempt: impl FnMut() -> Option<T>) -> Optio
         }
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// SYNs to closed ports, and those of others, leave no trace in the filter: a flood of them would fill it.
+#[test]
+fn only_what_may_become_a_connection_is_noted() -> Result<()> {
+    let mut bed = Bed::new()?;
+    let elsewhere = |client: SocketAddr| {
+        let other = if client.is_ipv4() { "10.203.0.9" } else { "2001:db8:0:1::9" };
+        at(address(other), DUAL)
+    };
+    for client in [client4, client6] {
+        let to = |port| server_of(client(), port);
+        for (what, server, mode, noted) in [
+            ("no service", to(UNKNOWN), MODE_AUTO, false),
+            ("a listener that has gone", to(DEAD), MODE_ALWAYS, false),
+            ("another host", elsewhere(client()), MODE_AUTO, false),
+            ("challenged", to(DUAL), MODE_ALWAYS, false),
+            ("calm", to(DUAL), MODE_AUTO, true),
+            ("watched", to(DUAL), MODE_MONITOR, true),
+            ("off, until somebody changes that", to(DUAL), MODE_OFF, true),
+        ] {
+            let client = client();
+            let mut world = World::default();
+            (world.config.filter_newest, world.config.filter_oldest) = (5, 5);
+            world.services.iter_mut().for_each(|(_, service)| service.mode = mode);
+            world.noted = vec![(client, server, 0)];
+            bed.enter(&world)?;
+            bed.run(&TcpFrame::linux_syn(client, server, ISN).build())?;
+            let (bytes, _) = bed.noted()?;
+            assert_eq!(bytes[0] != 0, noted, "{what}: {client} to {server}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

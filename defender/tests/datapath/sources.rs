@@ -1,6 +1,6 @@
 //! Whom a SYN-ACK may go to, and how many.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use defender_common::{
@@ -9,6 +9,7 @@ use defender_common::{
         SERVICE_UNPROTECTABLE,
     },
     verdict::Reason,
+    wire::address::V4,
 };
 use defender_testbed::frame::{Checksum, TcpFrame, flag};
 
@@ -63,6 +64,12 @@ fn odd() -> Vec<Row> {
         row("from 128.0.0.0", from("128.0.0.0")).challenged(LINUX4),
         row("from 223.255.255.255", from("223.255.255.255")).challenged(LINUX4),
         row("from 10.203.0.3, which might be a broadcast address", from("10.203.0.3")).challenged(LINUX4),
+        row("from the broadcast address of the subnet", from("10.203.0.3"))
+            .world(|world| world.interface.broadcast4[0] = V4::from(Ipv4Addr::new(10, 203, 0, 3)))
+            .dropped(Reason::SynOddSource),
+        row("from the broadcast address of another subnet of this host", from("172.17.255.255"))
+            .world(|world| world.interface.broadcast4[3] = V4::from(Ipv4Addr::new(172, 17, 255, 255)))
+            .dropped(Reason::SynOddSource),
         row("from a link-local address", from("fe80::1")).challenged(LINUX6),
         row("from a unique local address", from("fd00::1")).challenged(LINUX6),
         row("from the client's port 0", syn_to(at(address("198.18.200.1"), 0), DUAL)).challenged(LINUX4),
@@ -98,6 +105,9 @@ fn budget() -> Vec<Row> {
         .dropped(Reason::SynOverBudget),
         limited("the first of the next /64", from("2001:db8:f:6::1"), ["2001:db8:f:7::1"; 3])
             .challenged(LINUX6),
+        limited("the fourth from one /24, of a known source", from("198.51.107.4"), ["198.51.107.1"; 3])
+            .world(|world| world.known = vec![Ipv4Addr::new(198, 51, 107, 4)])
+            .challenged(LINUX4),
         row("what is not answered is not charged", from("198.51.105.1"))
             .world(|world| world.config.reply_budget = 1)
             .after(from("198.51.105.1").checksum(Checksum::Wrong))
@@ -129,11 +139,11 @@ fn lists() -> Vec<Row> {
         allow(row("allowed, with a wrong checksum", syn().checksum(Checksum::Wrong)))
             .passes(Reason::SynAllowed),
         allow(mode(row("allowed, calm", syn()), MODE_AUTO)).passes(Reason::SynAllowed),
-        allow(mode(row("allowed, monitor", syn()), MODE_MONITOR)).passes(Reason::SynMonitored),
+        allow(mode(row("allowed, monitor", syn()), MODE_MONITOR)).passes(Reason::SynMonitorMode),
         allow(row("allowed, no SYN", stray_from("198.51.100.7"))).dropped(Reason::AckBadCookie),
         deny(row("denied", syn())).dropped(Reason::SynDenied),
         deny(mode(row("denied, calm", syn()), MODE_AUTO)).dropped(Reason::SynDenied),
-        deny(mode(row("denied, monitor", syn()), MODE_MONITOR)).passes(Reason::SynMonitored),
+        deny(mode(row("denied, monitor", syn()), MODE_MONITOR)).passes(Reason::SynMonitorMode),
         deny(mode(row("denied, off", syn()), MODE_OFF)).passes(Reason::ServiceOff),
         deny(row("denied, unprotectable", syn()))
             .world(|world| world.service().flags |= SERVICE_UNPROTECTABLE)

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
+use defender::dataplane::conntrack::{self, Conntrack, State};
 use defender_common::abi::program;
 use defender_testbed::budget;
 use nix::sys::{
@@ -34,9 +35,11 @@ fn instructions_stay_within_budget() -> Result<()> {
             program::EGRESS,
             program::FLOWS,
             program::HANDOFF,
+            program::LISTENERS,
             program::SOCK_STATE,
             program::SOCKETS,
-            program::XDP
+            program::XDP,
+            program::XDP_SKB
         ]
     );
     for (name, count) in counts {
@@ -46,6 +49,32 @@ fn instructions_stay_within_budget() -> Result<()> {
             "{name}: {count}, and defender-testbed/budget.txt allows {most}"
         );
     }
+    Ok(())
+}
+
+/// It is loaded by other means than the rest, and not on every kernel whole.
+#[test]
+fn the_program_for_conntrack_is_whole_and_within_budget() -> Result<()> {
+    let bed = Bed::new()?;
+    let mut conntrack = Conntrack::default();
+    conntrack.keep(bed.root(), true)?;
+    assert_eq!(conntrack.warning(), None);
+    let count = bed.verified_instructions_of(program::CONNTRACK)?;
+    let most = budget::verified_instructions(program::CONNTRACK).unwrap_or_default();
+    writeln!(
+        std::io::stderr(),
+        "verified instructions of {}: {count} of at most {most}",
+        program::CONNTRACK
+    )?;
+    assert!((1..=most).contains(&count), "{count}, and defender-testbed/budget.txt allows {most}");
+    conntrack::put_as(bed.root(), State::BurstsOnly)?;
+    conntrack.keep(bed.root(), false)?;
+    // The kernel lets go of it a little later.
+    let gone = (0..1000).any(|_| {
+        thread::sleep(OFTEN);
+        bed.verified_instructions_of(program::CONNTRACK).is_err()
+    });
+    assert!(gone, "it is there without conntrack");
     Ok(())
 }
 

@@ -11,8 +11,8 @@ use defender_build::program;
 use super::say;
 use crate::{privilege, process};
 
-/// Runs a command during which no package starts a service: Debian asks `policy-rc.d` first. One that is there stays
-/// as it is. A shell does this, for it removes the file even if Ctrl-C ends this program.
+/// Runs a command while preventing packages from starting services: Debian asks `policy-rc.d` first. An
+/// existing one is kept. A shell does this, since it removes the file even if Ctrl-C ends this program.
 const WITHOUT_SERVICES: &str = r#"
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
@@ -24,18 +24,18 @@ fi
 "$@"
 "#;
 
-/// Waits for others that install, and does not wait long for servers that do not answer.
+/// Waits for other installations, but only briefly for unresponsive servers.
 const PATIENCE: [&str; 6] =
     ["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1"];
 
-/// Whether packages are installed with apt here.
+/// Whether this system uses apt.
 pub(super) fn is_here() -> bool {
     program::find("apt-get").is_some()
 }
 
-/// Installs the packages of these that are missing. Nothing is removed for them.
+/// Installs those of the packages that are missing. Removes nothing for them.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
-    ensure!(is_here(), "this system has no apt, the only package manager that is known here");
+    ensure!(is_here(), "apt not found; it is the only supported package manager");
     let missing: Vec<_> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -61,8 +61,8 @@ fn is_installed(package: &str) -> bool {
     program::stdout(&mut query).is_some_and(|status| status == "installed")
 }
 
-/// Once per run; if it fails, the lists that are there may do.
-fn update() {
+/// Once per run. If it fails, the existing lists may do.
+pub(crate) fn update() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         say("updating the lists of Debian packages");
@@ -73,7 +73,7 @@ fn update() {
     });
 }
 
-/// Nobody is there to answer questions.
+/// No one can answer questions.
 fn unattended(command: &mut Command) -> &mut Command {
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null())
 }

@@ -8,14 +8,14 @@ use defender_build::{DEBIAN, NIGHTLY, Toolchain, program};
 use super::{apt, say};
 use crate::process;
 
-/// rustup has no short time-out of its own, so a blocked network is found out with a question first.
+/// rustup has no short timeout of its own, so this detects a blocked network first.
 const ANSWER: Duration = Duration::from_secs(10);
 const DOWNLOAD: Duration = Duration::from_mins(10);
 
 /// Debian's compiler, the source of its `core`, and the clippy that goes with it.
 const PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 
-/// The ordinary way: rustup's nightly with the source of `core`.
+/// The standard way: rustup's nightly with the source of `core`.
 pub(super) fn from_rustup() -> Result<()> {
     reach_rustup_server()?;
     say("adding rust-src to rustup's toolchain nightly");
@@ -39,7 +39,7 @@ pub(super) fn clippy_from_rustup() -> Result<()> {
     rustup(&["component", "add", "clippy", "--toolchain", NIGHTLY])
 }
 
-/// The fallback: Debian's compiler, made known to rustup.
+/// The fallback: Debian's compiler, registered with rustup.
 pub(super) fn from_debian() -> Result<()> {
     apt::install(&PACKAGES)?;
     say("linking Debian's compiler into rustup as debian-web");
@@ -51,7 +51,7 @@ fn reach_rustup_server() -> Result<()> {
     let mut check = program::command("rustup");
     check.arg("check").stdout(Stdio::null()).stderr(Stdio::null());
     let status = process::status_within(ANSWER, &mut check)?;
-    // 100 says that there are newer versions.
+    // 100 means that newer versions exist.
     ensure!(matches!(status.code(), Some(0 | 100)), "rustup cannot reach its server");
     Ok(())
 }

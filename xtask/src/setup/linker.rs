@@ -1,4 +1,4 @@
-//! `bpf-linker`, with an LLVM as new as the compiler's.
+//! `bpf-linker`, with an LLVM at least as new as the compiler's.
 
 use std::{
     env,
@@ -12,12 +12,12 @@ use defender_build::{Toolchain, find_linker, program};
 use super::{apt, say, try_to};
 use crate::process;
 
-/// The version that was tried with the LLVMs of the compilers in use; later ones drop older LLVMs.
+/// The version tested with the LLVMs of the compilers in use. Later ones drop older LLVMs.
 const VERSION: &str = "0.13.0";
 
 const DOWNLOAD: Duration = Duration::from_mins(2);
 
-/// Installs a linker for what this toolchain compiles, unless there is one.
+/// Installs a linker for this toolchain's output, unless there is one.
 pub(super) fn install(toolchain: Toolchain) -> Result<()> {
     if find_linker(toolchain).is_ok() {
         return Ok(());
@@ -29,7 +29,7 @@ pub(super) fn install(toolchain: Toolchain) -> Result<()> {
     find_linker(toolchain).map(|_| ())
 }
 
-/// The ordinary way: the project's own binary, which brings its LLVM.
+/// The standard way: the project's own binary, which includes its LLVM.
 fn ready_made() -> Result<()> {
     say("installing bpf-linker with cargo-binstall");
     let mut binstall = program::command("cargo-binstall");
@@ -45,12 +45,12 @@ fn from_source(llvm: u32) -> Result<()> {
     install.args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--quiet"]);
     install.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
     install.env("LLVM_PREFIX", prefix);
-    // The workspace's target directory is no place for it.
+    // It must not go into the workspace's target directory.
     install.env_remove("CARGO_TARGET_DIR");
     process::must(&mut install)
 }
 
-/// Where this LLVM's libraries and headers are; Debian's packages are brought if need be.
+/// Where this LLVM's libraries and headers are. Installs Debian's packages if needed.
 fn llvm_prefix(llvm: u32) -> Result<PathBuf> {
     if let Some(prefix) = env::var_os("LLVM_PREFIX") {
         return Ok(prefix.into());

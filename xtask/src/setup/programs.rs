@@ -7,35 +7,57 @@ use defender_build::program;
 
 use super::apt;
 
-/// Each program with Debian's package that has it.
-const PROGRAMS: [(&str, &str); 9] = [
+/// Programs that tests run, each with its Debian package.
+const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
+    ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("iptables-restore", "iptables"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("ps", "procps"),
+    ("python3", "python3"),
     ("sshd", "openssh-server"),
     ("tcpdump", "tcpdump"),
 ];
 
-/// The programs that tests run; none of them is started as a service.
+/// Programs that boot other kernels, unpack them, or run in the guest.
+const KERNEL_PROGRAMS: [(&str, &str); 6] = [
+    ("depmod", "kmod"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
+];
+
+/// Installs the programs that tests run. None is started as a service.
 pub(crate) fn test_programs() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.into_iter().filter(|(program, _)| !is_here(program)).collect();
+    install_missing(&TEST_PROGRAMS)
+}
+
+/// Installs the programs needed to try other kernels.
+pub(crate) fn kernel_programs() -> Result<()> {
+    install_missing(&KERNEL_PROGRAMS)
+}
+
+fn install_missing(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = programs.iter().copied().filter(|(program, _)| !is_here(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let (programs, packages): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
     ensure!(
         apt::is_here(),
-        "programs that the tests run are missing; install them with this system's package manager: {}",
+        "programs are missing; install them with this system's package manager: {}",
         programs.join(", ")
     );
     apt::install(&packages)
 }
 
-/// Servers and network tools lie where only root's PATH leads.
+/// Servers and network tools are in directories that only root's PATH contains.
 fn is_here(name: &str) -> bool {
     program::find(name).is_some()
         || ["/usr/sbin", "/sbin"].iter().any(|path| Path::new(path).join(name).exists())

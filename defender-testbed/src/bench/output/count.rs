@@ -2,7 +2,7 @@
 
 use super::words;
 use crate::{
-    bench::count::{Counted, Lines},
+    bench::count::{LineCounts, PacketCount},
     format::{aligned, thousands_exact, wrapped},
 };
 
@@ -10,16 +10,16 @@ const COUNT: &str = "One packet, interpreted after many of its kind. Instruction
     an array, which the JIT makes of it; what helpers of the kernel execute and touch is not counted. Lines have 64 bytes. Shared \
     ones are the same for all flows and so in the nearest cache; those of the flow are in no near cache where there are many.";
 
-pub(super) fn print(counted: &[Counted]) {
+pub(super) fn print(counted: &[PacketCount]) {
     println!("{}\n\n{}\n", table(counted), wrapped(COUNT));
 }
 
-fn table(counted: &[Counted]) -> String {
+fn table(counted: &[PacketCount]) -> String {
     let header =
         ["packet", "instructions", "look-ups", "lines: shared", "of the flow", "by table", "of the packet"];
     let mut lines = vec![words(&header)];
     for counted in counted {
-        let sum = |lines: &Lines| lines.values().sum::<usize>().to_string();
+        let sum = |lines: &LineCounts| lines.values().sum::<usize>().to_string();
         lines.push(vec![
             counted.case.title.to_owned(),
             thousands_exact(counted.instructions as f64),
@@ -33,8 +33,8 @@ fn table(counted: &[Counted]) -> String {
     aligned(&lines, 1)
 }
 
-/// The maps, and how many lines if more than one.
-fn places(lines: &Lines) -> String {
+/// The maps, with the number of lines if more than one.
+fn places(lines: &LineCounts) -> String {
     let place = |(map, count): (&&str, &usize)| match count {
         1 => (*map).to_owned(),
         _ => format!("{map} ({count})"),

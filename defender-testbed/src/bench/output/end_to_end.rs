@@ -3,7 +3,7 @@
 use super::words;
 use crate::{
     format::{aligned, duration, percent, thousands, wrapped},
-    rounds::{Level, Row},
+    rounds::{DefenceRow, FloodLevel},
 };
 
 const END_TO_END: &str = "Medians of all rounds, least and greatest behind. Best: what a tenth of all times of 20 ms reach or exceed; \
@@ -12,11 +12,11 @@ const END_TO_END: &str = "Medians of all rounds, least and greatest behind. Best
     answers there, not clients. Full speed: share of the time in which the host did not throttle the processor; all \
     else is of that time, or of all if there is none.";
 
-pub(super) fn print(rows: &[Row]) {
+pub(super) fn print(rows: &[DefenceRow]) {
     println!("{}\n\n{}\n", end_to_end(rows), wrapped(END_TO_END));
 }
 
-fn end_to_end(rows: &[Row]) -> String {
+fn end_to_end(rows: &[DefenceRow]) -> String {
     let mut lines = vec![words(&[
         "",
         "flood",
@@ -35,7 +35,7 @@ fn end_to_end(rows: &[Row]) -> String {
         "full speed",
     ])];
     for row in rows {
-        let flooded = row.cell.level != Level::Calm;
+        let flooded = row.cell.level != FloodLevel::NoFlood;
         let rate = |number: f64| if flooded { thousands(number) } else { "-".to_owned() };
         let time = |number: Option<f64>| number.map_or("-".to_owned(), duration);
         lines.push(vec![

@@ -1,4 +1,4 @@
-//! The results for people.
+//! The results as text.
 
 mod count;
 mod end_to_end;
@@ -6,19 +6,19 @@ mod growth;
 mod packets;
 
 use super::{
-    Report,
+    BenchReport,
     aims::{self, Aim},
 };
 use crate::{
     format::{aligned, wrapped},
-    rounds::{Figure, Level},
+    rounds::{Figure, FloodLevel},
 };
 
 const BULK: &str = "iperf3, one connection. On a veth, any XDP program makes the kernel copy large segments: compare the \
     defender with a program that passes everything. What arrived while the host did not throttle the processor.";
 
-/// Prints all that was measured.
-pub(crate) fn print(report: &Report) {
+/// Prints all results.
+pub(crate) fn print(report: &BenchReport) {
     if !report.packets.is_empty() {
         packets::print(report);
     }
@@ -40,10 +40,11 @@ pub(crate) fn print(report: &Report) {
     }
 }
 
-fn bulk(report: &Report) -> String {
+fn bulk(report: &BenchReport) -> String {
     let mut lines = vec![words(&["bulk", "flood", "Gbit/s", "least", "greatest"])];
     for bulk in &report.bulk {
-        let flood = if bulk.flooded { Level::Paced(super::bulk::RATE).rate() } else { "calm".to_owned() };
+        let flood =
+            if bulk.flooded { FloodLevel::Paced(super::bulk::RATE).rate() } else { "calm".to_owned() };
         let mut line = vec![bulk.between.title().to_owned(), flood];
         let rate = bulk.rate;
         line.extend([rate.median, rate.least, rate.most].map(|rate| format!("{:.2}", rate / 1e9)));

@@ -4,7 +4,7 @@ use defender_testbed::{budget, meter::Subject};
 
 use super::{figure, words};
 use crate::{
-    bench::{Report, guard, packets::Cost},
+    bench::{BenchReport, guard, packets::Cost},
     format::{aligned, thousands_exact, wrapped},
 };
 
@@ -13,12 +13,12 @@ const PACKETS: &str = "Nanoseconds a packet, net of what the method itself takes
     the median with many flows, on a CPU like the one README.md names; peers as measured there. Ratio: to a bare swap and \
     send, the method included in both.";
 
-pub(super) fn print(report: &Report) {
+pub(super) fn print(report: &BenchReport) {
     println!("{}\n\n{}\n", packets(report), wrapped(PACKETS));
     println!("{}\n", instructions(report));
 }
 
-fn packets(report: &Report) -> String {
+fn packets(report: &BenchReport) -> String {
     let mut lines = vec![words(&[
         "packet",
         "few: min",
@@ -71,7 +71,7 @@ fn packets(report: &Report) -> String {
     aligned(&lines, 1)
 }
 
-/// In words.
+/// A floor's name in tables.
 fn floor(subject: Subject) -> &'static str {
     match subject {
         Subject::Method => "the method itself, with XDP_DROP",
@@ -91,7 +91,7 @@ fn aim(aim: Option<f64>, found: Option<f64>) -> [String; 2] {
     }
 }
 
-fn instructions(report: &Report) -> String {
+fn instructions(report: &BenchReport) -> String {
     let mut lines = vec![words(&["verified instructions", "walked", "budget"])];
     for (name, count) in &report.instructions {
         let budget = budget::verified_instructions(name);

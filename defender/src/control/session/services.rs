@@ -3,61 +3,113 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::Result;
-use defender_common::abi;
+use defender_common::{abi, lifetimes};
 
 use super::Session;
 use crate::{
-    control::{
-        baseline::Usual,
-        keys,
-        lines::{self, Basis},
+    control::firewall::Judgements,
+    host::sockets,
+    model::{
+        baseline::Percentiles,
+        endpoint::{self, Endpoint},
+        grace::Grace,
+        guard::Guard,
+        places::LeftOut,
         policy,
-        services::{self, Endpoint, Routes, Service, Unprotectable},
-        settings::Mode,
-        state::Findings,
+        services::{Routes, Service, ServiceTable, Unprotectable},
+        triggers::{self, TriggerInputs},
     },
-    host::{
-        firewall::{Finding, Problem as Obstacle},
-        sockets,
-    },
+    state::findings::Findings,
 };
+
+/// The services, and what was made of them.
+pub(super) struct Services {
+    /// Which has which id.
+    pub table: ServiceTable,
+    /// How packets find them.
+    pub routes: Routes,
+    /// Services without an id.
+    pub left_out: LeftOut,
+    /// What the firewall means for each.
+    pub judgements: Judgements,
+    /// Those that are worse off with challenges.
+    pub guard: Guard,
+    /// Services no longer challenged whose cookies are still accepted.
+    pub cookie_grace: Grace,
+    /// Services challenged only since a moment ago, for which the kernel's own cookies are accepted.
+    pub kernel_cookie_grace: Grace,
+}
+
+impl Services {
+    /// None is known yet.
+    pub(super) fn new(judgements: Judgements) -> Self {
+        Self {
+            table: ServiceTable::default(),
+            routes: Routes::default(),
+            left_out: LeftOut::default(),
+            judgements,
+            guard: Guard::default(),
+            cookie_grace: Grace::new(abi::SERVICE_ACCEPTS_COOKIES, lifetimes::COOKIE_GRACE),
+            kernel_cookie_grace: Grace::new(abi::SERVICE_KERNEL_COOKIES, lifetimes::KERNEL_COOKIE_GRACE),
+        }
+    }
+}
 
 impl Session {
     /// Finds the listeners and brings the maps up to date: a new service is there before a port leads to it, and an
     /// ended one's port leads nowhere before it is.
     pub(super) fn write_services(&mut self) -> Result<()> {
-        let endpoints = services::endpoints(&sockets::listeners()?, &self.settings.ports);
+        let mut endpoints = endpoint::endpoints(
+            &sockets::listeners()?,
+            &self.configuration.settings.ports,
+            &self.links.devices,
+        );
+        let options = self.programs.listener_options()?;
+        endpoints.values_mut().for_each(|listening| listening.set_options(&options));
         let now = Instant::now();
-        self.table.let_rest(|id| self.attacks.on(id).is_some(), now);
-        let next = self.table.next(&endpoints, now);
+        self.services.table.let_rest(|id| self.watch.attacks.on(id).is_some(), now);
+        let syns = |id| self.maps.service_counters(id).map_or(0, |counters| counters.syn_received);
+        let next = self.services.table.next(&endpoints, syns, now);
         let mut findings = Findings::default();
         let mut begun = Vec::new();
         for (id, service) in &next.services {
-            let is_new = !self.table.services.contains_key(id);
-            let basis = self.basis(service);
-            let unprotectable = self.write_service(*id, service, &basis, is_new)?;
+            let is_new = !self.services.table.services.contains_key(id);
+            let inputs = self.inputs(service);
+            let unprotectable = self.write_service(*id, service, &inputs, is_new)?;
             findings.unprotectable.extend(unprotectable.map(|reason| (*id, reason.to_string())));
-            findings.basis.insert(*id, basis);
+            findings.inputs.insert(*id, inputs);
             if is_new {
                 begun.push(*id);
+                if !self.services.table.rests_for(*id, &service.endpoint) {
+                    self.findings.unprotectable.remove(id);
+                }
             }
         }
         let routes = next.routes();
         self.write_routes(&routes)?;
-        for (id, service) in self.table.services.iter().filter(|(id, _)| !next.services.contains_key(id)) {
+        for (id, service) in
+            self.services.table.services.iter().filter(|(id, _)| !next.services.contains_key(id))
+        {
             let slot = self.maps.services.get(*id)?;
             self.maps.services.set(*id, policy::with_flag(&slot, abi::SERVICE_IN_USE, false))?;
             log::debug!("{} has ended", service.endpoint);
         }
-        self.refusals.retain(|id| next.services.contains_key(&id));
-        self.attacks.retain(|id| next.services.contains_key(id));
-        self.lingering.retain(|id, _| next.services.contains_key(id));
-        self.settling.retain(|id, _| next.services.contains_key(id));
-        self.table = next;
-        findings.attacks = self.attacks.under_way();
+        self.services.guard.retain(|id| next.services.contains_key(&id));
+        self.watch.attacks.retain(|id| next.services.contains_key(id));
+        self.services.cookie_grace.retain(|id| next.services.contains_key(id));
+        self.services.kernel_cookie_grace.retain(|id| next.services.contains_key(id));
+        self.services
+            .judgements
+            .retain(|endpoint| next.services.values().any(|service| service.endpoint == *endpoint));
+        self.services.table = next;
+        findings.attacks = self.watch.attacks.under_way();
         findings.warnings = self.warnings();
+        // A service that comes back without the obstacle is reported.
+        let resting =
+            self.findings.unprotectable.iter().filter(|(id, _)| self.services.table.is_resting(**id));
+        findings.unprotectable.extend(resting.map(|(id, reason)| (*id, reason.clone())));
         self.publish(findings)?;
-        // What is counted from now on tells how fast a flood of their first second is.
+        // Rates of their first second are measured from here.
         begun.into_iter().try_for_each(|id| self.look_at(id))
     }
 
@@ -65,22 +117,26 @@ impl Session {
         &mut self,
         id: u32,
         service: &Service,
-        basis: &Basis,
+        inputs: &TriggerInputs,
         is_new: bool,
     ) -> Result<Option<Unprotectable>> {
         let present = self.maps.services.get(id)?;
         let unprotectable = self.unprotectable(id, service)?;
         let slot = if is_new {
             self.clear_history(id, &present, service)?;
-            policy::new_slot(service, &self.defaults)
+            policy::new_slot(service, &self.host.defaults)
         } else {
-            policy::update_slot(&present, service, &self.maps.learnt.get(id)?, &self.defaults)
+            policy::update_slot(&present, service, &self.host.defaults)
         };
-        let slot = policy::with_mode(&slot, self.settings.mode_of(service.endpoint.port));
+        let slot = policy::with_mode(&slot, self.configuration.settings.mode_of(service.endpoint.port));
         let slot = policy::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
-        let slot = abi::Service { lines: lines::lines(&self.settings, service.endpoint.port, basis), ..slot };
-        let slot = self.end_lingering(id, &slot);
-        let slot = self.end_settling(id, &slot);
+        let slot = abi::Service {
+            triggers: triggers::triggers(&self.configuration.settings, service.endpoint.port, inputs),
+            ..slot
+        };
+        let now = Instant::now();
+        let slot = self.services.cookie_grace.end(id, &slot, slot.mode == abi::MODE_ALWAYS, now);
+        let slot = self.services.kernel_cookie_grace.end(id, &slot, false, now);
         if slot != present {
             self.maps.services.set(id, slot)?;
         }
@@ -90,26 +146,25 @@ impl Session {
         Ok(unprotectable)
     }
 
-    /// What a service's lines are drawn from.
-    fn basis(&self, service: &Service) -> Basis {
+    /// What a service's triggers are derived from.
+    fn inputs(&self, service: &Service) -> TriggerInputs {
         let queues = service.listening.queues();
-        let Usual { half_open_p99, syn_rate_p99 } = self.usual(&service.endpoint);
-        Basis {
+        let Percentiles { half_open_p99, syn_rate_p99 } = self.percentiles(&service.endpoint);
+        TriggerInputs {
             backlog: queues.total(),
             listeners: queues.listeners,
-            cpus: self.cpus,
+            cpus: self.host.cpus,
             half_open_p99,
             syn_rate_p99,
-            link_replies: self.link_replies,
+            link_replies: self.links.link_replies,
         }
     }
 
-    /// What was counted and learnt of another service is not this one's.
+    /// Resets counters when a slot is reused.
     fn clear_history(&mut self, id: u32, present: &abi::Service, service: &Service) -> Result<()> {
         if present.port != 0 && Endpoint::from_abi(present) == service.endpoint {
             return Ok(());
         }
-        self.maps.learnt.set(id, abi::Learnt::default())?;
         self.maps.loads.set(id, abi::Load::default())?;
         self.maps.service_counters.fill(id, abi::ServiceCounters::default())
     }
@@ -118,133 +173,39 @@ impl Session {
         if service.listening.mptcp {
             return Ok(Some(Unprotectable::Mptcp));
         }
-        if let Some(obstacle) = self.obstacle(service) {
-            return Ok(Some(obstacle));
+        if let Some(obstacle) = &self.services.judgements.of(&service.endpoint).obstacle {
+            return Ok(Some(Unprotectable::Firewall(obstacle.clone())));
         }
         let counters = self.maps.service_counters(id)?;
-        let all = self.maps.counters()?;
-        self.refusals.observe(id, &service.listening.inodes, &counters, &all);
-        Ok(self.refusals.reason(id).map(|error| Unprotectable::Refused(error.to_owned())))
-    }
-
-    /// A firewall rule that takes connections to the service away from it.
-    fn obstacle(&self, service: &Service) -> Option<Unprotectable> {
-        let Endpoint { address, port, .. } = service.endpoint;
-        let finding = self.firewall.obstacle(&self.interfaces, address, port)?;
-        Some(match &finding.problem {
-            Obstacle::Redirected { to } => {
-                Unprotectable::Redirected { rule: finding.rule.clone(), to: to.clone() }
-            }
-            _ => Unprotectable::Synproxy { rule: finding.rule.clone() },
-        })
-    }
-
-    /// Cookies are accepted for their lifetime after the last was made.
-    fn end_lingering(&mut self, id: u32, slot: &abi::Service) -> abi::Service {
-        if slot.mode == abi::MODE_ALWAYS || slot.flags & abi::SERVICE_ACCEPTS_COOKIES == 0 {
-            self.lingering.remove(&id);
-            return *slot;
-        }
-        let now = Instant::now();
-        let until = *self.lingering.entry(id).or_insert(now + keys::COOKIE_LIFETIME);
-        policy::with_flag(slot, abi::SERVICE_ACCEPTS_COOKIES, now < until)
-    }
-
-    /// The kernel's own cookies are accepted for their lifetime after the service began to be challenged.
-    fn end_settling(&mut self, id: u32, slot: &abi::Service) -> abi::Service {
-        if slot.flags & abi::SERVICE_KERNEL_COOKIES == 0 {
-            self.settling.remove(&id);
-            return *slot;
-        }
-        let now = Instant::now();
-        let until = *self.settling.entry(id).or_insert(now + keys::KERNEL_COOKIE_LIFETIME);
-        policy::with_flag(slot, abi::SERVICE_KERNEL_COOKIES, now < until)
+        let excused = self.host.broken.is_any();
+        let loss =
+            self.services.guard.observe(id, &service.listening.inodes, &counters, excused, Instant::now());
+        Ok(loss.map(Unprotectable::GivenUp))
     }
 
     fn write_routes(&mut self, routes: &Routes) -> Result<()> {
+        if *routes != self.services.routes {
+            self.doubt_filter()?;
+        }
         for ((address, port), id) in &routes.addresses {
-            if self.routes.addresses.get(&(*address, *port)) != Some(id) {
+            if self.services.routes.addresses.get(&(*address, *port)) != Some(id) {
                 self.maps.addresses.insert(key(*address, *port), *id)?;
             }
         }
-        let ports: BTreeSet<u16> = self.routes.ports.keys().chain(routes.ports.keys()).copied().collect();
+        let ports: BTreeSet<u16> =
+            self.services.routes.ports.keys().chain(routes.ports.keys()).copied().collect();
         for port in ports {
             let wanted = routes.ports.get(&port).copied().unwrap_or_default();
-            if self.routes.ports.get(&port).copied().unwrap_or_default() != wanted {
+            if self.services.routes.ports.get(&port).copied().unwrap_or_default() != wanted {
                 self.maps.ports.set(port.into(), wanted)?;
             }
         }
-        for (address, port) in self.routes.addresses.keys().filter(|key| !routes.addresses.contains_key(key))
+        for (address, port) in
+            self.services.routes.addresses.keys().filter(|key| !routes.addresses.contains_key(key))
         {
             self.maps.addresses.remove(key(*address, *port))?;
         }
-        self.routes = routes.clone();
-        Ok(())
-    }
-
-    /// What people should know besides what reports see for themselves.
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.unplaced != 0 {
-            warnings.push(format!(
-                "{} of this host's addresses find no place in the maps: SYNs to them pass",
-                self.unplaced
-            ));
-        }
-        if self.table.without_id != 0 {
-            warnings.push(format!(
-                "{} services find no place in the maps: SYNs to them pass. Choose with --port",
-                self.table.without_id
-            ));
-        }
-        let in_the_way = self.firewall.findings.iter().filter(|finding| self.is_in_the_way(finding));
-        warnings.extend(in_the_way.map(|finding| {
-            format!(
-                "a firewall rule may drop challenged connections, which begin with an ACK: {}. \
-                 `defender doctor` says what to do",
-                finding.rule
-            )
-        }));
-        warnings
-    }
-
-    /// Whether a rule drops connections whose SYN never passed the firewall, to a service that is challenged.
-    fn is_in_the_way(&self, finding: &Finding) -> bool {
-        let drops = match finding.problem {
-            Obstacle::SynsAccepted | Obstacle::OthersDropped => true,
-            Obstacle::InvalidDropped => self.sysctls.nf_conntrack_tcp_loose == Some(false),
-            Obstacle::SynsDropped | Obstacle::Redirected { .. } | Obstacle::Synproxy => false,
-        };
-        let challenged = self.table.services.values().map(|service| service.endpoint).filter(|endpoint| {
-            matches!(self.settings.mode_of(endpoint.port), Mode::Always | Mode::Auto)
-                && self
-                    .interfaces
-                    .iter()
-                    .any(|interface| finding.applies(interface, endpoint.address, endpoint.port))
-        });
-        drops && !finding.vague && challenged.count() != 0
-    }
-
-    pub(super) fn publish(&mut self, findings: Findings) -> Result<()> {
-        for warning in findings.warnings.iter().filter(|warning| !self.findings.warnings.contains(warning)) {
-            log::warn!("{warning}");
-        }
-        for (id, reason) in &findings.unprotectable {
-            if self.findings.unprotectable.get(id) != Some(reason)
-                && let Some(service) = self.table.services.get(id)
-            {
-                log::warn!("{} cannot be protected: {reason}", service.endpoint);
-            }
-        }
-        for id in self.findings.unprotectable.keys().filter(|id| !findings.unprotectable.contains_key(id)) {
-            if let Some(service) = self.table.services.get(id) {
-                log::info!("{} can be protected again", service.endpoint);
-            }
-        }
-        if findings != self.findings {
-            findings.write(&self.directory)?;
-            self.findings = findings;
-        }
+        self.services.routes = routes.clone();
         Ok(())
     }
 }

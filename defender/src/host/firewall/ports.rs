@@ -3,28 +3,23 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// A set of ports, as ranges that neither overlap nor touch, in order.
+/// A set of ports, as sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ports(Vec<RangeInclusive<u16>>);
+pub(super) struct PortSet(Vec<RangeInclusive<u16>>);
 
-impl Ports {
-    /// All of them.
-    pub fn all() -> Self {
+impl PortSet {
+    /// All ports.
+    pub(super) fn all() -> Self {
         Self(vec![0..=u16::MAX])
     }
 
-    /// Whether `port` is one of them.
-    pub fn contains(&self, port: u16) -> bool {
+    /// Whether `port` is in the set.
+    pub(super) fn contains(&self, port: u16) -> bool {
         self.0.iter().any(|range| range.contains(&port))
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Those that are not in it.
-    pub fn complement(&self) -> Self {
+    /// All ports outside the set.
+    pub(super) fn complement(&self) -> Self {
         let mut rest = Vec::new();
         let mut next = 0_u32;
         for range in &self.0 {
@@ -33,12 +28,6 @@ impl Ports {
         }
         push(&mut rest, next, u32::from(u16::MAX) + 1);
         Self(rest)
-    }
-
-    /// Those that are in both.
-    pub fn intersection(&self, other: &Self) -> Self {
-        let pairs = self.0.iter().flat_map(|one| other.0.iter().map(move |two| (one, two)));
-        pairs.map(|(one, two)| *one.start().max(two.start())..=*one.end().min(two.end())).collect()
     }
 }
 
@@ -51,7 +40,7 @@ fn push(ranges: &mut Vec<RangeInclusive<u16>>, begin: u32, end: u32) {
     }
 }
 
-impl FromIterator<RangeInclusive<u16>> for Ports {
+impl FromIterator<RangeInclusive<u16>> for PortSet {
     fn from_iter<I: IntoIterator<Item = RangeInclusive<u16>>>(ranges: I) -> Self {
         let mut ranges: Vec<_> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
         ranges.sort_unstable_by_key(|range| *range.start());
@@ -68,13 +57,13 @@ impl FromIterator<RangeInclusive<u16>> for Ports {
     }
 }
 
-impl From<u16> for Ports {
+impl From<u16> for PortSet {
     fn from(port: u16) -> Self {
         Self(vec![port..=port])
     }
 }
 
-impl fmt::Display for Ports {
+impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::all() {
             return f.write_str("all ports");
@@ -101,32 +90,30 @@ impl fmt::Display for Ports {
 mod tests {
     use super::*;
 
-    fn ports<const N: usize>(ranges: [RangeInclusive<u16>; N]) -> Ports {
+    fn ports<const N: usize>(ranges: [RangeInclusive<u16>; N]) -> PortSet {
         ranges.into_iter().collect()
     }
 
     #[test]
     fn overlapping_and_touching_ranges_become_one() {
-        assert_eq!(ports([20..=30, 1..=5, 6..=9, 25..=26]), Ports(vec![1..=9, 20..=30]));
+        assert_eq!(ports([20..=30, 1..=5, 6..=9, 25..=26]), PortSet(vec![1..=9, 20..=30]));
         assert_eq!(ports([7..=9, u16::MAX..=u16::MAX, 0..=0]).to_string(), "ports 0, 7-9, 65535");
     }
 
     #[test]
-    fn complements_and_intersections_are_those_of_sets() {
+    fn complements_are_those_of_sets() {
         let some = ports([0..=9, 80..=80, 60_000..=u16::MAX]);
         assert_eq!(some.complement(), ports([10..=79, 81..=59_999]));
         assert_eq!(some.complement().complement(), some);
-        assert!(Ports::all().complement().is_empty());
-        assert_eq!(ports([]).complement(), Ports::all());
-        assert_eq!(some.intersection(&ports([5..=80])), ports([5..=9, 80..=80]));
-        assert!(some.intersection(&Ports::from(81)).is_empty());
+        assert_eq!(PortSet::all().complement(), ports([]));
+        assert_eq!(ports([]).complement(), PortSet::all());
         assert!(some.contains(80) && !some.contains(81));
     }
 
     #[test]
     fn sets_are_named_as_people_write_them() {
-        assert_eq!(Ports::all().to_string(), "all ports");
-        assert_eq!(Ports::from(80).to_string(), "port 80");
+        assert_eq!(PortSet::all().to_string(), "all ports");
+        assert_eq!(PortSet::from(80).to_string(), "port 80");
         assert_eq!(ports([80..=80, 90..=95]).to_string(), "ports 80, 90-95");
     }
 }

@@ -1,0 +1,266 @@
+//! The configuration file: settings and lists of sources, in TOML.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use toml::{
+    Spanned,
+    de::{DeInteger, DeTable, DeValue},
+};
+
+use crate::{
+    model::{
+        lists::{entry::parse_prefix, plan},
+        prefix::Cidr,
+        setting_table::Setting,
+        settings::{Key, Layer, Settings, parse_port},
+    },
+    problem::Problem,
+};
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Settings.
+    pub layer: Layer,
+    /// Sources that are never challenged.
+    pub allow: Vec<Cidr>,
+    /// Sources that are always dropped.
+    pub deny: Vec<Cidr>,
+}
+
+impl ConfigFile {
+    /// Reads the text of a file that is, or would be, at `path`. `read_list` reads the lists that it names. Errors name file,
+    /// line and column.
+    pub fn parse(path: &Path, text: &str, read_list: &ReadList<'_>) -> Result<Self, Problem> {
+        let mut reader = Reader { path, text, read_list, file: Self::default(), keys: Vec::new() };
+        let table = DeTable::parse(text).map_err(|error| reader.wrong(error.span(), error.message()))?;
+        reader.table(&table.into_inner())?;
+        reader.check()?;
+        Ok(reader.file)
+    }
+}
+
+/// Reads a file of prefixes.
+pub type ReadList<'a> = dyn Fn(&Path) -> Result<Vec<Cidr>, Problem> + 'a;
+
+/// A configuration file may have so many bytes. Lists of more prefixes have files of their own.
+pub const MOST_BYTES: u64 = 64 << 20;
+
+type Table<'a> = DeTable<'a>;
+type Item<'a> = Spanned<DeValue<'a>>;
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    read_list: &'a ReadList<'a>,
+    file: ConfigFile,
+    /// Where each setting is.
+    keys: Vec<(Key, Range<usize>)>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, table: &Table<'_>) -> Result<(), Problem> {
+        for (name, item) in table {
+            match (&**name.get_ref(), item.get_ref()) {
+                ("port", DeValue::Table(ports)) => self.ports(ports)?,
+                ("port", _) => {
+                    return Err(
+                        self.wrong(Some(item.span()), "expected a table for each port, such as [port.443]")
+                    );
+                }
+                ("allow", _) => self.file.allow.extend(self.prefixes(item)?),
+                ("deny", _) => self.file.deny.extend(self.prefixes(item)?),
+                ("allow_file", _) => self.file.allow.extend(self.list(item)?),
+                ("deny_file", _) => self.file.deny.extend(self.list(item)?),
+                (text, _) => match Setting::named(text) {
+                    Some(setting) => self.setting(Key::all(setting), name.span(), item)?,
+                    None => {
+                        let lists = "allow, deny, allow_file, deny_file, [port.N]";
+                        return Err(self.unknown(name, &format!("{}, {lists}", Setting::names(|_| true))));
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn ports(&mut self, ports: &Table<'_>) -> Result<(), Problem> {
+        for (name, item) in ports {
+            let text = name.get_ref();
+            let Some(port) = parse_port(text) else {
+                return Err(
+                    self.wrong(Some(name.span()), &format!("unknown port {text:?}; expected 1 to 65535"))
+                );
+            };
+            let DeValue::Table(table) = item.get_ref() else {
+                return Err(
+                    self.wrong(Some(item.span()), &format!("expected a table, such as [port.{port}]"))
+                );
+            };
+            for (name, item) in table {
+                match Setting::named(name.get_ref()).filter(|setting| setting.is_per_port()) {
+                    Some(setting) => self.setting(Key::of(port, setting), name.span(), item)?,
+                    None => return Err(self.unknown(name, &Setting::names(Setting::is_per_port))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn setting(&mut self, key: Key, span: Range<usize>, item: &Item<'_>) -> Result<(), Problem> {
+        let value = match item.get_ref() {
+            DeValue::String(text) => key.setting.parse(text),
+            DeValue::Integer(number) => key.setting.parse(&decimal(number)),
+            _ => {
+                return Err(
+                    self.wrong(Some(item.span()), &format!("expected a string or a whole number for {key}"))
+                );
+            }
+        };
+        let value = value.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
+        self.file.layer.insert(key, value);
+        self.keys.push((key, span));
+        Ok(())
+    }
+
+    fn prefixes(&self, item: &Item<'_>) -> Result<Vec<Cidr>, Problem> {
+        let wrong = |item: &Item<'_>, what: &str| self.wrong(Some(item.span()), what);
+        let DeValue::Array(items) = item.get_ref() else {
+            return Err(wrong(item, "expected an array of prefixes, such as [\"192.0.2.0/24\"]"));
+        };
+        let prefix = |item: &Item<'_>| match item.get_ref() {
+            DeValue::String(text) => parse_prefix(text).map_err(|error| wrong(item, &error.to_string())),
+            _ => Err(wrong(item, "expected a prefix as a string, such as \"192.0.2.0/24\"")),
+        };
+        items.iter().map(prefix).collect()
+    }
+
+    /// The prefixes of another file, whose path begins at the directory of this one.
+    fn list(&self, item: &Item<'_>) -> Result<Vec<Cidr>, Problem> {
+        let DeValue::String(name) = item.get_ref() else {
+            return Err(self.wrong(Some(item.span()), "expected a path as a string"));
+        };
+        let path: PathBuf = self.path.parent().unwrap_or(Path::new("")).join(&**name);
+        // Where that file cannot be read, the message names the place in this one.
+        (self.read_list)(&path).map_err(|error| match error.to_string() {
+            text if text.starts_with("cannot read") => self.wrong(Some(item.span()), &text),
+            _ => error,
+        })
+    }
+
+    /// Whether the shares of the backlog go together, as far as this file says.
+    fn check(&self) -> Result<(), Problem> {
+        let settings =
+            Settings { file: Some((self.path.to_owned(), self.file.layer.clone())), ..Settings::default() };
+        settings.check().map_err(|contradiction| {
+            let place = self.keys.iter().find(|(key, _)| contradiction.keys.contains(key));
+            self.wrong(place.map(|(_, span)| span.clone()), &contradiction.text)
+        })?;
+        plan::check(&self.file.allow, &self.file.deny).map_err(|error| self.wrong(None, &error.to_string()))
+    }
+
+    fn unknown(&self, name: &Spanned<impl AsRef<str>>, allowed: &str) -> Problem {
+        let what = format!("unknown key {:?}; expected {allowed}", name.get_ref().as_ref());
+        self.wrong(Some(name.span()), &what)
+    }
+
+    fn wrong(&self, span: Option<Range<usize>>, what: &str) -> Problem {
+        let place = span.map_or_else(String::new, |span| {
+            let (line, column) = place(self.text, span.start);
+            format!(":{line}:{column}")
+        });
+        // The parser's own messages may have several lines.
+        let what: Vec<&str> = what.lines().map(str::trim).collect();
+        Problem::Configuration(format!("{}{place}: {}", self.path.display(), what.join("; ")))
+    }
+}
+
+/// A number as people write it elsewhere: TOML allows other radices, too.
+fn decimal(number: &DeInteger<'_>) -> String {
+    i64::from_str_radix(number.as_str(), number.radix())
+        .map_or_else(|_| number.to_string(), |number| number.to_string())
+}
+
+/// Line and column of a place in a text, from 1.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let begins = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let column = String::from_utf8_lossy(&before[begins..]).chars().count() + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{mode::Mode, setting_table::Setting};
+
+    const PATH: &str = "/etc/defender/config.toml";
+
+    fn read(text: &str) -> Result<ConfigFile, Problem> {
+        let missing =
+            |path: &Path| Err(Problem::Configuration(format!("cannot read {}: missing", path.display())));
+        ConfigFile::parse(Path::new(PATH), text, &missing)
+    }
+
+    fn error(text: &str) -> String {
+        read(text).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn everything_is_read() {
+        let file = read(
+            "mode = \"auto\"\nreply_budget = 20000\nstart = \"26%\"\nend = 11\nrate_floor = 5_000\nout_of_state = 0x10\n\
+             allow = [\"192.0.2.0/24\", \"2001:db8::/32\"]\ndeny = [\"198.51.100.0/24\"]\n\
+             [port.443]\nmode = \"always\"\nstart = \"30%\"\n[port.80]\ncritical = 80",
+        )
+        .expect("good");
+        assert_eq!((file.allow.len(), file.deny.len()), (2, 1));
+        let settings = Settings { file: Some((PATH.into(), file.layer)), ..Settings::default() };
+        assert_eq!((settings.mode(), settings.mode_of(443)), (Mode::Auto, Mode::Always));
+        assert_eq!(settings.global(Setting::ReplyBudget), 20_000);
+        let value = |port, threshold| settings.on_port(port, threshold).expect("a number");
+        assert_eq!((value(443, Setting::Start), value(80, Setting::Start)), (30, 26));
+        assert_eq!((value(443, Setting::Critical), value(80, Setting::Critical)), (75, 80));
+        assert_eq!((value(80, Setting::End), value(80, Setting::RateFloor)), (11, 5000));
+        assert_eq!(value(443, Setting::OutOfState), 16);
+        assert_eq!(read("").expect("good"), ConfigFile::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
+        for (text, place, words) in [
+            ("mode = \"auto\"\nmood = 1", "2:1", "half_open_factor"),
+            ("\n mode = \"on\"", "2:9", "monitor"),
+            ("start = \"0%\"", "1:9", "1% to 100%"),
+            ("start = 2.5", "1:9", "whole number"),
+            ("start = -1", "1:9", "1% to 100%"),
+            ("start = 99999999999999999999", "1:9", "1% to 100%"),
+            ("reply_budget = true", "1:16", "whole number"),
+            ("mode = ", "1:8", ""),
+            ("start = 30\nstart = 31", "2:1", "duplicate"),
+            ("allow = \"192.0.2.0/24\"", "1:9", "array"),
+            ("allow = [\"192.0.2.0/24\", \"192.0.2.0/33\"]", "1:26", "192.0.2.7"),
+            ("deny = [7]", "1:9", "string"),
+            ("deny_file = 7", "1:13", "path"),
+            ("deny_file = \"/does/not/exist\"", "1:13", "/does/not/exist"),
+            ("port = 443", "1:8", "[port.443]"),
+            ("port.443 = 1", "1:12", "[port.443]"),
+            ("[port.https]", "1:7", "65535"),
+            ("[port.443]\nreply_budget = 1", "2:1", "out_of_state"),
+            ("[port.443]\nallow = []", "2:1", "out_of_state"),
+            ("critical = 20", "1:1", "must not be above"),
+            ("[port.443]\nmin_active = 5\nstart = 12", "3:1", "must be below"),
+        ] {
+            let error = error(text);
+            assert!(
+                error.starts_with(&format!("{PATH}:{place}: ")) && error.contains(words),
+                "{text}\n{error}"
+            );
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The lists of prefixes whose SYNs always pass or are always dropped.
+
+pub mod entry;
+pub mod file;
+pub mod plan;

@@ -1,0 +1,31 @@
+//! Plain values and rules: settings, thresholds, triggers, attacks, baselines, services, lists.
+//!
+//! Nothing here reads or writes anything: no maps, no files, nothing of the host. Time is an argument.
+
+pub mod attacks;
+pub mod baseline;
+pub mod config_file;
+pub mod endpoint;
+pub mod event;
+pub mod evidence;
+pub mod export;
+pub mod finding;
+pub mod grace;
+pub mod guard;
+pub mod keys;
+pub mod listener;
+pub mod lists;
+pub mod mode;
+pub mod number;
+pub mod places;
+pub mod policy;
+pub mod prefix;
+pub mod presence_filter;
+pub mod protection;
+pub mod services;
+pub mod setting_table;
+pub mod settings;
+pub mod sysctls;
+pub mod timestamp;
+pub mod triggers;
+pub mod window;
