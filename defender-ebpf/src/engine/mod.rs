@@ -5,18 +5,21 @@
 //!
 //! A further engine is a module beside [`reqsk`] with the same functions, a number in `defender_common::abi::engine`, and
 //! an arm in each function below; `defender/src/dataplane/engine.rs` is its counterpart. One that uses the kernel's own cookies makes and
-//! checks them by `bpf_tcp_raw_gen_syncookie_ipv4` and `bpf_tcp_raw_check_syncookie_ipv4`. Its ACKs need no [`assign`]: TCP
-//! completes the handshake by itself.
+//! checks them by `bpf_tcp_raw_gen_syncookie_ipv4` and `bpf_tcp_raw_check_syncookie_ipv4`. Its ACKs pass as they are
+//! ([`prove`]), because TCP completes the handshake by itself. So it does without [`handoff`] at tcx ingress.
 
+mod handoff;
 mod reqsk;
 
 use aya_ebpf::programs::TcContext;
 use defender_common::{
     abi::{self, Handoff, Interface, Service},
     cookie::{Cookie, NegotiatedOptions, Proposal},
+    verdict::Reason,
     wire::{Packet, address::Flow, options::Offer, tcp::Segment},
 };
 
+pub(crate) use self::handoff::accept;
 use crate::{
     context::PacketContext,
     socket::{SocketRef, Tupled},
@@ -91,9 +94,18 @@ pub(crate) fn check<A: Tupled>(
     }
 }
 
+/// Prepares a packet whose cookie was accepted, for this `reason`, for what completes the handshake.
+#[inline(always)]
+pub(crate) fn prove<A: Tupled>(context: &mut PacketContext<'_, A>, reason: Reason) -> Reason {
+    match selected() {
+        abi::engine::REQSK => handoff::tag(context, reason),
+        _ => reason,
+    }
+}
+
 /// Hands a proven connection over to its listener, with the packet at hand. `hash` is the flow's.
 #[inline(always)]
-pub(crate) fn assign<A: Tupled>(
+fn assign<A: Tupled>(
     ctx: &TcContext,
     listener: &SocketRef,
     (flow, hash): (&Flow<A>, u64),

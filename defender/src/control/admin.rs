@@ -9,7 +9,7 @@ use defender_common::{abi, load, mitigation::Level};
 use crate::{
     control::{attack_view, recovery},
     dataplane::{detach, maps::Maps, pins::PinRoot},
-    model::{attacks::Attacks, mode::Mode, policy, settings::Settings, triggers},
+    model::{attacks::Attacks, map_values, mode::Mode, settings::Settings, triggers},
     problem::Problem,
     state::{
         self,
@@ -37,7 +37,7 @@ pub fn apply_settings(
     state::settings::write(&directory, &settings)?;
     let mut maps = Maps::open(root).context("cannot change the running datapath")?;
     let config = maps.config.get(0)?;
-    maps.config.set(0, policy::with_settings(&config, &settings))?;
+    maps.config.set(0, map_values::with_settings(&config, &settings))?;
     let mut ports = BTreeSet::new();
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
@@ -45,7 +45,7 @@ pub fn apply_settings(
             continue;
         }
         ports.insert(slot.port);
-        let mut wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
+        let mut wanted = map_values::with_mode(&slot, settings.mode_of(slot.port));
         if let Some(inputs) = findings.inputs.get(&id) {
             wanted.triggers = triggers::triggers(&settings, slot.port, inputs);
         }
@@ -123,7 +123,7 @@ pub(super) fn drain(root: &PinRoot, directory: &StateDirectory, maps: &mut Maps)
         let auto = slot.mode == abi::MODE_AUTO && load::mitigation(&maps.loads.get(id)?).level != Level::Pass;
         if slot.mode == abi::MODE_ALWAYS || auto {
             challenged = true;
-            maps.services.set(id, policy::with_mode(&slot, Mode::Monitor))?;
+            maps.services.set(id, map_values::with_mode(&slot, Mode::Monitor))?;
         }
     }
     if challenged {

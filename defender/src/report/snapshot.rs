@@ -29,8 +29,8 @@ use crate::{
         endpoint::Endpoint,
         evidence::{Evidence, Sample, per_second},
         lists::plan::ListCounts,
+        map_values,
         mode::Mode,
-        policy,
         settings::Settings,
         sysctls,
     },
@@ -143,7 +143,7 @@ impl Snapshot {
             services.push(ServiceStatus {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
-                active: policy::is_challenged(slot, &loads[&id], &config),
+                active: map_values::is_challenged(slot, &loads[&id], &config),
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
