@@ -35,7 +35,7 @@ use crate::{
 
 /// Remembers the connection and tags its packet. Called by XDP.
 #[inline(always)]
-pub(super) fn tag<A: Tupled>(context: &mut PacketContext<'_, A>, reason: Reason) -> Reason {
+pub(crate) fn tag<A: Tupled>(context: &mut PacketContext<'_, A>, reason: Reason) -> Reason {
     if reason == Reason::Cookie {
         let now = context.now();
         context.proofs &= validated_cookies::note(context.hash, Progress::Proved, now);

@@ -5,8 +5,8 @@
 //!
 //! A further engine is a module beside [`reqsk`] with the same functions, a number in `defender_common::abi::engine`, and
 //! an arm in each function below; `defender/src/dataplane/engine.rs` is its counterpart. One that uses the kernel's own cookies makes and
-//! checks them by `bpf_tcp_raw_gen_syncookie_ipv4` and `bpf_tcp_raw_check_syncookie_ipv4`. Its ACKs pass as they are
-//! ([`prove`]), because TCP completes the handshake by itself. So it does without [`handoff`] at tcx ingress.
+//! checks them by `bpf_tcp_raw_gen_syncookie_ipv4` and `bpf_tcp_raw_check_syncookie_ipv4`. Its ACKs pass as they are,
+//! because TCP completes the handshake by itself: for it, [`prove`] does nothing, and tcx ingress is left alone.
 
 mod handoff;
 mod reqsk;
@@ -15,11 +15,10 @@ use aya_ebpf::programs::TcContext;
 use defender_common::{
     abi::{self, Handoff, Interface, Service},
     cookie::{Cookie, NegotiatedOptions, Proposal},
-    verdict::Reason,
     wire::{Packet, address::Flow, options::Offer, tcp::Segment},
 };
 
-pub(crate) use self::handoff::accept;
+pub(crate) use self::handoff::{accept, tag as prove};
 use crate::{
     context::PacketContext,
     socket::{SocketRef, Tupled},
@@ -91,15 +90,6 @@ pub(crate) fn check<A: Tupled>(
     match selected() {
         abi::engine::REQSK => reqsk::check(packet, segment, interface, service),
         _ => None,
-    }
-}
-
-/// Prepares a packet whose cookie was accepted, for this `reason`, for what completes the handshake.
-#[inline(always)]
-pub(crate) fn prove<A: Tupled>(context: &mut PacketContext<'_, A>, reason: Reason) -> Reason {
-    match selected() {
-        abi::engine::REQSK => handoff::tag(context, reason),
-        _ => reason,
     }
 }
 
