@@ -3,6 +3,8 @@
 use anyhow::Result;
 
 use super::{AttachArguments, RunArguments};
+#[cfg(feature = "metrics")]
+use crate::report::metrics::exporter::Exporter;
 use crate::{
     control::{
         controller::{Controller, Ended},
@@ -10,12 +12,15 @@ use crate::{
     },
     dataplane::pins::PinRoot,
     host::ssh,
+    model::{exported::Exported, listen},
 };
 
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
     let controller = Controller::new()?;
-    let mut session = begin(root, &arguments.attach, arguments.replace)?;
-    match controller.run(&mut session)? {
+    let exported = Exported::default();
+    let _exporter = export(&root, &exported);
+    let mut session = begin(root, &arguments.attach, arguments.replace, &exported)?;
+    match controller.run(&mut session, &exported)? {
         Ended::Signal if arguments.keep => {
             session.leave()?;
             log::info!("everything stays attached; keys are not rotated until `defender run` takes over");
@@ -39,7 +44,7 @@ pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
 }
 
 pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
-    let mut session = begin(root, arguments, false)?;
+    let mut session = begin(root, arguments, false, &Exported::default())?;
     if let Some(reload) = session.take_due_reload() {
         reload.run()?;
     }
@@ -48,7 +53,18 @@ pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
     Ok(())
 }
 
-fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Session> {
+/// Serves metrics, should the configuration file ask for them. What goes wrong with them does not end the defence.
+#[cfg(feature = "metrics")]
+fn export(root: &PinRoot, exported: &Exported) -> Option<Exporter> {
+    Exporter::start(root, exported)
+        .inspect_err(|error| log::warn!("no metrics: {error:#}; the defence goes on"))
+        .ok()
+}
+
+#[cfg(not(feature = "metrics"))]
+fn export(_: &PinRoot, _: &Exported) {}
+
+fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool, exported: &Exported) -> Result<Session> {
     let options = SessionOptions {
         interfaces: without_repetition(&arguments.iface),
         mode: arguments.mode,
@@ -56,10 +72,14 @@ fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Se
         config: arguments.config.clone(),
         flows: arguments.flows,
         replace,
+        exported: exported.clone(),
         administrator: if arguments.no_allow_ssh { None } else { ssh::administrator() },
     };
     let session = Session::begin(root, &options)?;
     introduce(&session);
+    if cfg!(not(feature = "metrics")) && session.settings().metrics.is_some() {
+        log::warn!("no metrics: {} is set, but this defender was built without them", listen::KEY);
+    }
     Ok(session)
 }
 

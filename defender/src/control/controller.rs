@@ -24,7 +24,11 @@ use crate::{
     },
     dataplane::maps::Events,
     host::{firewall::Firewall, tool},
-    model::{presence_filter, settings::Layer},
+    model::{
+        config_file::ConfigFile,
+        exported::{Exported, Turn},
+        presence_filter,
+    },
 };
 
 /// How often everything is looked at, whether or not an event said so.
@@ -71,9 +75,9 @@ impl Controller {
         Ok(Self { runtime, signals })
     }
 
-    /// Keeps `session` true until a signal, or until someone detaches it.
-    pub fn run(mut self, session: &mut Session) -> Result<Ended> {
-        let ended = self.runtime.block_on(watch(session, &mut self.signals));
+    /// Keeps `session` true until a signal, or until someone detaches it, and tells `exported` of each turn.
+    pub fn run(mut self, session: &mut Session, exported: &Exported) -> Result<Ended> {
+        let ended = self.runtime.block_on(watch(session, &mut self.signals, exported));
         tool::end_all();
         self.runtime.shutdown_timeout(LAST_WAIT);
         session.keep_baselines();
@@ -81,7 +85,7 @@ impl Controller {
     }
 }
 
-async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
+async fn watch(session: &mut Session, signals: &mut Signals, exported: &Exported) -> Result<Ended> {
     let mut events = Events::open(session.root())?;
     let mut tick = steady(PERIOD);
     let mut rotation = steady(lifetimes::KEY_PERIOD);
@@ -116,7 +120,13 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
                 session.complete_reload(read)
             }
             _ = rotation.tick() => session.rotate_keys(),
-            _ = tick.tick() => {
+            due = tick.tick() => {
+                exported.set_turn(Turn {
+                    at: Instant::now(),
+                    late: due.elapsed(),
+                    period: PERIOD,
+                    key_drawn: session.key_drawn(),
+                });
                 let attached = session.refresh();
                 if attached.is_ok() && session.needs_new_key().unwrap_or(false) {
                     rotation.reset();
@@ -175,7 +185,7 @@ fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHand
     }
 }
 
-fn spawn_reload(reload: Reload) -> JoinHandle<Result<Layer>> {
+fn spawn_reload(reload: Reload) -> JoinHandle<Result<ConfigFile>> {
     spawn_blocking(move || reload.run())
 }
 

@@ -1,17 +1,12 @@
 //! The configuration file is read again. Its lists may be long, so this has a thread of its own, while the controller goes on.
 
-use std::path::PathBuf;
+use std::{mem, path::PathBuf};
 
 use anyhow::Result;
 
 use crate::{
     dataplane::pins::PinRoot,
-    model::{
-        config_file::ConfigFile,
-        lists::plan::LoadSummary,
-        prefix::Cidr,
-        settings::{Layer, Settings},
-    },
+    model::{config_file::ConfigFile, lists::plan::LoadSummary, prefix::Cidr, settings::Settings},
     problem::Problem,
     state::{config_file, lists::turns::Turns},
 };
@@ -28,16 +23,17 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Puts the lists in force, and returns the settings, which are not in force yet. A file that makes no sense changes
+    /// Puts the lists in force, and returns the rest of the file, which is not in force yet. A file that makes no sense changes
     /// nothing.
-    pub fn run(self) -> Result<Layer> {
-        let (mut layer, mut lists) = (Layer::default(), FileLists::default());
+    pub fn run(self) -> Result<ConfigFile> {
+        let mut file = ConfigFile::default();
         if let Some(path) = self.path {
-            let (settings, of_file) = with_file(&self.settings, path.clone(), config_file::read(&path)?)?;
-            (layer, lists) = (settings.file.map(|(_, layer)| layer).unwrap_or_default(), of_file);
+            file = config_file::read(&path)?;
+            with_file(&self.settings, path, file.clone())?;
         }
-        report_changes(&Turns::of(&self.root)?.load(&lists.0, &lists.1)?);
-        Ok(layer)
+        let (allow, deny) = (mem::take(&mut file.allow), mem::take(&mut file.deny));
+        report_changes(&Turns::of(&self.root)?.load(&allow, &deny)?);
+        Ok(file)
     }
 }
 
@@ -47,7 +43,7 @@ pub(super) fn with_file(
     path: PathBuf,
     file: ConfigFile,
 ) -> Result<(Settings, FileLists), Problem> {
-    let settings = Settings { file: Some((path, file.layer)), ..settings.clone() };
+    let settings = Settings { file: Some((path, file.layer)), metrics: file.metrics, ..settings.clone() };
     settings.check()?;
     Ok((settings, (file.allow, file.deny)))
 }

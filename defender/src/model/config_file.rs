@@ -12,6 +12,7 @@ use toml::{
 
 use crate::{
     model::{
+        listen::{self, Listen},
         lists::{entry::parse_prefix, plan},
         prefix::Cidr,
         setting_table::Setting,
@@ -25,6 +26,8 @@ use crate::{
 pub struct ConfigFile {
     /// Settings.
     pub layer: Layer,
+    /// Where metrics are served.
+    pub metrics: Option<Listen>,
     /// Sources that are never challenged.
     pub allow: Vec<Cidr>,
     /// Sources that are always dropped.
@@ -49,6 +52,9 @@ pub type ReadList<'a> = dyn Fn(&Path) -> Result<Vec<Cidr>, Problem> + 'a;
 /// A configuration file may have so many bytes. Lists of more prefixes have files of their own.
 pub const MOST_BYTES: u64 = 64 << 20;
 
+/// The key of [`listen::KEY`] within its table.
+const LISTEN: &str = "listen";
+
 type Table<'a> = DeTable<'a>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
@@ -71,6 +77,8 @@ impl Reader<'_> {
                         self.wrong(Some(item.span()), "expected a table for each port, such as [port.443]")
                     );
                 }
+                ("metrics", DeValue::Table(metrics)) => self.metrics(metrics)?,
+                ("metrics", _) => return Err(self.wrong(Some(item.span()), "expected a table: [metrics]")),
                 ("allow", _) => self.file.allow.extend(self.prefixes(item)?),
                 ("deny", _) => self.file.deny.extend(self.prefixes(item)?),
                 ("allow_file", _) => self.file.allow.extend(self.list(item)?),
@@ -78,7 +86,7 @@ impl Reader<'_> {
                 (text, _) => match Setting::named(text) {
                     Some(setting) => self.setting(Key::all(setting), name.span(), item)?,
                     None => {
-                        let lists = "allow, deny, allow_file, deny_file, [port.N]";
+                        let lists = "allow, deny, allow_file, deny_file, [port.N], [metrics]";
                         return Err(self.unknown(name, &format!("{}, {lists}", Setting::names(|_| true))));
                     }
                 },
@@ -123,6 +131,22 @@ impl Reader<'_> {
         let value = value.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
         self.file.layer.insert(key, value);
         self.keys.push((key, span));
+        Ok(())
+    }
+
+    fn metrics(&mut self, metrics: &Table<'_>) -> Result<(), Problem> {
+        for (name, item) in metrics {
+            if &**name.get_ref() != LISTEN {
+                return Err(self.unknown(name, LISTEN));
+            }
+            let DeValue::String(text) = item.get_ref() else {
+                let what = format!("expected a string for {}: {}", listen::KEY, listen::ALLOWED);
+                return Err(self.wrong(Some(item.span()), &what));
+            };
+            let listen =
+                text.parse().map_err(|error: Problem| self.wrong(Some(item.span()), &error.to_string()))?;
+            self.file.metrics = Some(listen);
+        }
         Ok(())
     }
 
@@ -215,7 +239,7 @@ mod tests {
         let file = read(
             "mode = \"auto\"\nreply_budget = 20000\nstart = \"26%\"\nend = 11\nrate_floor = 5_000\nout_of_state = 0x10\n\
              allow = [\"192.0.2.0/24\", \"2001:db8::/32\"]\ndeny = [\"198.51.100.0/24\"]\n\
-             [port.443]\nmode = \"always\"\nstart = \"30%\"\n[port.80]\ncritical = 80",
+             [metrics]\nlisten = \"[::1]:9815\"\n[port.443]\nmode = \"always\"\nstart = \"30%\"\n[port.80]\ncritical = 80",
         )
         .expect("good");
         assert_eq!((file.allow.len(), file.deny.len()), (2, 1));
@@ -227,6 +251,7 @@ mod tests {
         assert_eq!((value(443, Setting::Critical), value(80, Setting::Critical)), (75, 80));
         assert_eq!((value(80, Setting::End), value(80, Setting::RateFloor)), (11, 5000));
         assert_eq!(value(443, Setting::OutOfState), 16);
+        assert_eq!(file.metrics.expect("a place").to_string(), "[::1]:9815");
         assert_eq!(read("").expect("good"), ConfigFile::default());
     }
 
@@ -249,6 +274,10 @@ mod tests {
             ("deny_file = \"/does/not/exist\"", "1:13", "/does/not/exist"),
             ("port = 443", "1:8", "[port.443]"),
             ("port.443 = 1", "1:12", "[port.443]"),
+            ("metrics = true", "1:11", "[metrics]"),
+            ("[metrics]\nlisten = 9815", "2:10", "ADDRESS:PORT"),
+            ("[metrics]\nlisten = \"localhost:9815\"", "2:10", "127.0.0.1:9815"),
+            ("metrics.path = \"/\"", "1:9", "expected listen"),
             ("[port.https]", "1:7", "65535"),
             ("[port.443]\nreply_budget = 1", "2:1", "out_of_state"),
             ("[port.443]\nallow = []", "2:1", "out_of_state"),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{
+        listen::Listen,
         mode::Mode,
         setting_table::{Setting, Value},
     },
@@ -133,6 +134,9 @@ pub struct Settings {
     pub file: Option<(PathBuf, Layer)>,
     /// The ports to defend; empty: all that have a listener.
     pub ports: Vec<u16>,
+    /// Where the file has metrics served; none: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Listen>,
 }
 
 /// Where a value comes from.
@@ -448,8 +452,11 @@ mod tests {
 
     #[test]
     fn settings_survive_a_file() {
-        let mut settings =
-            Settings { ports: vec![80, 443], ..with(&[("443.mode", "monitor"), ("start", "40")]) };
+        let mut settings = Settings {
+            ports: vec![80, 443],
+            metrics: "unix:/run/metrics".parse().ok(),
+            ..with(&[("443.mode", "monitor"), ("start", "40")])
+        };
         settings.file = Some(("/etc/defender.toml".into(), with(&[("80.end", "3")]).set));
         let text = serde_json::to_string(&settings).expect("JSON");
         assert_eq!(serde_json::from_str::<Settings>(&text).expect("settings"), settings);

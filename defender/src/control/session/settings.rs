@@ -19,7 +19,7 @@ use crate::{
         mode::Mode,
         policy,
         setting_table::{Setting, Value},
-        settings::{Key, Layer, Settings},
+        settings::{Key, Settings},
         sysctls,
     },
     problem::Problem,
@@ -67,6 +67,11 @@ impl Session {
         mem::take(&mut self.configuration.lists_are_due).then(|| self.reload())
     }
 
+    /// Tells where metrics are to be served.
+    pub(super) fn tell_exporter(&self) {
+        self.exported.set_listen(self.configuration.settings.metrics.as_ref());
+    }
+
     pub(super) fn reload(&self) -> Reload {
         Reload {
             root: self.root.clone(),
@@ -76,7 +81,7 @@ impl Session {
     }
 
     /// Puts in force what was read. A file that makes no sense changes nothing.
-    pub fn complete_reload(&mut self, read: Result<Layer>) -> Result<Attached> {
+    pub fn complete_reload(&mut self, read: Result<ConfigFile>) -> Result<Attached> {
         let _write = match self.turn()? {
             Turn::Ours(lock) => lock,
             Turn::Detached => return Ok(Attached::No),
@@ -91,14 +96,13 @@ impl Session {
             read?;
             return Ok(Attached::Yes);
         };
-        let settings = read.and_then(|layer| {
-            let file = ConfigFile { layer, ..ConfigFile::default() };
-            Ok(reload::with_file(&self.configuration.settings, path.clone(), file)?.0)
-        });
+        let settings =
+            read.and_then(|file| Ok(reload::with_file(&self.configuration.settings, path.clone(), file)?.0));
         match settings {
             Ok(settings) => {
                 state::settings::write(&self.owner.directory, &settings)?;
                 self.configuration.settings = settings;
+                self.tell_exporter();
                 self.write_config(self.maps.config.get(0)?)?;
                 self.write_services()?;
                 log::info!("{}: reloaded", path.display());
@@ -201,6 +205,7 @@ pub(super) fn read(
     let Some(path) = options.config.as_ref().or(before) else {
         if let Some((path, _)) = settings.file.take() {
             log::info!("{} is no longer used: no --config was given", path.display());
+            settings.metrics = None;
         }
         settings.check().map_err(Problem::from)?;
         return Ok((settings, FileLists::default()));
@@ -214,6 +219,7 @@ pub(super) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::settings::Layer;
 
     #[test]
     fn what_the_command_line_does_not_name_stays() {
