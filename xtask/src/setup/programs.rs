@@ -8,7 +8,7 @@ use defender_build::program;
 use super::apt;
 
 /// Programs that tests run, each with its Debian package.
-const TEST_PROGRAMS: [(&str, &str); 12] = [
+const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
@@ -17,6 +17,7 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("iptables-restore", "iptables"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
+    ("prometheus", "prometheus"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("sshd", "openssh-server"),
