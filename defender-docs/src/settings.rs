@@ -1,7 +1,7 @@
 //! `settings.md`, from the table of settings.
 
 use clap::ValueEnum as _;
-use defender::model::{mode::Mode, setting_table::Setting};
+use defender::model::{listen, mode::Mode, setting_table::Setting};
 
 use crate::markdown::{code, head, sentence, table};
 
@@ -41,6 +41,14 @@ pub(crate) fn page() -> String {
         + AFTER
         + "\n## Modes\n"
         + &table(["mode", "meaning"], &modes)
+        + "\n## Where metrics are served\n\n"
+        + &format!(
+            "{} = `\"…\"` in the configuration file, and there only: {}. ",
+            code(listen::KEY),
+            listen::ALLOWED
+        )
+        + listen::DESCRIPTION
+        + " SIGHUP applies a change. [Monitor a server](../how-to/monitor.md) uses it.\n"
 }
 
 fn row(setting: Setting) -> [String; 5] {

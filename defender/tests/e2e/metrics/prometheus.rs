@@ -20,6 +20,8 @@ const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/prometheu
 #[test]
 fn prometheus_sees_a_flood_from_beginning_to_end() -> Result<()> {
     let bed = Topology::with(&Options { client_end: Some(Program::AbsorbFlood), ..Options::default() })?;
+    // What is averted is forgotten after four seconds.
+    bed.server.set_sysctl("net.ipv4.tcp_synack_retries", 1)?;
     let address = bed.server_v4(PORT);
     let options = server::Options { backlog: 128, ..server::Options::default() };
     let _server = Server::with(&bed.server, address, options)?;
