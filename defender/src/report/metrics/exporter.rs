@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     http::{self, Pages},
-    own_series::OwnSeries,
+    kept::Kept,
     page::{self, Format},
     reading::Reading,
     socket::Socket,
@@ -147,7 +147,7 @@ struct Live {
 /// What was read last, and as which pages.
 #[derive(Default)]
 struct Read {
-    own: OwnSeries,
+    kept: Kept,
     reading: Option<Arc<Reading>>,
     pages: Vec<(Format, Bytes)>,
 }
@@ -158,7 +158,7 @@ impl Live {
         if let Some(reading) = read.reading.as_ref().filter(|reading| reading.at.elapsed() < FRESH) {
             return Arc::clone(reading);
         }
-        let reading = Arc::new(Reading::take(&self.root, &self.exported, &mut read.own));
+        let reading = Arc::new(Reading::take(&self.root, &self.exported, &mut read.kept));
         read.pages.clear();
         read.reading = Some(Arc::clone(&reading));
         reading
@@ -188,7 +188,7 @@ impl Pages for Live {
 
     fn readiness(&self) -> Result<(), String> {
         // Orchestrators ask seldom and decide by it: not by what was a moment ago.
-        let faults = Reading::faults_now(&self.root);
+        let faults = Reading::faults_now(&self.root, &mut self.read.borrow_mut().kept);
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
     }
 }

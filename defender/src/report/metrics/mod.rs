@@ -6,6 +6,7 @@
 pub mod exporter;
 pub mod families;
 mod http;
+mod kept;
 mod own_series;
 mod page;
 mod reading;

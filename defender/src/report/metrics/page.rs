@@ -59,13 +59,11 @@ impl Collector for Read {
     }
 }
 
+/// No metric has more labels.
+const MOST_LABELS: usize = 2;
+
 /// A metric without series is left out.
 fn family_of(family: &Family, reading: &Reading, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let mut has_series = false;
-    family.emit(reading, &mut |_, _| has_series = true);
-    if !has_series {
-        return Ok(());
-    }
     let unit = match family.unit {
         Unit::None => None,
         Unit::Seconds => Some(registry::Unit::Seconds),
@@ -75,12 +73,21 @@ fn family_of(family: &Family, reading: &Reading, encoder: &mut DescriptorEncoder
         Kind::Gauge => MetricType::Gauge,
         Kind::Info => MetricType::Info,
     };
-    let mut metric = encoder.encode_descriptor(family.name, family.help, unit.as_ref(), kind)?;
+    let mut unused = Some(encoder);
+    let mut metric = None;
     let mut result = Ok(());
     family.emit(reading, &mut |values, number| {
-        let labels: Vec<_> = family.labels.iter().copied().zip(values.iter().copied()).collect();
-        if result.is_ok() {
-            result = series(family.kind, &labels, number, &mut metric);
+        if let Some(encoder) = unused.take() {
+            match encoder.encode_descriptor(family.name, family.help, unit.as_ref(), kind) {
+                Ok(begun) => metric = Some(begun),
+                Err(error) => result = Err(error),
+            }
+        }
+        if let (Some(metric), Ok(())) = (&mut metric, result) {
+            let mut labels = [("", ""); MOST_LABELS];
+            let named = family.labels.iter().zip(values);
+            labels.iter_mut().zip(named).for_each(|(label, (name, value))| *label = (name, value));
+            result = series(family.kind, &labels[..values.len().min(MOST_LABELS)], number, metric);
         }
     });
     result

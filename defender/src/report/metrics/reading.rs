@@ -12,9 +12,12 @@ use defender_common::{
     mitigation::Level,
 };
 
-use super::{own_series::OwnSeries, service::ServiceReading};
+use super::{
+    kept::{Kept, Limits},
+    service::ServiceReading,
+};
 use crate::{
-    dataplane::{flows, maps::Maps, pins::PinRoot},
+    dataplane::{clock, flows, maps::Maps, pins::PinRoot},
     host::{nic_drops, processor_time},
     model::{
         endpoint::Endpoint,
@@ -25,7 +28,6 @@ use crate::{
         connections,
         snapshot::{self, InterfaceStatus},
     },
-    state::{directory::StateDirectory, findings::Findings},
 };
 
 /// Everything.
@@ -64,20 +66,20 @@ pub(super) struct InterfaceReading {
 
 impl Reading {
     /// Reads everything that is there.
-    pub(super) fn take(root: &PinRoot, exported: &Exported, own: &mut OwnSeries) -> Self {
+    pub(super) fn take(root: &PinRoot, exported: &Exported, kept: &mut Kept) -> Self {
         Self {
             at: Instant::now(),
             turn: exported.turn(),
             processor: [processor_time::of_process().ok(), processor_time::of_soft_interrupts().ok()],
-            datapath: Datapath::read(root, own).map_err(|error| format!("{error:#}")),
+            datapath: Datapath::read(root, kept).map_err(|error| format!("{error:#}")),
         }
     }
 
     /// What keeps this host from being defended now, read without all else.
-    pub(super) fn faults_now(root: &PinRoot) -> Vec<String> {
-        let read = || {
+    pub(super) fn faults_now(root: &PinRoot, kept: &mut Kept) -> Vec<String> {
+        let mut read = || {
             root.require_attached()?;
-            let is_suspended = Maps::open(root)?.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
+            let is_suspended = kept.maps.of(root)?.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
             Ok(snapshot::faults_of_datapath(snapshot::interfaces(root)?.iter(), is_suspended).collect())
         };
         read().unwrap_or_else(|error: anyhow::Error| vec![format!("{error:#}")])
@@ -93,15 +95,15 @@ impl Reading {
 }
 
 impl Datapath {
-    fn read(root: &PinRoot, own: &mut OwnSeries) -> Result<Self> {
+    fn read(root: &PinRoot, kept: &mut Kept) -> Result<Self> {
         root.require_attached()?;
-        let maps = Maps::open(root)?;
+        let (maps, limits) = (kept.maps.of(root)?, kept.limits.of(root));
         let config = maps.config.get(0)?;
-        let services = services(root, &maps, &config)?;
+        let services = services(root, maps, limits, &config)?;
         Ok(Self {
             counters: maps.counters()?,
             service_count: services.len(),
-            services: own.assign(services),
+            services: kept.own.assign(services),
             interfaces: interfaces(root)?,
             suspended: config.flags & abi::CONFIG_SUSPENDED != 0,
         })
@@ -113,22 +115,25 @@ impl Datapath {
     }
 }
 
-fn services(root: &PinRoot, maps: &Maps, config: &abi::Config) -> Result<BTreeMap<String, ServiceReading>> {
-    let slots = snapshot::slots(maps)?;
-    let loads = snapshot::loads(maps, &slots, config)?;
+fn services(
+    root: &PinRoot,
+    maps: &Maps,
+    limits: &Limits,
+    config: &abi::Config,
+) -> Result<BTreeMap<String, ServiceReading>> {
+    let present = clock::now()?;
     // The listing may be missing for a moment; the rest is worth having.
     let listed = flows::list(root).unwrap_or_default();
     let states = connections::states_by_service(&listed);
-    let findings = Findings::read(&StateDirectory::of(root)).ok().flatten().unwrap_or_default();
     let mut services = BTreeMap::<String, ServiceReading>::new();
-    for (id, slot) in &slots {
-        let load = &loads[id];
+    for (id, slot) in &snapshot::slots(maps)? {
+        let load = &maps.load_at(*id, &slot.triggers, config.age_buckets, present)?;
         let states = states.get(id).copied().unwrap_or_default();
         let service = ServiceReading {
             counters: maps.service_counters(*id)?,
             half_open: states[0],
             averted: load::averted_now(load).into(),
-            queue_limit: findings.inputs.get(id).map_or(0, |inputs| inputs.backlog.into()),
+            queue_limit: limits.get(id).copied().unwrap_or(0).into(),
             mitigating: (load::mitigation(load).level != Level::Pass).into(),
             challenging: policy::is_challenged(slot, load, config).into(),
             unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).into(),
