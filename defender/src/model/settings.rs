@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         hooks::Hook,
+        listen::Listen,
         mode::Mode,
         setting_table::{Setting, Value},
     },
@@ -152,6 +153,9 @@ pub struct Settings {
     /// What the file has run for each event.
     #[serde(default)]
     pub hook: Option<Hook>,
+    /// Where the file has metrics served; none: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Listen>,
 }
 
 /// Where a value comes from.
@@ -494,8 +498,11 @@ mod tests {
 
     #[test]
     fn settings_survive_a_file() {
-        let mut settings =
-            Settings { ports: vec![80, 443], ..with(&[("443.mode", "monitor"), ("start", "40")]) };
+        let mut settings = Settings {
+            ports: vec![80, 443],
+            metrics: "unix:/run/metrics".parse().ok(),
+            ..with(&[("443.mode", "monitor"), ("start", "40")])
+        };
         settings.file = Some(("/etc/defender.toml".into(), with(&[("80.end", "3")]).set));
         let text = serde_json::to_string(&settings).expect("JSON");
         assert_eq!(serde_json::from_str::<Settings>(&text).expect("settings"), settings);

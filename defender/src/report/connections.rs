@@ -110,6 +110,18 @@ pub(super) fn table(
     table::fit(&head, &cells, width)
 }
 
+/// The number of listed connections of each service, in the order of [`STATES`].
+pub(super) fn states_by_service(listed: &[Listed]) -> BTreeMap<u32, [u64; STATES.len()]> {
+    let mut services = BTreeMap::<_, [u64; STATES.len()]>::new();
+    for line in listed {
+        let state = State::from_kernel(line.state);
+        if let Some(index) = STATES.iter().position(|counted| Some(*counted) == state) {
+            services.entry(line.service).or_default()[index] += 1;
+        }
+    }
+    services
+}
+
 impl Connection {
     fn from_abi(line: &Listed, now: u32) -> Option<Self> {
         let state = State::from_kernel(line.state).filter(|state| STATES.contains(state))?;

@@ -7,6 +7,8 @@ pub mod explain;
 pub mod health;
 pub mod json;
 pub mod lists;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod next_syn;
 pub mod outcome;
 pub mod peer;

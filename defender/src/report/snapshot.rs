@@ -202,12 +202,7 @@ impl Snapshot {
 
     /// Every fault of the defence, each as part of a sentence. Empty if there is none.
     pub fn faults(&self) -> Vec<String> {
-        let interfaces = self.interfaces.iter().filter_map(|interface| {
-            Some(format!("{} {}", interface.name, interface.fault.as_ref()?.describe()))
-        });
-        let suspended =
-            self.suspended.then(|| "nothing is challenged: net.ipv4.tcp_syncookies is 0".to_owned());
-        interfaces.chain(self.control.fault()).chain(suspended).collect()
+        faults_of_datapath(self.interfaces.iter(), self.suspended).chain(self.control.fault()).collect()
     }
 
     /// Packets a second by verdict and reason.
@@ -227,6 +222,17 @@ impl Snapshot {
         totals.extend(Tracked::ALL.map(|what| (what.name(), self.counters.tracked[what as usize])));
         totals
     }
+}
+
+/// What keeps the datapath from defending, each as part of a sentence.
+pub(super) fn faults_of_datapath<'a>(
+    interfaces: impl Iterator<Item = &'a InterfaceStatus>,
+    suspended: bool,
+) -> impl Iterator<Item = String> {
+    let interfaces = interfaces
+        .filter_map(|interface| Some(format!("{} {}", interface.name, interface.fault.as_ref()?.describe())));
+    let suspended = suspended.then(|| "nothing is challenged: net.ipv4.tcp_syncookies is 0".to_owned());
+    interfaces.chain(suspended)
 }
 
 /// A counter of the contract that sums others.
@@ -377,7 +383,8 @@ fn sample(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<(Vec<(u32, Samp
     Ok((before.into_iter().map(complete).collect::<Result<_>>()?, rates))
 }
 
-fn interfaces(root: &PinRoot) -> Result<Vec<InterfaceStatus>> {
+/// The attached interfaces.
+pub(super) fn interfaces(root: &PinRoot) -> Result<Vec<InterfaceStatus>> {
     let links = root.links()?;
     let names = links::names()?;
     let mut interfaces = Vec::new();

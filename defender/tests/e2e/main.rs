@@ -14,6 +14,7 @@ mod hostile;
 mod lifecycle;
 mod listeners;
 mod lists;
+mod metrics;
 mod operator;
 mod options;
 mod presence_filter;

@@ -18,6 +18,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("iptables-restore", "iptables"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
+    ("prometheus", "prometheus"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("sshd", "openssh-server"),

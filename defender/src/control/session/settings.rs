@@ -70,6 +70,11 @@ impl Session {
         mem::take(&mut self.configuration.lists_are_due).then(|| self.reload())
     }
 
+    /// Tells where metrics are to be served.
+    pub(super) fn tell_exporter(&self) {
+        self.exported.set_listen(self.configuration.settings.metrics.as_ref());
+    }
+
     pub(super) fn reload(&self) -> Reload {
         Reload {
             root: self.root.clone(),
@@ -103,6 +108,7 @@ impl Session {
                 self.report_new_interfaces(&names);
                 state::settings::write(&self.owner.directory, &settings)?;
                 self.configuration.settings = settings;
+                self.tell_exporter();
                 self.write_config(self.maps.config.get(0)?)?;
                 self.write_services()?;
                 log::info!("{}: reloaded", path.display());
@@ -239,6 +245,7 @@ pub(super) fn read(
     let Some(path) = path else {
         if let Some((path, _)) = settings.file.take() {
             log::info!("{} is no longer used: no --config was given", path.display());
+            settings.metrics = None;
         }
         settings.hook = None;
         settings.check().map_err(Problem::from)?;
