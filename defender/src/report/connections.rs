@@ -77,7 +77,7 @@ pub fn count_by_service(connections: &[Connection]) -> BTreeMap<u32, BTreeMap<&'
 }
 
 impl Connection {
-    fn from_abi(line: &Listed, now: u32) -> Option<Self> {
+    pub(super) fn from_abi(line: &Listed, now: u32) -> Option<Self> {
         let state = State::from_kernel(line.state).filter(|state| STATES.contains(state))?;
         let tracked = TrackedFlow::from_abi(line, now);
         let end = |address: [u8; 16], port| SocketAddr::new(address_of(address), port);

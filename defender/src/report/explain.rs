@@ -20,6 +20,8 @@ use crate::{
 /// A service to explain.
 #[derive(Clone, Debug)]
 pub struct Defended {
+    /// Its id, as connections name it.
+    pub id: u32,
     /// What clients connect to.
     pub endpoint: Endpoint,
     /// What was set.
@@ -69,7 +71,8 @@ fn service(service: &Defended) -> String {
     text
 }
 
-fn headline(service: &Defended) -> String {
+/// Mode, level and reason in words.
+pub(super) fn headline(service: &Defended) -> String {
     let mode = service.in_force(Setting::Mode);
     let present = match (&service.unprotectable, service.mode()) {
         (Some(reason), _) => format!("unprotectable: {reason}"),
@@ -96,6 +99,19 @@ fn stands(Defended { level, trigger, .. }: &Defended) -> String {
 }
 
 fn triggers(service: &Defended) -> String {
+    table::render(&["limit", "value", "unit", "derived from"], &trigger_rows(service))
+}
+
+/// The same without units.
+pub(super) fn limits(service: &Defended) -> String {
+    let mut rows = trigger_rows(service);
+    for row in &mut rows {
+        row.remove(2);
+    }
+    table::render(&["limit", "value", "derived from"], &rows)
+}
+
+fn trigger_rows(service: &Defended) -> Vec<Vec<String>> {
     let row = |Described { name, unit, derived }: Described| {
         let value = match derived.from {
             Derivation::Unknown => "not set".to_owned(),
@@ -103,8 +119,7 @@ fn triggers(service: &Defended) -> String {
         };
         vec![name.to_owned(), value, unit.to_owned(), service.basis().describe(&derived)]
     };
-    let rows: Vec<Vec<String>> = service.triggers().map(row).collect();
-    table::render(&["limit", "value", "unit", "derived from"], &rows)
+    service.triggers().map(row).collect()
 }
 
 fn thresholds(service: &Defended) -> String {
@@ -261,6 +276,7 @@ mod tests {
         settings.file = Some(("/etc/defender.toml".into(), file.set));
         settings.set("start".parse().expect("a key"), "30%").expect("a share");
         Defended {
+            id: 1,
             endpoint: Endpoint {
                 port: 443,
                 address: "192.0.2.1".parse().expect("an address"),

@@ -118,7 +118,7 @@ fn services(snapshot: &Snapshot) -> String {
 }
 
 /// Describes an attack.
-fn attack(service: &ServiceStatus) -> Option<String> {
+pub(super) fn attack(service: &ServiceStatus) -> Option<String> {
     let seconds = service.attack_seconds?;
     let evidence = &service.evidence;
     let mut sentence = format!(

@@ -21,3 +21,5 @@ mod regressions;
 mod round_trip;
 mod service;
 mod states;
+#[cfg(feature = "top")]
+mod top;

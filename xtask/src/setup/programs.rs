@@ -8,7 +8,7 @@ use defender_build::program;
 use super::apt;
 
 /// Programs that tests run, each with its Debian package.
-const TEST_PROGRAMS: [(&str, &str); 12] = [
+const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
@@ -21,6 +21,7 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("python3", "python3"),
     ("sshd", "openssh-server"),
     ("tcpdump", "tcpdump"),
+    ("tmux", "tmux"),
 ];
 
 /// Programs that boot other kernels, unpack them, or run in the guest.
