@@ -1,10 +1,11 @@
-//! The testbed on the command line: the demo, the benchmark, the soak, checks of a kernel, and single floods to look at.
+//! The testbed on the command line: the demo, the benchmark, the soak, the recording, checks of a kernel, and single floods to look at.
 
 mod bench;
 mod checks;
 mod cli;
 mod demo;
 mod format;
+mod recording;
 mod rounds;
 mod soak;
 mod svg;

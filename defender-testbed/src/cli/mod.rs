@@ -4,6 +4,7 @@ mod bench;
 mod checks;
 mod demo;
 mod flood;
+mod recording;
 mod soak;
 
 use anyhow::{Result, ensure};
@@ -24,6 +25,7 @@ enum Command {
     Checks(checks::Checks),
     Demo(demo::Demo),
     Flood(flood::Flood),
+    Recording(recording::Recording),
     Soak(soak::Soak),
     #[command(hide = true)]
     Guest(checks::Guest),
@@ -42,6 +44,7 @@ impl Cli {
             Command::Checks(checks) => checks.run(),
             Command::Demo(demo) => demo.run(),
             Command::Flood(flood) => flood.run(),
+            Command::Recording(recording) => recording.run(),
             Command::Soak(soak) => soak.run(),
             Command::Guest(guest) => guest.run(),
         }

@@ -63,10 +63,10 @@ mod tests {
         let green = Style { colour: Some(2), bold: true, reversed: false };
         let lines = parse("a\x1b[1mb\nc\x1b[38;5;2md\x1b[0m\x1b[7;31me\x1b[m");
         let reversed = Style { colour: Some(1), bold: false, reversed: true };
-        assert_eq!(lines, [
-            vec![('a', Style::default()), ('b', bold)],
-            vec![('c', bold), ('d', green), ('e', reversed)],
-        ]);
+        assert_eq!(
+            lines,
+            [vec![('a', Style::default()), ('b', bold)], vec![('c', bold), ('d', green), ('e', reversed)],]
+        );
         assert_eq!(parse("\x1b[92;1mx\x1b[22;39my")[0][1], ('y', Style::default()));
     }
 }

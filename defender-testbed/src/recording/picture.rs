@@ -99,7 +99,10 @@ fn draw_run(svg: &mut String, run: &[Cell], column: usize, row: usize) {
     let (ink, paper) = colours(style);
     if let Some(paper) = paper {
         let width = run.len() as f64 * WIDTH;
-        let _ = write!(svg, "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\" fill=\"{paper}\"/>");
+        let _ = write!(
+            svg,
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\" fill=\"{paper}\"/>"
+        );
     }
     if is_block(run[0].0) {
         draw_blocks(svg, run, x, y, ink.unwrap_or(FOREGROUND));

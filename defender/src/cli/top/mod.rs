@@ -127,7 +127,6 @@ fn take_in(
             Outcome::Suspend => suspend(screen)?,
             Outcome::Quit => return Ok(Taken::End(End::Quit)),
         },
-        Input::Signal(Signal::SIGTSTP) => suspend(screen)?,
         Input::Signal(Signal::SIGCONT) => screen.enter_again().map(|()| true)?,
         Input::Signal(Signal::SIGWINCH) => true,
         Input::Signal(signal) => return Ok(Taken::End(End::Signal(signal))),

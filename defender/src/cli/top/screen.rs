@@ -15,6 +15,7 @@ use ratatui::{
         execute,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
+    layout::{Position, Rect},
 };
 
 use crate::report::top::{state::Top, view};
@@ -50,10 +51,10 @@ impl Screen {
             disable_raw_mode()?;
             enable_raw_mode()?;
             execute!(self.terminal.backend_mut(), EnterAlternateScreen)?;
-            self.terminal.hide_cursor()?;
-            self.terminal.clear()
+            self.terminal.hide_cursor()
         };
-        take().context("cannot take the terminal")
+        take().context("cannot take the terminal")?;
+        self.clear()
     }
 
     /// Gives it back.
@@ -63,7 +64,10 @@ impl Screen {
 
     /// Forgets what is on the screen, so that the next frame is drawn as a whole.
     pub(super) fn clear(&mut self) -> Result<()> {
-        self.terminal.clear().context("cannot draw")
+        // `Terminal::clear` asks where the cursor is, and the answer comes among keys, which another thread waits for. A new
+        // size clears as well.
+        let size = self.terminal.size().context("cannot draw")?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size))).context("cannot draw")
     }
 
     /// Draws a frame: what differs from the last one.

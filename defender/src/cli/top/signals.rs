@@ -8,16 +8,9 @@ use nix::{
     unistd::Pid,
 };
 
-/// What would end or stop the program while the terminal is not as it was, and what says that the terminal has changed.
-const AWAITED: [Signal; 7] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGTSTP,
-    Signal::SIGCONT,
-    Signal::SIGWINCH,
-];
+/// What would end the program while the terminal is not as it was, and what says that the terminal may have changed.
+const AWAITED: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGCONT, Signal::SIGWINCH];
 
 /// Blocks them for this thread, and for those that it starts.
 pub(super) fn block() -> Result<()> {
@@ -37,11 +30,7 @@ pub(super) const fn is_end(signal: Signal) -> bool {
 /// Stops this program and those that it was started with, as the terminal does at Ctrl-Z; returns once they are continued. Where
 /// nobody could continue them, the kernel does not stop them.
 pub(super) fn stop() -> Result<()> {
-    let stop = SigSet::from(Signal::SIGTSTP);
-    stop.thread_unblock()
-        .and_then(|()| kill(Pid::from_raw(0), Signal::SIGTSTP))
-        .and_then(|()| stop.thread_block())
-        .context("cannot suspend")
+    kill(Pid::from_raw(0), Signal::SIGTSTP).context("cannot suspend")
 }
 
 /// Ends as the signal does where nobody waits for it, so that the caller sees what ended this program.

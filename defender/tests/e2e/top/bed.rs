@@ -13,7 +13,7 @@ use defender_testbed::{
 use crate::harness::{PROGRAM, process::Scratch, run, start};
 
 /// The service's port.
-pub(crate) const PORT: u16 = 80;
+const PORT: u16 = 80;
 /// What the shell says before `top` runs, and again after it.
 const BEFORE: &str = "what was there before";
 
@@ -66,6 +66,13 @@ impl<'a> Scene<'a> {
             pid = children.split_whitespace().next().context("no child")?.to_owned();
         }
         Ok(pid.parse()?)
+    }
+
+    /// Whether `top` runs, sleeps or is stopped, as a letter of proc(5).
+    pub(crate) fn state(&self) -> Result<String> {
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        let (_, state) = status.rsplit_once(") ").context("no state")?;
+        Ok(state.chars().take(1).collect())
     }
 
     /// `top` has ended with this status; the screen and the modes are what they were.

@@ -11,6 +11,7 @@ use nix::{
 };
 
 use super::bed::{Scene, command, without_terminal};
+use crate::harness::eventually;
 
 /// Tells the test below to panic.
 const PANIC: &str = "DEFENDER_TEST_PANIC";
@@ -43,16 +44,10 @@ fn it_stops_and_goes_on() -> Result<()> {
     scene.shell_is_back()?;
     tmux.line("fg")?;
     tmux.wait_for("it goes on", |screen| screen.starts_with("defender  mode auto"))?;
-    // The same from outside.
-    kill(Pid::from_raw(scene.pid()?), Signal::SIGTSTP)?;
-    tmux.wait_for("it has stopped again", |screen| screen.contains("Stopped"))?;
-    scene.shell_is_back()?;
-    tmux.line("fg")?;
-    tmux.wait_for("it goes on again", |screen| screen.starts_with("defender  mode auto"))?;
-    // A program that is stopped like that cannot give the terminal back, but takes it again.
-    for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
-        kill(Pid::from_raw(scene.pid()?), signal)?;
-    }
+    // Who is stopped by another process cannot give the terminal back, but takes it again.
+    kill(Pid::from_raw(scene.pid()?), Signal::SIGSTOP)?;
+    eventually("it has stopped", || Ok(scene.state()? == "T"))?;
+    kill(Pid::from_raw(scene.pid()?), Signal::SIGCONT)?;
     tmux.key("?")?;
     tmux.wait_for("it answers", |screen| screen.contains("WHAT IS SHOWN"))?;
     tmux.key("q")?;

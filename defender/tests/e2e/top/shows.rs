@@ -7,7 +7,7 @@ use defender_testbed::{
     topology::{SERVER_INTERFACE, Topology},
 };
 
-use super::bed::{PORT, Scene, assert_like};
+use super::bed::{Scene, assert_like};
 use crate::harness::{PROGRAM, connect};
 
 #[test]
@@ -22,7 +22,7 @@ fn a_flood_is_seen_as_it_comes() -> Result<()> {
     let client = connect(&bed, bed.fresh_client(scene.address()), scene.address())?;
     small_flood::during(&bed, &[scene.address()], || {
         let flooded = tmux.wait_for("the attack is seen", |screen| {
-            ["* ATTACK: port 80", " tx.syn_challenged", "began: port 80", "198.18.0.0/24"]
+            ["* ATTACK: port 80", " tx.syn_challenged", "began: port 80", " 198.18."]
                 .iter()
                 .all(|words| screen.contains(words))
         })?;
@@ -123,7 +123,7 @@ fn any_size_is_drawn() -> Result<()> {
     }
     tmux.resize(80, 24)?;
     let screen = tmux.wait_for("it is drawn as before", |screen| {
-        screen.contains(&format!(":{PORT}")) && screen.contains("q quit  ? help")
+        screen.contains(" EVENTS") && screen.contains("n notes")
     })?;
     assert_like(&screen, include_str!("quiet.txt"));
     Ok(())

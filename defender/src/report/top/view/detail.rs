@@ -38,7 +38,11 @@ pub(super) fn lines(top: &Top, width: u16) -> Vec<Line<'static>> {
         Some(Ok(detail)) => lines.extend(read(top, detail, width)),
     }
     lines.extend([Line::default(), head(" EVENTS")]);
-    lines.extend(events::latest(top, |event| event.port == Some(opened.endpoint.port), width));
+    let mut events = events::latest(top, |event| event.port == Some(opened.endpoint.port), width).peekable();
+    if events.peek().is_none() {
+        lines.push(Line::raw(" none yet"));
+    }
+    lines.extend(events);
     lines
 }
 

@@ -22,7 +22,7 @@ use crate::report::{
 /// Widths of columns that stay as they are.
 const MODE: usize = 7;
 const RATE: usize = 6;
-const NUMBERS: usize = 9;
+const NUMBERS: usize = 10;
 /// What is done and why needs so much room, in few words and in many.
 const BRIEF: usize = 21;
 const LONG: usize = 56;
