@@ -32,7 +32,7 @@ pub(crate) struct Plan {
 }
 
 /// Size of the terminal.
-const SIZE: (u16, u16) = (100, 26);
+const SIZE: (u16, u16) = (100, 24);
 /// The services; the first one is flooded.
 const PORTS: [u16; 3] = [443, 80, 22];
 /// Queue of each.
@@ -55,6 +55,8 @@ const LARGEST: usize = 150_000;
 /// Records, and returns the picture.
 pub(crate) fn run(plan: &Plan) -> Result<String> {
     let bed = Topology::with(&Options { client_end: Some(Program::AbsorbFlood), ..Options::default() })?;
+    // Half-open connections are gone after some seconds, so that the end is recorded as well.
+    bed.server.set_sysctl("net.ipv4.tcp_synack_retries", 1)?;
     let listen = |port| {
         let options = server::Options { backlog: BACKLOG, ..server::Options::default() };
         Server::with(&bed.server, bed.server_v4(port), options)
@@ -62,7 +64,6 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
     let servers = PORTS.map(listen).into_iter().collect::<Result<Vec<_>>>()?;
     let defender = Controller::start(&bed.server, &plan.defender, SERVER_INTERFACE, &["--mode", "auto"])?;
     PORTS.into_iter().try_for_each(|port| defender.wait_for_listener(port))?;
-    // So that its end is recorded as well.
     defender.ask(&["set", "min_active", "2"])?;
     let frames = thread::scope(|scope| {
         let clients = scope.spawn(|| clients(&bed, &servers));

@@ -33,7 +33,7 @@ pub(super) fn draw(title: &str, frames: &[Frame], seconds: f64, still: usize) ->
     let (width, height) = (columns as f64 * WIDTH + 2.0 * MARGIN, rows as f64 * HEIGHT + 2.0 * MARGIN);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-         font-family=\"ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace\" font-size=\"13\" fill=\"{FOREGROUND}\">\n\
+         font-family=\"ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace\" font-size=\"14\" fill=\"{FOREGROUND}\">\n\
          <title>{}</title>\n\
          <rect width=\"{width:.0}\" height=\"{height:.0}\" rx=\"8\" fill=\"{BACKGROUND}\"/>\n",
         escaped(title)
@@ -109,20 +109,31 @@ fn draw_run(svg: &mut String, run: &[Cell], column: usize, row: usize) {
         return;
     }
     let text: String = run.iter().map(|(letter, _)| letter).collect();
-    let begin = text.len() - text.trim_start().len();
-    let words = text.trim();
-    if words.is_empty() {
-        return;
-    }
-    let (x, length) = (x + begin as f64 * WIDTH, words.chars().count() as f64 * WIDTH);
     let fill = ink.map_or(String::new(), |ink| format!(" fill=\"{ink}\""));
     let weight = if style.bold { " font-weight=\"bold\"" } else { "" };
-    let _ = write!(
-        svg,
-        "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{length:.1}\" xml:space=\"preserve\"{fill}{weight}>{}</text>",
-        y + BASE,
-        escaped(words)
-    );
+    for (column, words) in columns(&text) {
+        let (x, length) = (x + column as f64 * WIDTH, words.chars().count() as f64 * WIDTH);
+        let _ = write!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{length:.1}\"{fill}{weight}>{}</text>",
+            y + BASE,
+            escaped(words)
+        );
+    }
+}
+
+/// What stands between two spaces or more, and where each begins: no font is as wide as a cell to the last bit.
+fn columns(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    for words in text.split("  ") {
+        let indent = words.len() - words.trim_start().len();
+        if !words.trim().is_empty() {
+            found.push((at + indent, words.trim()));
+        }
+        at += words.chars().count() + 2;
+    }
+    found
 }
 
 /// Fonts differ in how they draw blocks: these are drawn as what they are. Equal ones side by side are one.
@@ -170,6 +181,12 @@ mod tests {
         assert!(svg.contains("values=\"visible;hidden\" keyTimes=\"0;0.2500\""), "{svg}");
         assert!(svg.contains("visibility=\"visible\"><animate attributeName=\"visibility\" values=\"hidden;visible;hidden\" keyTimes=\"0;0.2500;0.7500\""), "{svg}");
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn columns_begin_where_they_are() {
+        assert_eq!(columns("  a b   é  c "), [(2, "a b"), (8, "é"), (11, "c")]);
+        assert_eq!(columns("   "), []);
     }
 
     #[test]

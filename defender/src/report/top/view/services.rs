@@ -84,7 +84,7 @@ fn head(widths: &Widths, look: Look) -> Line<'static> {
             left("SERVICE", widths.service, look),
             left("MODE", MODE, look),
             right("SYN/S", RATE, look),
-            left("LAST SECONDS", widths.history, look),
+            left("HISTORY", widths.history, look),
             cut("ACTION", widths.action, look),
         ),
         Look::head(),
@@ -97,22 +97,23 @@ fn line(top: &Top, service: &ServiceStatus, widths: &Widths, selected: bool) -> 
     let share = filled(service);
     let queue = if share < 0.75 { Health::Good } else { Health::Bad };
     let numbers = format!("{}/{}", short(service.half_open()), short(service.critical.into()));
-    let spans = vec![
-        Span::raw(format!(
-            "{}{} {} {} ",
-            if selected { '>' } else { ' ' },
-            left(&service.endpoint.to_string(), widths.service, look),
-            left(service.mode.name(), MODE, look),
-            right(&short(service.syn_rate), RATE, look),
-        )),
+    let name = format!(
+        "{}{} {} {} ",
+        if selected { '>' } else { ' ' },
+        left(&service.endpoint.to_string(), widths.service, look),
+        left(service.mode.name(), MODE, look),
+        right(&short(service.syn_rate), RATE, look),
+    );
+    Line::from(vec![
+        // What is drawn would be drawn inverted.
+        Span::styled(name, if selected { Look::selected() } else { Style::new() }),
         Span::styled(sparkline(rates, widths.history, look), look.drawn()),
         Span::raw(" "),
         Span::styled(bar(share, widths.bar, look), look.health(queue)),
         Span::raw(right(&numbers, NUMBERS, look)),
         Span::raw(" "),
         Span::styled(action(service, widths.action, look), look.health(action::health(service))),
-    ];
-    Line::from(spans).style(if selected { Look::selected() } else { Style::new() })
+    ])
 }
 
 /// In words if there is room for them.
