@@ -1,6 +1,9 @@
 //! What `top` shows of a service that was opened, besides the snapshot: its limits and its connections.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
+use defender_common::tcp_state::State;
 
 use crate::{
     dataplane::pins::PinRoot,
@@ -21,10 +24,10 @@ const KEPT: usize = 200;
 pub struct Detail {
     /// Limits, and how each came about.
     pub defended: Defended,
-    /// The oldest connections.
+    /// The oldest connections, half-open ones last: in a flood there are many, of nobody.
     pub connections: Vec<Connection>,
-    /// How many connections there are.
-    pub total: usize,
+    /// How many connections there are in each state.
+    pub states: BTreeMap<&'static str, u64>,
 }
 
 impl Detail {
@@ -42,8 +45,9 @@ impl Detail {
     pub(super) fn of(defended: Defended, mut connections: Vec<Connection>) -> Self {
         connections.retain(|connection| connection.service == defended.id);
         conns::sort(&mut connections, Order::Age);
-        let total = connections.len();
+        connections.sort_by_key(|connection| connection.state == State::SynRecv);
+        let states = connections::count(connections.iter());
         connections.truncate(KEPT);
-        Self { defended, connections, total }
+        Self { defended, connections, states }
     }
 }

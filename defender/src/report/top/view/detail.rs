@@ -1,5 +1,6 @@
 //! An opened service: what is going on, its limits, its sources, its connections, its events.
 
+use defender_common::tcp_state::State;
 use ratatui::text::Line;
 
 use super::{
@@ -7,8 +8,9 @@ use super::{
     text::{bar, cut, sparkline, wrap},
 };
 use crate::{
-    model::number::{counted, rounded, thousands},
+    model::number::{rounded, thousands},
     report::{
+        connections::STATES,
         conns, explain,
         snapshot::ServiceStatus,
         top::{
@@ -107,13 +109,23 @@ fn sources(service: &ServiceStatus) -> String {
 
 /// What was read of the service alone.
 fn read(top: &Top, detail: &Detail, width: usize) -> Vec<Line<'static>> {
-    let cut = |line: &str| Line::raw(cut(line, width, top.look));
+    let cut_to = |line: &str| cut(line, width, top.look);
+    let cut = |line: &str| Line::raw(cut_to(line));
     let mut lines = vec![Line::default()];
     lines.extend(table(&explain::limits(&detail.defended), cut));
-    let connections = counted(detail.total as u64, "connection");
-    lines.extend([Line::default(), head(format!(" {}, the oldest first", connections.to_uppercase()))]);
+    lines.extend([Line::default(), head(cut_to(&states(detail)))]);
     lines.extend(table(&conns::text(&detail.connections, None), cut));
     lines
+}
+
+/// How many connections there are, and in which states.
+fn states(detail: &Detail) -> String {
+    let count = |state: State| detail.states.get(state.name()).copied().unwrap_or(0);
+    let all: u64 = STATES.map(count).iter().sum();
+    let some = STATES.into_iter().filter(|state| count(*state) != 0);
+    let some: Vec<_> = some.map(|state| format!("{} {}", thousands(count(state)), state.name())).collect();
+    let colon = if some.is_empty() { "" } else { ": " };
+    format!(" CONNECTIONS {}{colon}{}", thousands(all), some.join(", "))
 }
 
 /// A table of another report; its head stands out.
