@@ -13,6 +13,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
+    time::ClockId,
 };
 use ratatui::crossterm::event::{self, Event, KeyEvent};
 
@@ -30,6 +31,11 @@ use crate::{
 pub(super) const FIRST: Duration = Duration::from_millis(200);
 /// How long every other one takes.
 const PERIOD: Duration = Duration::from_secs(1);
+/// A reading of this much processor time is followed by a rest, so that it takes no more than one part of so many: there may be a
+/// million connections to count.
+const PARTS: u32 = 50;
+/// No rest is longer.
+const LONGEST_REST: Duration = Duration::from_secs(9);
 /// Who was told to end has so long, for a terminal that takes nothing may hold it up.
 const END: Duration = Duration::from_secs(2);
 
@@ -106,22 +112,24 @@ fn forward_keys(inputs: &Sender<Input>) -> Result<()> {
 
 fn forward_readings(reader: &mut Reader, inputs: &Sender<Input>) {
     loop {
-        let began = Instant::now();
+        let (began, used) = (Instant::now(), processor_time());
         let reading = reader.read(PERIOD);
         if inputs.send(Input::Reading(Box::new(reading))).is_err() {
             return;
         }
         // A reading that fails takes no time.
-        thread::sleep(PERIOD.saturating_sub(began.elapsed()));
+        let left = PERIOD.saturating_sub(began.elapsed());
+        thread::sleep(left + rest(processor_time().saturating_sub(used)));
     }
 }
 
 fn forward_details(root: &PinRoot, requests: &Receiver<Option<Endpoint>>, inputs: &Sender<Input>) {
     let mut open = None;
+    let mut pause = PERIOD;
     loop {
         let request = match open {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(_) => requests.recv_timeout(PERIOD),
+            Some(_) => requests.recv_timeout(pause),
         };
         match request {
             Ok(next) => open = next,
@@ -129,9 +137,33 @@ fn forward_details(root: &PinRoot, requests: &Receiver<Option<Endpoint>>, inputs
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let Some(endpoint) = open else { continue };
+        let used = processor_time();
         let detail = Detail::read(root, endpoint).map_err(|error| format!("{error:#}"));
+        pause = PERIOD + rest(processor_time().saturating_sub(used));
         if inputs.send(Input::Detail(endpoint, Box::new(detail))).is_err() {
             return;
+        }
+    }
+}
+
+/// What this thread has used.
+fn processor_time() -> Duration {
+    ClockId::CLOCK_THREAD_CPUTIME_ID.now().map_or(Duration::ZERO, Duration::from)
+}
+
+/// The rest after what took so much processor time, besides the usual time.
+fn rest(used: Duration) -> Duration {
+    (used * PARTS).saturating_sub(PERIOD).min(LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_much_comes_less_often() {
+        for (used, expected) in [(0, 0), (20, 0), (40, 1000), (100, 4000), (5000, 9000)] {
+            assert_eq!(rest(Duration::from_millis(used)), Duration::from_millis(expected), "{used}");
         }
     }
 }
