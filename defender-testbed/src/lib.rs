@@ -48,4 +48,5 @@ mod socket;
 pub mod speed;
 pub mod statistics;
 pub mod tcp_info;
+pub mod tmux;
 pub mod topology;

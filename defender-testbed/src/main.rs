@@ -1,4 +1,4 @@
-//! The testbed on the command line: the demo, the benchmark, the soak, checks of a kernel, and single floods to look at.
+//! The testbed on the command line: the demo, the benchmark, the soak, the recording, checks of a kernel, and single floods to look at.
 
 mod bench;
 mod checks;
@@ -8,6 +8,7 @@ mod demo;
 mod format;
 mod panels;
 mod progress;
+mod recording;
 mod rounds;
 mod soak;
 mod svg;

@@ -203,7 +203,8 @@ impl Picture {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// Text as XML has it.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -69,6 +69,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Record `defender top` while a flood comes and goes, and draw docs/top.svg.
+    Recording {
+        /// Arguments for the recording; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run all tests.
     Test {
         /// Run only tests whose name contains this.
@@ -110,6 +116,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Demo { arguments } => testbed::run("demo", &arguments),
         Command::Bench { arguments } => testbed::run("bench", &arguments),
         Command::Soak { arguments } => testbed::run("soak", &arguments),
+        Command::Recording { arguments } => testbed::recording(&arguments),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Lint => lint::run(),

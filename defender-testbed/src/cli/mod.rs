@@ -5,6 +5,7 @@ mod checks;
 mod dashboard;
 mod demo;
 mod flood;
+mod recording;
 mod soak;
 
 use anyhow::{Result, ensure};
@@ -26,6 +27,7 @@ enum Command {
     Dashboard(dashboard::Dashboard),
     Demo(demo::Demo),
     Flood(flood::Flood),
+    Recording(recording::Recording),
     Soak(soak::Soak),
     #[command(hide = true)]
     Guest(checks::Guest),
@@ -45,6 +47,7 @@ impl Cli {
             Command::Dashboard(dashboard) => dashboard.run(),
             Command::Demo(demo) => demo.run(),
             Command::Flood(flood) => flood.run(),
+            Command::Recording(recording) => recording.run(),
             Command::Soak(soak) => soak.run(),
             Command::Guest(guest) => guest.run(),
         }

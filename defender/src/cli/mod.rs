@@ -15,6 +15,8 @@ mod progress;
 mod set;
 mod stats;
 mod status;
+#[cfg(feature = "top")]
+pub mod top;
 mod values;
 mod watch;
 mod why;
@@ -91,6 +93,11 @@ enum Command {
     Status(StatusArguments),
     /// Show services, verdicts, counters and connections
     Stats(StatsArguments),
+    /// Watch services, verdicts, networks and events on a terminal
+    ///
+    /// Keys: ? shows them, q quits. NO_COLOR turns colours off.
+    #[cfg(feature = "top")]
+    Top,
     /// List connections to services
     ///
     /// Age, packets and how a connection was admitted are missing (-) if the flow table had no room for it.
@@ -463,6 +470,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Detach(arguments) => detach::detach(&root, arguments)?,
         Command::Status(arguments) => return status::status(&root, arguments),
         Command::Stats(arguments) => stats::stats(&root, arguments)?,
+        #[cfg(feature = "top")]
+        Command::Top => return top::top(&root),
         Command::Conns(arguments) => conns::conns(&root, arguments)?,
         Command::Why(arguments) => why::why(&root, arguments)?,
         Command::Explain(arguments) => explain::explain(&root, arguments)?,
@@ -511,6 +520,8 @@ mod tests {
             "defender run --iface eth0 -o json",
             "defender completions fish",
             "defender stats --json --watch 2",
+            #[cfg(feature = "top")]
+            "defender top",
             "defender conns",
             "defender conns --state estab,SYN_RECV,time-wait --port 80,443 --source 192.0.2.0/24,2001:db8::7",
             "defender conns --limit 10 --sort age --json",

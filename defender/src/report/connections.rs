@@ -123,7 +123,7 @@ pub(super) fn states_by_service(listed: &[Listed]) -> BTreeMap<u32, [u64; STATES
 }
 
 impl Connection {
-    fn from_abi(line: &Listed, now: u32) -> Option<Self> {
+    pub(super) fn from_abi(line: &Listed, now: u32) -> Option<Self> {
         let state = State::from_kernel(line.state).filter(|state| STATES.contains(state))?;
         let tracked = TrackedFlow::from_abi(line, now);
         let end = |address: [u8; 16], port| SocketAddr::new(address_of(address), port);

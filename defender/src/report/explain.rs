@@ -19,6 +19,8 @@ use crate::{
 /// A service to explain.
 #[derive(Clone, Debug)]
 pub struct Defended {
+    /// Its id, as connections name it.
+    pub id: u32,
     /// What clients connect to.
     pub endpoint: Endpoint,
     /// What was set.
@@ -62,7 +64,8 @@ fn service(service: &Defended, width: usize) -> String {
     format!("{}\n{}\n{}", headline(service, width), triggers(service, width), thresholds(service, width))
 }
 
-fn headline(service: &Defended, width: usize) -> String {
+/// Mode, level and reason in words.
+pub(super) fn headline(service: &Defended, width: usize) -> String {
     let mode = service.in_force(Setting::Mode);
     let present = match (&service.unprotectable, service.mode()) {
         (Some(reason), _) => format!("unprotectable: {reason}"),
@@ -90,6 +93,19 @@ fn stands(Defended { level, trigger, .. }: &Defended) -> String {
 }
 
 fn triggers(service: &Defended, width: usize) -> String {
+    table::fit(&["limit", "value", "unit", "derived from"], &trigger_rows(service), width)
+}
+
+/// The same without units.
+pub(super) fn limits(service: &Defended) -> String {
+    let mut rows = trigger_rows(service);
+    for row in &mut rows {
+        row.remove(2);
+    }
+    table::render(&["limit", "value", "derived from"], &rows)
+}
+
+fn trigger_rows(service: &Defended) -> Vec<Vec<String>> {
     let row = |Described { name, unit, derived }: Described| {
         let (value, unit) = match (derived.from, derived.value) {
             (Derivation::Unknown, _) => ("not set".to_owned(), table::NONE),
@@ -99,8 +115,7 @@ fn triggers(service: &Defended, width: usize) -> String {
         };
         vec![name.to_owned(), value, unit.to_owned(), service.basis().describe(&derived)]
     };
-    let rows: Vec<Vec<String>> = service.triggers().map(row).collect();
-    table::fit(&["limit", "value", "unit", "derived from"], &rows, width)
+    service.triggers().map(row).collect()
 }
 
 fn thresholds(service: &Defended, width: usize) -> String {
@@ -257,6 +272,7 @@ mod tests {
         settings.file = Some(("/etc/defender.toml".into(), file.set));
         settings.set("start".parse().expect("a key"), "30%").expect("a share");
         Defended {
+            id: 1,
             endpoint: Endpoint {
                 port: 443,
                 address: "192.0.2.1".parse().expect("an address"),

@@ -15,6 +15,8 @@ pub mod peer;
 pub mod snapshot;
 pub mod table;
 pub mod text;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod why;
 
 /// Version of the JSON shapes. Names may be added, but never change.

@@ -36,7 +36,7 @@ use crate::{
         sysctls,
     },
     report::{
-        connections,
+        connections::{self, Connection},
         explain::Defended,
         health::{Control, Fault},
     },
@@ -103,6 +103,10 @@ pub struct ServiceStatus {
     pub unprotectable: Option<String>,
     /// The kernel's connections to it, by state; SYN_RECV is half open.
     pub states: BTreeMap<&'static str, u64>,
+    /// Connections that are not half open because their SYNs were challenged or dropped.
+    pub averted: u32,
+    /// So many half-open connections, whatever their age, trigger `critical`.
+    pub critical: u32,
     /// SYNs a second.
     pub syn_rate: u64,
     /// Statistics of its SYNs.
@@ -127,9 +131,15 @@ impl ServiceStatus {
 impl Snapshot {
     /// Reads what is pinned below `root`. Takes 0.2 s, to measure rates.
     pub fn take(root: &PinRoot) -> Result<Self> {
+        Self::over(root, SAMPLE)
+    }
+
+    /// The same, with rates that are measured for so long; everything else is read after that.
+    pub fn over(root: &PinRoot, time: Duration) -> Result<Self> {
         root.require_attached()?;
         let directory = StateDirectory::of(root);
         let maps = Maps::open(root)?;
+        let (samples, rates) = sample(&maps, slots(&maps)?.into_keys(), time)?;
         let config = maps.config.get(0)?;
         let findings = state::in_force(root, Findings::read)?;
         let slots = slots(&maps)?;
@@ -141,9 +151,8 @@ impl Snapshot {
         let mut by_service = connections::count_by_service(&connections);
         let now = clock::now()?.ms;
         let loads = loads(&maps, &slots, &config)?;
-        let (samples, rates) = sample(&maps, slots.keys().copied())?;
         for (id, sample) in samples {
-            let slot = &slots[&id];
+            let Some(slot) = slots.get(&id) else { continue };
             let mitigation = load::mitigation(&loads[&id]);
             services.push(ServiceStatus {
                 endpoint: Endpoint::from_abi(slot),
@@ -153,6 +162,8 @@ impl Snapshot {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
                 states: by_service.remove(&id).unwrap_or_else(|| connections::count([].iter())),
+                averted: load::averted_now(&loads[&id]),
+                critical: slot.triggers.critical,
                 syn_rate: sample.syn_rate(),
                 evidence: Evidence::of(&maps.sources.get(id)?, now, &sample),
                 level: mitigation.level,
@@ -305,17 +316,23 @@ fn verdicts(counters: &Counters, wanted: fn(Reason) -> bool) -> u64 {
 /// The services on `port`, with the values that decide when they are defended.
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
     root.require_attached()?;
+    defended_with(root, port, &connections::list(root)?)
+}
+
+/// The same, where connections are listed already.
+pub(super) fn defended_with(root: &PinRoot, port: u16, connections: &[Connection]) -> Result<Vec<Defended>> {
     let maps = Maps::open(root)?;
     let settings = state::in_force(root, state::settings::read)?;
     let findings = state::in_force(root, Findings::read)?;
     let mut slots = slots(&maps)?;
     slots.retain(|_, slot| slot.port == port);
     let loads = loads(&maps, &slots, &maps.config.get(0)?)?;
-    let states = connections::count_by_service(&connections::list(root)?);
+    let states = connections::count_by_service(connections);
     let queued = |id: &u32| states.get(id).and_then(|states| states.get("SYN_RECV")).copied().unwrap_or(0);
     let defended = |(id, slot): (&u32, &abi::Service)| {
         let mitigation = load::mitigation(&loads[id]);
         Defended {
+            id: *id,
             endpoint: Endpoint::from_abi(slot),
             settings: settings.clone(),
             inputs: findings.inputs.get(id).copied().unwrap_or_default(),
@@ -369,11 +386,15 @@ fn attack_seconds(load: &abi::Load, mitigation: MitigationState, now: u32) -> Op
 type Rates = [u64; Reason::COUNT];
 
 /// Samples each service's counters, and the rates of all verdicts.
-fn sample(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<(Vec<(u32, Sample)>, Rates)> {
+fn sample(
+    maps: &Maps,
+    ids: impl Iterator<Item = u32>,
+    time: Duration,
+) -> Result<(Vec<(u32, Sample)>, Rates)> {
     let start = Instant::now();
     let verdicts = maps.counters()?.verdicts;
     let before = ids.map(|id| Ok((id, maps.service_counters(id)?))).collect::<Result<Vec<_>>>()?;
-    thread::sleep(SAMPLE);
+    thread::sleep(time);
     let elapsed = start.elapsed();
     let mut rates = maps.counters()?.verdicts;
     for (rate, before) in rates.iter_mut().zip(verdicts) {
@@ -491,6 +512,8 @@ pub(super) mod tests {
             active: false,
             unprotectable: None,
             states: BTreeMap::new(),
+            averted: 0,
+            critical: 96,
             syn_rate: 0,
             evidence: Evidence::default(),
             level: Level::Pass,

@@ -157,7 +157,7 @@ fn painted(action: &str, service: &ServiceStatus) -> String {
 }
 
 /// Describes an attack.
-fn attack(service: &ServiceStatus) -> Option<String> {
+pub(super) fn attack(service: &ServiceStatus) -> Option<String> {
     let seconds = service.attack_seconds?;
     let evidence = &service.evidence;
     let mut sentence = format!(

@@ -25,3 +25,5 @@ mod shell;
 mod states;
 mod systemd;
 mod terminal;
+#[cfg(feature = "top")]
+mod top;

@@ -25,6 +25,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
+    ("tmux", "tmux"),
     ("zsh", "zsh"),
 ];
 
