@@ -97,6 +97,7 @@ fn triggers(service: &Defended, width: usize) -> String {
 }
 
 /// The same without units.
+#[cfg(feature = "top")]
 pub(super) fn limits(service: &Defended) -> String {
     let mut rows = trigger_rows(service);
     for row in &mut rows {
