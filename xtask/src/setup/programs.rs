@@ -21,6 +21,8 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("ps", "procps"),
     ("python3", "python3"),
     ("sshd", "openssh-server"),
+    ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
     ("zsh", "zsh"),
 ];
