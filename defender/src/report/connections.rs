@@ -174,7 +174,7 @@ mod tests {
     fn where_there_is_little_room_empty_states_are_left_out() {
         let counts = count([].iter());
         let rows = [("10.0.0.1:80".to_owned(), &counts)];
-        let narrow = "                 SYN_\n  CONNECTIONS TO  RECV  ESTABLISHED\n  10.0.0.1:80        0            0\n";
+        let narrow = "                  SYN_\n  CONNECTIONS TO  RECV  ESTABLISHED\n  10.0.0.1:80        0            0\n";
         assert_eq!(table("connections to", &rows, false, 80), narrow);
         assert!(table("connections to", &rows, false, usize::MAX).contains("TIME_WAIT"));
         let closing = BTreeMap::from([("CLOSING", 7)]);
