@@ -8,7 +8,7 @@ use crate::markdown::{code, head, sentence, table};
 const INTRODUCTION: &str = "\
 `defender set KEY VALUE` changes a setting at once, `defender set KEY default` removes what was set. `defender get` shows what
 was set, `defender get KEY` the value in force. A [configuration file](../how-to/first-server.md#keep-settings-in-a-file) takes the
-same keys and values.
+same keys and values. Numbers may have their unit: `25%`, `30s`, `5m`, `10k` (10,000), `2M`. A value is shown in the unit it was set in.
 
 A key may be for one port where the table says so: `443.mode`, `443.start`. The first of these that exists is in force:
 

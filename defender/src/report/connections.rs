@@ -77,8 +77,11 @@ pub fn count_by_service(connections: &[Connection]) -> BTreeMap<u32, BTreeMap<&'
     services
 }
 
-/// A table of connections by state, a row for each of `rows`. Where there is little room, states that no connection is in are
-/// left out.
+/// States that are shown whether or not a connection is in them.
+const USUAL: [State; 2] = [State::SynRecv, State::Established];
+
+/// A table of connections by state, a row for each of `rows`. Where there is little room, other states that no connection is in
+/// are left out.
 pub(super) fn table(
     what: &str,
     rows: &[(String, &BTreeMap<&str, u64>)],
@@ -102,7 +105,8 @@ pub(super) fn table(
         return table::render(&head, &cells);
     }
     let occupied = |state: &State| {
-        rows.iter().any(|(_, counts)| counts.get(state.name()).is_some_and(|count| *count != 0))
+        let count = |(_, counts): &(String, &BTreeMap<&str, u64>)| counts.get(state.name()).copied();
+        USUAL.contains(state) || rows.iter().filter_map(count).any(|count| count != 0)
     };
     let occupied: Vec<State> = STATES.into_iter().filter(occupied).collect();
     let (head, cells) = table(&occupied, |state| state.name().replace('_', "_\n"));
@@ -176,6 +180,19 @@ mod tests {
         assert_eq!((tracked.wire_state, tracked.admitted), (State::Established, Admitted::Cookie));
         // The datapath's clock may be slightly ahead.
         assert_eq!(TrackedFlow::from_abi(&line, 6).map(|tracked| tracked.age), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn where_there_is_little_room_empty_states_are_left_out() {
+        let counts = count([].iter());
+        let rows = [("10.0.0.1:80".to_owned(), &counts)];
+        let narrow = "                  SYN_\n  CONNECTIONS TO  RECV  ESTABLISHED\n  10.0.0.1:80        0            0\n";
+        assert_eq!(table("connections to", &rows, false, 80), narrow);
+        assert!(table("connections to", &rows, false, usize::MAX).contains("TIME_WAIT"));
+        let closing = BTreeMap::from([("CLOSING", 7)]);
+        let rows = [("10.0.0.1:80".to_owned(), &closing)];
+        let text = table("port", &rows, true, 80);
+        assert!(text.contains("CLOSING  ALL\n") && text.ends_with("7    7\n"), "{text}");
     }
 
     #[test]

@@ -132,17 +132,18 @@ const SERVICE_COLUMNS: [Column; 9] = [
 
 fn services(snapshot: &Snapshot, report: Report, width: usize) -> String {
     let head = SERVICE_COLUMNS.map(|column| column.head);
-    let rows = rows_of(snapshot, SERVICE_COLUMNS.iter());
+    let rows = rows_of(snapshot, &SERVICE_COLUMNS.iter().collect::<Vec<_>>());
     if table::fits(&head, &rows, width) {
         return table::render(&head, &rows);
     }
-    let kept = || SERVICE_COLUMNS.iter().filter(|column| column.only.is_none_or(|only| only == report));
-    let head: Vec<_> = kept().map(|column| column.narrow).collect();
-    table::fit(&head, &rows_of(snapshot, kept()), width)
+    let kept = SERVICE_COLUMNS.iter().filter(|column| column.only.is_none_or(|only| only == report));
+    let kept: Vec<_> = kept.collect();
+    let head: Vec<_> = kept.iter().map(|column| column.narrow).collect();
+    table::fit(&head, &rows_of(snapshot, &kept), width)
 }
 
-fn rows_of<'a>(snapshot: &Snapshot, columns: impl Iterator<Item = &'a Column> + Clone) -> Vec<Vec<String>> {
-    let row = |service: &ServiceStatus| columns.clone().map(|column| (column.cell)(service)).collect();
+fn rows_of(snapshot: &Snapshot, columns: &[&Column]) -> Vec<Vec<String>> {
+    let row = |service: &ServiceStatus| columns.iter().map(|column| (column.cell)(service)).collect();
     snapshot.services.iter().map(row).collect()
 }
 

@@ -12,7 +12,7 @@ use defender_testbed::{
     topology::{SERVER_INTERFACE, Topology},
 };
 
-use crate::harness::{PROGRAM, process::Scratch, start};
+use crate::harness::{PROGRAM, process::Scratch, screen::Screen, start};
 
 /// Where the program is.
 fn directory() -> Result<&'static Path> {
@@ -83,7 +83,7 @@ fn bash_completes_commands_options_and_words() -> Result<()> {
     assert_eq!(complete(&["defender", "conns", "--state", "TIME"])?, ["TIME_WAIT"]);
     assert_eq!(complete(&["defender", "set", "reply_l"])?, ["reply_limit"]);
     assert_eq!(complete(&["defender", "set", "mode", "mon"])?, ["monitor"]);
-    assert_eq!(complete(&["defender", "completions", ""])?, ["bash", "zsh", "fish"]);
+    assert_eq!(complete(&["defender", "completions", ""])?[..3], ["bash", "zsh", "fish"]);
     assert_eq!(complete(&["defender", "status", "-o", "j"])?, ["json"]);
     Ok(())
 }
@@ -122,5 +122,18 @@ fn zsh_takes_its_script() -> Result<()> {
     )?;
     let names: Vec<_> = found.lines().collect();
     ensure!(names.len() == 2 && names.iter().all(|name| name.contains("defender")), "{found}");
+    // The key is pressed: the script is loaded by that, and completes at once.
+    let mut screen = Screen::start(&bed, &pins, "exec zsh -f -i")?;
+    let setting = format!(
+        "fpath=({0} $fpath); autoload -Uz compinit; compinit -u -d {0}/dump",
+        scratch.path("").display()
+    );
+    screen.press(format!("{setting}; print rea''dy\n").as_bytes())?;
+    screen.wait_for("ready", 1)?;
+    screen.press(b"defender completions f\t")?;
+    screen.wait_for("ish", 1)?;
+    screen.press(b"\nexit\n")?;
+    let (seen, _) = screen.end()?;
+    ensure!(seen.contains("complete --keep-order"), "{seen}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod kernel;
 pub(crate) mod process;
+pub(crate) mod screen;
 pub(crate) mod scripted_client;
 pub(crate) mod traffic;
 
