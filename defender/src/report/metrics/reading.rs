@@ -120,12 +120,12 @@ fn services(
     maps: &Maps,
     limits: &Limits,
     config: &abi::Config,
-) -> Result<BTreeMap<String, ServiceReading>> {
+) -> Result<BTreeMap<Endpoint, ServiceReading>> {
     let present = clock::now()?;
     // The listing may be missing for a moment; the rest is worth having.
     let listed = flows::list(root).unwrap_or_default();
     let states = connections::states_by_service(&listed);
-    let mut services = BTreeMap::<String, ServiceReading>::new();
+    let mut services = BTreeMap::<Endpoint, ServiceReading>::new();
     for (id, slot) in &snapshot::slots(maps)? {
         let load = &maps.load_at(*id, &slot.triggers, config.age_buckets, present)?;
         let states = states.get(id).copied().unwrap_or_default();
@@ -139,7 +139,9 @@ fn services(
             unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).into(),
             states,
         };
-        services.entry(Endpoint::from_abi(slot).to_string()).or_default().add(&service);
+        // Labels do not say which families it has: those that differ by nothing else have one series.
+        let endpoint = Endpoint { families: 0, ..Endpoint::from_abi(slot) };
+        services.entry(endpoint).or_default().add(&service);
     }
     Ok(services)
 }
