@@ -210,7 +210,7 @@ fn escaped(text: &str) -> String {
 /// Short: 1.5M, 20k, 7, 0.25.
 pub(crate) fn number(value: f64) -> String {
     if value.abs() < 1.0 && value != 0.0 {
-        return format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned();
+        return format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
     }
     let (value, unit) = match value.abs() {
         v if v >= 999_500.0 => (value / 1e6, "M"),
@@ -231,7 +231,8 @@ mod tests {
             (0.0, "0"),
             (0.25, "0.25"),
             (0.1, "0.1"),
-            (0.001, "0"),
+            (0.015, "0.015"),
+            (0.0001, "0"),
             (6.4, "6.4"),
             (250.0, "250"),
             (20_000.0, "20k"),

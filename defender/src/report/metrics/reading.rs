@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use defender_common::{
-    abi::{self, Counters},
+    abi::{self, Counters, ServiceCounters},
     load,
     mitigation::Level,
 };
@@ -79,7 +79,7 @@ impl Reading {
     pub(super) fn faults_now(root: &PinRoot, kept: &mut Kept) -> Vec<String> {
         let mut read = || {
             root.require_attached()?;
-            let is_suspended = kept.maps.of(root)?.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
+            let is_suspended = kept.maps.of(root)?.0.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
             Ok(snapshot::faults_of_datapath(snapshot::interfaces(root)?.iter(), is_suspended).collect())
         };
         read().unwrap_or_else(|error: anyhow::Error| vec![format!("{error:#}")])
@@ -97,9 +97,9 @@ impl Reading {
 impl Datapath {
     fn read(root: &PinRoot, kept: &mut Kept) -> Result<Self> {
         root.require_attached()?;
-        let (maps, limits) = (kept.maps.of(root)?, kept.limits.of(root));
+        let ((maps, counters), limits) = (kept.maps.of(root)?, kept.limits.of(root));
         let config = maps.config.get(0)?;
-        let services = services(root, maps, limits, &config)?;
+        let services = services(root, maps, &counters.read()?, limits, &config)?;
         Ok(Self {
             counters: maps.counters()?,
             service_count: services.len(),
@@ -118,6 +118,7 @@ impl Datapath {
 fn services(
     root: &PinRoot,
     maps: &Maps,
+    counters: &[ServiceCounters],
     limits: &Limits,
     config: &abi::Config,
 ) -> Result<BTreeMap<Endpoint, ServiceReading>> {
@@ -130,7 +131,7 @@ fn services(
         let load = &maps.load_at(*id, &slot.triggers, config.age_buckets, present)?;
         let states = states.get(id).copied().unwrap_or_default();
         let service = ServiceReading {
-            counters: maps.service_counters(*id)?,
+            counters: counters.get(*id as usize).copied().unwrap_or_default(),
             half_open: states[0],
             averted: load::averted_now(load).into(),
             queue_limit: limits.get(id).copied().unwrap_or(0).into(),
