@@ -18,7 +18,7 @@ const INTRODUCTION: &str = "\
 Counters count from the moment that defender was attached, and go on across restarts of the controller. A reading is at most a second
 old.
 
-No label holds a client's address. `service` is the service's address and port, such as `[::]:80`. The first 256 services have
+No label holds a client's address. `service` is the service's address and port, such as `[::]:80`. The first 128 services have
 series of their own; all others are summed under `other`, where a number that is 1 or 0 for one service says how many it is 1 for.";
 
 /// The page.

@@ -14,7 +14,7 @@ const PLOT_BOTTOM: f64 = 168.0;
 const LEGEND: f64 = 202.0;
 const LEGEND_LINE: f64 = 15.0;
 /// What a letter of a legend takes.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 7.2;
 
 /// A panel.
 pub(crate) struct Panel {

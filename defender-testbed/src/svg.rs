@@ -208,8 +208,11 @@ pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Short: 1.5M, 20k, 7.
+/// Short: 1.5M, 20k, 7, 0.25.
 pub(crate) fn number(value: f64) -> String {
+    if value.abs() < 1.0 && value != 0.0 {
+        return format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
+    }
     let (value, unit) = match value.abs() {
         v if v >= 999_500.0 => (value / 1e6, "M"),
         v if v >= 10_000.0 => (value / 1e3, "k"),
@@ -225,7 +228,17 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (value, text) in [(0.0, "0"), (6.4, "6.4"), (250.0, "250"), (20_000.0, "20k"), (1.5e6, "1.5M")] {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (0.1, "0.1"),
+            (0.015, "0.015"),
+            (0.0001, "0"),
+            (6.4, "6.4"),
+            (250.0, "250"),
+            (20_000.0, "20k"),
+            (1.5e6, "1.5M"),
+        ] {
             assert_eq!(number(value), text);
         }
     }

@@ -64,6 +64,11 @@ macro_rules! counters {
             /// How each is exported, in the order of [`Self::ALL`]; none: not by service.
             pub const EXPORTED: [Option<ExportedAs>; Self::ALL.len()] = [$(exported!($($metric $(, $label)?)?)),+];
 
+            /// Counters of these values, in the order of [`Self::ALL`].
+            pub const fn of([$($counter),+]: [u64; Self::ALL.len()]) -> Self {
+                Self { $($counter),+ }
+            }
+
             /// The values, in the order of [`Self::ALL`].
             pub const fn values(&self) -> [u64; Self::ALL.len()] {
                 [$(self.$counter),+]
@@ -145,6 +150,7 @@ mod tests {
         let mut sum = one;
         sum.add(&one);
         assert_eq!(sum.values().map(|value| value / 2), one.values());
+        assert_eq!(ServiceCounters::of(sum.values()), sum);
         let names = ServiceCounters::ALL.map(|(name, _)| name);
         assert_eq!((names[0], names[17]), ("syn_received", "refused_other"));
         assert_eq!((sum.values()[0], sum.values()[17]), (2, 10));

@@ -1,5 +1,7 @@
 //! The eBPF side: loading, attaching, and the maps. No other module of this crate calls aya.
 
+#[cfg(feature = "metrics")]
+pub mod all_service_counters;
 pub mod bpf;
 pub mod clock;
 pub mod conntrack;

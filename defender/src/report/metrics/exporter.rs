@@ -150,6 +150,8 @@ struct Read {
     kept: Kept,
     reading: Option<Arc<Reading>>,
     pages: Vec<(Format, Bytes)>,
+    /// How large the last page was, in bytes.
+    size: usize,
 }
 
 impl Live {
@@ -173,7 +175,8 @@ impl Pages for Live {
             return page.clone();
         }
         // Writing to memory does not fail.
-        let page = Bytes::from(page::page(&reading, format).unwrap_or_default());
+        let page = Bytes::from(page::page(&reading, format, read.size + read.size / 8).unwrap_or_default());
+        read.size = page.len();
         read.pages.push((format, page.clone()));
         page
     }

@@ -7,7 +7,7 @@ use defender_common::abi::map;
 
 use super::own_series::OwnSeries;
 use crate::{
-    dataplane::{maps::Maps, pins::PinRoot},
+    dataplane::{all_service_counters::AllServiceCounters, maps::Maps, pins::PinRoot},
     state::{directory::StateDirectory, findings::Findings},
 };
 
@@ -32,18 +32,18 @@ fn identity(path: &Path) -> io::Result<Identity> {
 
 /// The maps, as they were opened by their pins.
 #[derive(Default)]
-pub(super) struct OpenMaps(Option<(Identity, Maps)>);
+pub(super) struct OpenMaps(Option<(Identity, Maps, AllServiceCounters)>);
 
 impl OpenMaps {
     /// Those that are pinned now.
-    pub(super) fn of(&mut self, root: &PinRoot) -> Result<&Maps> {
+    pub(super) fn of(&mut self, root: &PinRoot) -> Result<(&Maps, &AllServiceCounters)> {
         let pin = root.map(map::CONFIG);
         let now = identity(&pin).with_context(|| format!("cannot look at {}", pin.display()))?;
-        let (_, maps) = match self.0.take().filter(|(then, _)| *then == now) {
+        let (_, maps, counters) = match self.0.take().filter(|(then, ..)| *then == now) {
             Some(open) => self.0.insert(open),
-            None => self.0.insert((now, Maps::open(root)?)),
+            None => self.0.insert((now, Maps::open(root)?, AllServiceCounters::open(root)?)),
         };
-        Ok(maps)
+        Ok((maps, counters))
     }
 }
 

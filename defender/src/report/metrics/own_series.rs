@@ -3,23 +3,25 @@
 //! A service that has series keeps them as long as it is there, so that no counter jumps because another service came. What
 //! services of `other` have counted stays counted when they end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use defender_common::abi::ServiceCounters;
 
 use super::service::ServiceReading;
+use crate::model::endpoint::Endpoint;
 
 /// So many services have series of their own.
-pub(super) const MOST: usize = 256;
+pub(super) const MOST: usize = 128;
 /// The label of all others together.
 pub(super) const OTHER: &str = "other";
 
 /// Who has series, and what others have counted.
 #[derive(Debug, Default)]
 pub(super) struct OwnSeries {
-    own: BTreeSet<String>,
+    /// Their labels.
+    own: BTreeMap<Endpoint, String>,
     /// What each of the others had counted at the last reading.
-    others: BTreeMap<String, ServiceCounters>,
+    others: BTreeMap<Endpoint, ServiceCounters>,
     /// What those others had counted that have ended or begun anew since.
     ended: ServiceCounters,
 }
@@ -28,23 +30,23 @@ impl OwnSeries {
     /// The services by label: at most [`MOST`], and one for all others if there are or were any.
     pub(super) fn assign(
         &mut self,
-        services: BTreeMap<String, ServiceReading>,
+        services: BTreeMap<Endpoint, ServiceReading>,
     ) -> BTreeMap<String, ServiceReading> {
-        self.own.retain(|label| services.contains_key(label));
+        self.own.retain(|endpoint, _| services.contains_key(endpoint));
         let mut assigned = BTreeMap::new();
         let mut other = ServiceReading::default();
         let mut others = BTreeMap::new();
-        for (label, service) in services {
+        for (endpoint, service) in services {
             // Who was summed up once stays there: its counts cannot be taken out again.
-            let is_own = self.own.contains(&label)
-                || self.own.len() < MOST
-                    && !self.others.contains_key(&label)
-                    && self.own.insert(label.clone());
-            if is_own {
-                assigned.insert(label, service);
-            } else {
-                other.add(&service);
-                others.insert(label, service.counters);
+            if self.own.len() < MOST && !self.others.contains_key(&endpoint) {
+                self.own.entry(endpoint).or_insert_with(|| endpoint.to_string());
+            }
+            match self.own.get(&endpoint) {
+                Some(label) => drop(assigned.insert(label.clone(), service)),
+                None => {
+                    other.add(&service);
+                    others.insert(endpoint, service.counters);
+                }
             }
         }
         self.keep_ended(others);
@@ -55,12 +57,12 @@ impl OwnSeries {
         assigned
     }
 
-    fn keep_ended(&mut self, now: BTreeMap<String, ServiceCounters>) {
-        for (label, before) in &self.others {
+    fn keep_ended(&mut self, now: BTreeMap<Endpoint, ServiceCounters>) {
+        for (endpoint, before) in &self.others {
             let began_anew = |now: &ServiceCounters| {
                 now.values().iter().zip(before.values()).any(|(now, before)| *now < before)
             };
-            if now.get(label).is_none_or(began_anew) {
+            if now.get(endpoint).is_none_or(began_anew) {
                 self.ended.add(before);
             }
         }
@@ -72,12 +74,13 @@ impl OwnSeries {
 mod tests {
     use super::*;
 
-    fn services(labels: impl IntoIterator<Item = usize>, syns: u64) -> BTreeMap<String, ServiceReading> {
-        let service = |label| {
+    fn services(ports: impl IntoIterator<Item = usize>, syns: u64) -> BTreeMap<Endpoint, ServiceReading> {
+        let service = |port| {
             let counters = ServiceCounters { syn_received: syns, ..ServiceCounters::default() };
-            (format!("{label:05}"), ServiceReading { counters, half_open: 1, ..ServiceReading::default() })
+            let endpoint = Endpoint { port: port as u16, address: [192, 0, 2, 1].into(), families: 0 };
+            (endpoint, ServiceReading { counters, half_open: 1, ..ServiceReading::default() })
         };
-        labels.into_iter().map(service).collect()
+        ports.into_iter().map(service).collect()
     }
 
     fn other(assigned: &BTreeMap<String, ServiceReading>) -> (u64, u64) {
@@ -108,7 +111,7 @@ mod tests {
         let after = own.assign(services(0..=MOST, 1));
         assert!(before.keys().all(|label| after.contains_key(label)));
         assert_eq!(other(&after), (1, 1));
-        assert!(!after.contains_key("00000"));
+        assert!(!after.contains_key("192.0.2.1:0"));
     }
 
     #[test]

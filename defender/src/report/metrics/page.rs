@@ -38,11 +38,11 @@ impl Format {
     }
 }
 
-/// All metrics.
-pub(super) fn page(reading: &Arc<Reading>, format: Format) -> Result<String, fmt::Error> {
+/// All metrics; room for `expected` bytes is made at once.
+pub(super) fn page(reading: &Arc<Reading>, format: Format, expected: usize) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Read(Arc::clone(reading))));
-    let mut page = String::new();
+    let mut page = String::with_capacity(expected);
     match format {
         Format::OpenMetrics => text::encode(&mut page, &registry)?,
         Format::Prometheus => prometheus_text::encode(&mut page, &registry)?,
@@ -142,8 +142,8 @@ mod tests {
     #[test]
     fn both_formats_say_the_same() {
         let reading = Arc::new(example());
-        let open = page(&reading, Format::OpenMetrics).expect("text");
-        let old = page(&reading, Format::Prometheus).expect("text");
+        let open = page(&reading, Format::OpenMetrics, 0).expect("text");
+        let old = page(&reading, Format::Prometheus, 0).expect("text");
         assert!(open.ends_with("# EOF\n") && !old.contains("# EOF"), "{open}");
         for line in [
             "# TYPE defender_packets counter",
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn without_a_datapath_the_rest_is_there() {
         let reading = Arc::new(Reading { datapath: Err("nothing is attached".into()), ..example() });
-        let page = page(&reading, Format::OpenMetrics).expect("text");
+        let page = page(&reading, Format::OpenMetrics, 0).expect("text");
         assert!(
             page.contains("defender_ready 0") && page.contains("defender_controller_lag_seconds 0"),
             "{page}"

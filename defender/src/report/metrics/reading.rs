@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use defender_common::{
-    abi::{self, Counters},
+    abi::{self, Counters, ServiceCounters},
     load,
     mitigation::Level,
 };
@@ -79,7 +79,7 @@ impl Reading {
     pub(super) fn faults_now(root: &PinRoot, kept: &mut Kept) -> Vec<String> {
         let mut read = || {
             root.require_attached()?;
-            let is_suspended = kept.maps.of(root)?.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
+            let is_suspended = kept.maps.of(root)?.0.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
             Ok(snapshot::faults_of_datapath(snapshot::interfaces(root)?.iter(), is_suspended).collect())
         };
         read().unwrap_or_else(|error: anyhow::Error| vec![format!("{error:#}")])
@@ -97,9 +97,9 @@ impl Reading {
 impl Datapath {
     fn read(root: &PinRoot, kept: &mut Kept) -> Result<Self> {
         root.require_attached()?;
-        let (maps, limits) = (kept.maps.of(root)?, kept.limits.of(root));
+        let ((maps, counters), limits) = (kept.maps.of(root)?, kept.limits.of(root));
         let config = maps.config.get(0)?;
-        let services = services(root, maps, limits, &config)?;
+        let services = services(root, maps, &counters.read()?, limits, &config)?;
         Ok(Self {
             counters: maps.counters()?,
             service_count: services.len(),
@@ -118,19 +118,20 @@ impl Datapath {
 fn services(
     root: &PinRoot,
     maps: &Maps,
+    counters: &[ServiceCounters],
     limits: &Limits,
     config: &abi::Config,
-) -> Result<BTreeMap<String, ServiceReading>> {
+) -> Result<BTreeMap<Endpoint, ServiceReading>> {
     let present = clock::now()?;
     // The listing may be missing for a moment; the rest is worth having.
     let listed = flows::list(root).unwrap_or_default();
     let states = connections::states_by_service(&listed);
-    let mut services = BTreeMap::<String, ServiceReading>::new();
+    let mut services = BTreeMap::<Endpoint, ServiceReading>::new();
     for (id, slot) in &snapshot::slots(maps)? {
         let load = &maps.load_at(*id, &slot.triggers, config.age_buckets, present)?;
         let states = states.get(id).copied().unwrap_or_default();
         let service = ServiceReading {
-            counters: maps.service_counters(*id)?,
+            counters: counters.get(*id as usize).copied().unwrap_or_default(),
             half_open: states[0],
             averted: load::averted_now(load).into(),
             queue_limit: limits.get(id).copied().unwrap_or(0).into(),
@@ -139,7 +140,9 @@ fn services(
             unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).into(),
             states,
         };
-        services.entry(Endpoint::from_abi(slot).to_string()).or_default().add(&service);
+        // Labels do not say which families it has: those that differ by nothing else have one series.
+        let endpoint = Endpoint { families: 0, ..Endpoint::from_abi(slot) };
+        services.entry(endpoint).or_default().add(&service);
     }
     Ok(services)
 }

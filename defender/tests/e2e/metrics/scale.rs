@@ -12,7 +12,7 @@ use super::bed::Scene;
 use crate::harness::eventually;
 
 /// As many services have series of their own.
-const SERIES: usize = 256;
+const SERIES: usize = 128;
 /// A page is made anew after this.
 const FRESH: Duration = Duration::from_millis(1100);
 
