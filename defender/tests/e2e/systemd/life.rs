@@ -119,7 +119,7 @@ fn a_whole_life() -> Result<()> {
     Ok(())
 }
 
-/// The service sees nothing of processes with more capabilities in `/proc`, and replaces and is replaced all the same.
+/// The service may not look into processes that have more capabilities. It replaces them, and is replaced, all the same.
 #[test]
 fn it_takes_over_from_one_run_by_hand_and_hands_over_to_one() -> Result<()> {
     let bed = with_default_route()?;
