@@ -8,6 +8,7 @@ mod cli;
 mod counters;
 mod json;
 mod markdown;
+mod metrics;
 mod options;
 mod schema;
 mod settings;
@@ -39,6 +40,7 @@ pub fn pages() -> Result<Vec<Page>> {
         ("settings", settings::page()),
         ("verdicts", verdicts::page()),
         ("counters", counters::page()),
+        ("metrics", metrics::page()),
         ("json", json::page()?),
         ("events", json::events()?),
         ("options-kept", options::page()),

@@ -3,8 +3,11 @@
 mod bench;
 mod checks;
 mod cli;
+mod dashboard;
 mod demo;
 mod format;
+mod panels;
+mod progress;
 mod rounds;
 mod soak;
 mod svg;

@@ -11,7 +11,7 @@ const BAR: f64 = 16.0;
 const GAP: f64 = 12.0;
 const LINES_HEIGHT: f64 = 420.0;
 const LINES_LEFT: f64 = 90.0;
-const COLOURS: [&str; 8] =
+pub(crate) const COLOURS: [&str; 8] =
     ["#2b6cb0", "#dd6b20", "#2f855a", "#b83280", "#718096", "#b7791f", "#2c7a7b", "#9b2c2c"];
 
 /// A number with what it varied between.
@@ -101,23 +101,23 @@ impl Lines<'_> {
 }
 
 /// From a number to a place.
-struct Scale {
-    most: f64,
-    from: f64,
-    to: f64,
+pub(crate) struct Scale {
+    pub(crate) most: f64,
+    pub(crate) from: f64,
+    pub(crate) to: f64,
 }
 
 impl Scale {
-    fn linear(most: f64, from: f64, to: f64) -> Self {
+    pub(crate) fn linear(most: f64, from: f64, to: f64) -> Self {
         Self { most: if most > 0.0 { most * 1.05 } else { 1.0 }, from, to }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    pub(crate) fn place(&self, value: f64) -> f64 {
         self.from + value.clamp(0.0, self.most) / self.most * (self.to - self.from)
     }
 
     /// Five to ten round numbers.
-    fn ticks(&self) -> Vec<f64> {
+    pub(crate) fn ticks(&self) -> Vec<f64> {
         let power = 10_f64.powf((self.most / 5.0).log10().floor());
         let step =
             [5.0, 2.0, 1.0].into_iter().map(|round| round * power).find(|step| self.most / step >= 5.0);
@@ -126,10 +126,11 @@ impl Scale {
     }
 }
 
-struct Picture(String);
+/// A picture that is being drawn.
+pub(crate) struct Picture(String);
 
 impl Picture {
-    fn new(title: &str, height: f64) -> Self {
+    pub(crate) fn new(title: &str, height: f64) -> Self {
         let mut out = Self(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
              font-family=\"sans-serif\" font-size=\"12\" fill=\"#2d3748\">\n\
@@ -162,25 +163,29 @@ impl Picture {
         self.text((beside, middle + 4.0), "start", &number(value.at));
     }
 
-    fn curve(&mut self, places: &[(f64, f64)], colour: &str) {
+    pub(crate) fn polyline(&mut self, places: &[(f64, f64)], colour: &str) {
         let points: Vec<_> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         self.push(format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
             points.join(" ")
         ));
+    }
+
+    fn curve(&mut self, places: &[(f64, f64)], colour: &str) {
+        self.polyline(places, colour);
         for (x, y) in places {
             self.push(format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>"));
         }
     }
 
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
         self.push(format!(
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>",
             from.0, from.1, to.0, to.1
         ));
     }
 
-    fn text(&mut self, at: (f64, f64), anchor: &str, text: &str) {
+    pub(crate) fn text(&mut self, at: (f64, f64), anchor: &str, text: &str) {
         let text = escaped(text);
         self.push(format!(
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{text}</text>",
@@ -188,11 +193,11 @@ impl Picture {
         ));
     }
 
-    fn push(&mut self, element: impl AsRef<str>) {
+    pub(crate) fn push(&mut self, element: impl AsRef<str>) {
         let _ = writeln!(self.0, "{}", element.as_ref());
     }
 
-    fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         self.push("</svg>");
         self.0
     }
@@ -203,7 +208,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Short: 1.5M, 20k, 7.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let (value, unit) = match value.abs() {
         v if v >= 999_500.0 => (value / 1e6, "M"),
         v if v >= 10_000.0 => (value / 1e3, "k"),

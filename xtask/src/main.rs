@@ -51,6 +51,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Draw docs/dashboard.svg: the dashboard's panels, as a real Prometheus sees a flood.
+    Dashboard {
+        /// Arguments for the drawing; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Measure the cost of defender on this machine, compared with floors and peers.
     Bench {
         /// Arguments for the benchmark; `--help` lists them.
@@ -100,6 +106,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup => setup::compiler().map(|()| ExitCode::SUCCESS),
         Command::Build { release } => build::run(release),
         Command::Run { release, arguments } => run::run(release, &arguments),
+        Command::Dashboard { arguments } => testbed::run("dashboard", &arguments),
         Command::Demo { arguments } => testbed::run("demo", &arguments),
         Command::Bench { arguments } => testbed::run("bench", &arguments),
         Command::Soak { arguments } => testbed::run("soak", &arguments),

@@ -1,9 +1,54 @@
 //! Counters of a service: values of `SERVICE_COUNTERS`.
 //!
-//! A counter is declared here, once. Its sum over CPUs and its row in reports follow; `defender-ebpf/src/account.rs` counts it.
+//! A counter is declared here, once, with the metric that it is exported as. Its sum over CPUs, its row in reports and its series
+//! follow; `defender-ebpf/src/account.rs` counts it.
+
+/// A metric of services. Its name and description are in `report::metrics::families`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceMetric {
+    /// SYNs, by outcome.
+    Syns,
+    /// ACKs that were checked for a cookie, by outcome.
+    CookieAcks,
+    /// Out-of-state packets, by kind.
+    OutOfState,
+    /// Hand-offs, by outcome.
+    Handoffs,
+    /// Connections that proved a cookie.
+    Proved,
+    /// Connections that reached ESTABLISHED.
+    Established,
+    /// Of these: by a cookie.
+    EstablishedByCookie,
+    /// Of these: those that mode `auto` would have challenged.
+    WouldHaveChallenged,
+}
+
+/// How a counter is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExportedAs {
+    /// The metric.
+    pub metric: ServiceMetric,
+    /// The value of the metric's label; none: the counter is the metric's sum, or all of it.
+    pub label: Option<&'static str>,
+}
+
+macro_rules! exported {
+    () => {
+        None
+    };
+    ($metric:ident) => {
+        Some(ExportedAs { metric: ServiceMetric::$metric, label: None })
+    };
+    ($metric:ident, $label:literal) => {
+        Some(ExportedAs { metric: ServiceMetric::$metric, label: Some($label) })
+    };
+}
 
 macro_rules! counters {
-    ($(#[doc = $of:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $counter:ident,)+ }) => {
+    ($(#[doc = $of:literal])+ $name:ident {
+        $($(#[doc = $doc:literal])+ $counter:ident $(in $metric:ident $(. $label:literal)?)?,)+
+    }) => {
         $(#[doc = $of])+
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +60,9 @@ macro_rules! counters {
             /// Name and description of each counter.
             pub const ALL: [(&'static str, &'static str); [$(stringify!($counter)),+].len()] =
                 [$((stringify!($counter), concat!($($doc),+).trim_ascii_start())),+];
+
+            /// How each is exported, in the order of [`Self::ALL`]; none: not by service.
+            pub const EXPORTED: [Option<ExportedAs>; Self::ALL.len()] = [$(exported!($($metric $(, $label)?)?)),+];
 
             /// The values, in the order of [`Self::ALL`].
             pub const fn values(&self) -> [u64; Self::ALL.len()] {
@@ -38,35 +86,35 @@ counters! {
     /// Counters of one service on one CPU.
     ServiceCounters {
         /// SYNs that arrived.
-        syn_received,
+        syn_received in Syns,
         /// SYNs answered with a cookie.
-        syn_challenged,
+        syn_challenged in Syns."challenged",
         /// Segments that proved a valid cookie.
-        ack_accepted,
+        ack_accepted in CookieAcks."accepted",
         /// Out-of-state ACKs without a valid cookie, dropped or passed within the budget for these.
-        ack_rejected,
+        ack_rejected in CookieAcks."rejected",
         /// Connections assigned to the listener.
-        handoff_assigned,
+        handoff_assigned in Handoffs."assigned",
         /// Connections that proved a cookie and were not handed over.
-        handoff_failed,
+        handoff_failed in Handoffs."failed",
         /// Connections that reached ESTABLISHED, by handshake or cookie.
-        established,
+        established in Established,
         /// SYNs that passed in mode `monitor` and would have been challenged in `auto`.
-        syn_would_challenge,
+        syn_would_challenge in Syns."would_challenge",
         /// Connections that reached ESTABLISHED after such a SYN: real clients.
-        client_would_challenge,
+        client_would_challenge in WouldHaveChallenged,
         /// Out-of-state packets other than RSTs: ACKs, mostly.
-        out_of_state_acks,
+        out_of_state_acks in OutOfState."ack",
         /// Out-of-state RSTs.
-        out_of_state_rsts,
+        out_of_state_rsts in OutOfState."rst",
         /// SYNs beyond the reply limit, from sources that are not validated: dropped.
-        syn_limited,
+        syn_limited in Syns."limited",
         /// Connections that proved a cookie, each once. Not counted: what the kernel may still drop (IP options, extension headers, a partial checksum).
-        proved,
+        proved in Proved,
         /// Assigned connections whose socket was seen to reach ESTABLISHED.
-        handoff_established,
+        handoff_established in EstablishedByCookie,
         /// Packets that proved a cookie and were dropped because the accept queue was full.
-        handoff_queue_full,
+        handoff_queue_full in Handoffs."queue_full",
         /// Hand-offs that the kernel refused with EINVAL.
         refused_invalid,
         /// Hand-offs that the kernel refused with ENETUNREACH: the listener is in another network namespace.
@@ -79,6 +127,17 @@ counters! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_series_has_one_counter() {
+        let exported: Vec<_> = ServiceCounters::EXPORTED.into_iter().flatten().collect();
+        for (index, one) in exported.iter().enumerate() {
+            assert!(!exported[..index].contains(one), "{one:?} twice");
+        }
+        let index = ServiceCounters::ALL.iter().position(|(name, _)| *name == "out_of_state_rsts");
+        let rst = ServiceCounters::EXPORTED[index.expect("a counter")];
+        assert_eq!(rst, Some(ExportedAs { metric: ServiceMetric::OutOfState, label: Some("rst") }));
+    }
 
     #[test]
     fn every_counter_has_a_name_a_description_and_a_sum() {

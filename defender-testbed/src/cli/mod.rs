@@ -2,6 +2,7 @@
 
 mod bench;
 mod checks;
+mod dashboard;
 mod demo;
 mod flood;
 mod soak;
@@ -22,6 +23,7 @@ pub(crate) struct Cli {
 enum Command {
     Bench(bench::Bench),
     Checks(checks::Checks),
+    Dashboard(dashboard::Dashboard),
     Demo(demo::Demo),
     Flood(flood::Flood),
     Soak(soak::Soak),
@@ -40,6 +42,7 @@ impl Cli {
         match self.command {
             Command::Bench(bench) => bench.run(),
             Command::Checks(checks) => checks.run(),
+            Command::Dashboard(dashboard) => dashboard.run(),
             Command::Demo(demo) => demo.run(),
             Command::Flood(flood) => flood.run(),
             Command::Soak(soak) => soak.run(),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{AttachArguments, RunArguments};
+use super::{AttachArguments, RunArguments, output::show};
+#[cfg(feature = "metrics")]
+use crate::report::metrics::exporter::Exporter;
 use crate::{
     control::{
         controller::{Controller, Ended},
@@ -12,6 +14,8 @@ use crate::{
     },
     dataplane::pins::PinRoot,
     host::ssh,
+    model::{exported::Exported, listen},
+    report::outcome,
 };
 
 /// How long programs that are run for events may take at the end.
@@ -19,9 +23,11 @@ const LAST_HOOKS: Duration = Duration::from_secs(5);
 
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
     let controller = Controller::new()?;
-    let mut session = begin(root, &arguments.attach, arguments.replace)?;
+    let exported = Exported::default();
+    let _exporter = export(&root, &exported);
+    let mut session = begin(root, &arguments.attach, arguments.replace, &exported)?;
     let hooks = session.hooks();
-    let ended = controller.run(&mut session).and_then(|ended| end(session, ended, arguments.keep));
+    let ended = controller.run(&mut session, &exported).and_then(|ended| end(session, ended, arguments.keep));
     hooks.finish(LAST_HOOKS);
     ended
 }
@@ -58,16 +64,29 @@ fn end(session: Session, ended: Ended, keep: bool) -> Result<()> {
 }
 
 pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
-    let mut session = begin(root, arguments, false)?;
+    let mut session = begin(root, arguments, false, &Exported::default())?;
     if let Some(reload) = session.take_due_reload() {
         reload.run()?;
     }
+    let endpoints = session.table().services.values().map(|service| &service.endpoint);
+    let done = outcome::attached(session.interfaces(), session.settings(), endpoints)?;
     session.leave()?;
     log::info!("keys are not rotated and new listeners not noticed until `defender run` takes over");
-    Ok(())
+    if arguments.output.is_json() { show(&done) } else { Ok(()) }
 }
 
-fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Session> {
+/// Serves metrics, should the configuration file ask for them. What goes wrong with them does not end the defence.
+#[cfg(feature = "metrics")]
+fn export(root: &PinRoot, exported: &Exported) -> Option<Exporter> {
+    Exporter::start(root, exported)
+        .inspect_err(|error| log::warn!("no metrics: {error:#}; the defence goes on"))
+        .ok()
+}
+
+#[cfg(not(feature = "metrics"))]
+fn export(_: &PinRoot, _: &Exported) {}
+
+fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool, exported: &Exported) -> Result<Session> {
     let options = SessionOptions {
         interfaces: without_repetition(&arguments.iface),
         mode: arguments.mode,
@@ -75,10 +94,14 @@ fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Se
         config: arguments.config.clone(),
         flows: arguments.flows,
         replace,
+        exported: exported.clone(),
         administrator: if arguments.no_allow_ssh { None } else { ssh::administrator() },
     };
     let session = Session::begin(root, &options)?;
     introduce(&session);
+    if cfg!(not(feature = "metrics")) && session.settings().metrics.is_some() {
+        log::warn!("no metrics: {} is set, but this defender was built without them", listen::KEY);
+    }
     Ok(session)
 }
 

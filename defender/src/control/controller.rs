@@ -24,7 +24,11 @@ use crate::{
     },
     dataplane::maps::Events,
     host::{firewall::Firewall, service_manager::ServiceManager, tool},
-    model::{config_file::ConfigFile, presence_filter},
+    model::{
+        config_file::ConfigFile,
+        exported::{Exported, Turn},
+        presence_filter,
+    },
 };
 
 /// How often everything is looked at, whether or not an event said so.
@@ -77,10 +81,10 @@ impl Controller {
         Ok(Self { runtime, signals })
     }
 
-    /// Keeps `session` true until a signal, or until someone detaches it.
-    pub fn run(mut self, session: &mut Session) -> Result<Ended> {
+    /// Keeps `session` true until a signal, or until someone detaches it, and tells `exported` of each turn.
+    pub fn run(mut self, session: &mut Session, exported: &Exported) -> Result<Ended> {
         let mut manager = ServiceManager::new();
-        let ended = self.runtime.block_on(watch(session, &mut self.signals, &mut manager));
+        let ended = self.runtime.block_on(watch(session, &mut self.signals, &mut manager, exported));
         manager.stopping();
         tool::end_all();
         self.runtime.shutdown_timeout(LAST_WAIT);
@@ -89,7 +93,12 @@ impl Controller {
     }
 }
 
-async fn watch(session: &mut Session, signals: &mut Signals, manager: &mut ServiceManager) -> Result<Ended> {
+async fn watch(
+    session: &mut Session,
+    signals: &mut Signals,
+    manager: &mut ServiceManager,
+    exported: &Exported,
+) -> Result<Ended> {
     let mut events = Events::open(session.root())?;
     let mut tick = steady(PERIOD);
     let mut rotation = steady(lifetimes::KEY_PERIOD);
@@ -144,7 +153,13 @@ async fn watch(session: &mut Session, signals: &mut Signals, manager: &mut Servi
                 continue;
             }
             _ = rotation.tick() => session.rotate_keys(),
-            _ = tick.tick() => {
+            due = tick.tick() => {
+                exported.set_turn(Turn {
+                    at: Instant::now(),
+                    late: due.elapsed(),
+                    period: PERIOD,
+                    key_drawn: session.key_drawn(),
+                });
                 let attached = session.refresh();
                 if attached.is_ok() && session.needs_new_key().unwrap_or(false) {
                     rotation.reset();

@@ -40,7 +40,12 @@ pub(super) fn with_file(
     path: PathBuf,
     file: ConfigFile,
 ) -> Result<(Settings, FileLists), Problem> {
-    let settings = Settings { file: Some((path, file.layer)), hook: file.hook, ..settings.clone() };
+    let settings = Settings {
+        file: Some((path, file.layer)),
+        metrics: file.metrics,
+        hook: file.hook,
+        ..settings.clone()
+    };
     settings.check()?;
     Ok((settings, (file.allow, file.deny)))
 }

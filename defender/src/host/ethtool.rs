@@ -12,9 +12,12 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 // include/uapi/linux/ethtool.h
 const GET_DRIVER_INFO: u32 = 0x03;
 const GET_STRINGS: u32 = 0x1b;
+const GET_STATISTICS: u32 = 0x1d;
 const GET_STRING_SET_INFO: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
 const GET_LINK_SETTINGS: u32 = 0x4c;
+/// `ETH_SS_STATS`: the set of strings that names the statistics.
+const STATISTIC_NAMES: u32 = 1;
 /// `ETH_SS_FEATURES`: the set of strings that names the features.
 const FEATURE_NAMES: u32 = 4;
 /// Length of `struct ethtool_drvinfo`, in words.
@@ -25,6 +28,8 @@ const NAME_WORDS: usize = 8;
 const LINK_SETTINGS_WORDS: usize = 12;
 /// `struct ethtool_get_features_block`: available, requested, active, never changed; a bit each of 32 features.
 const FEATURE_BLOCK_WORDS: usize = 4;
+/// Room for statistics that appear between two calls, in words.
+const MORE_STATISTICS: usize = 4096;
 
 /// The driver's name, or `None` if it does not report one.
 pub(super) fn driver(interface: &str) -> Result<Option<String>> {
@@ -59,7 +64,7 @@ pub(super) fn active_features(interface: &str) -> Result<Vec<String>> {
 }
 
 fn features(interface: &str) -> io::Result<Vec<String>> {
-    let names = feature_names(interface)?;
+    let names = names(interface, FEATURE_NAMES)?;
     let blocks = names.len().div_ceil(32);
     let mut words = vec![0; 2 + blocks * FEATURE_BLOCK_WORDS];
     words[0] = GET_FEATURES;
@@ -69,11 +74,42 @@ fn features(interface: &str) -> io::Result<Vec<String>> {
     Ok(names.into_iter().enumerate().filter(|(bit, _)| active(*bit)).map(|(_, name)| name).collect())
 }
 
-fn feature_names(interface: &str) -> io::Result<Vec<String>> {
+/// The driver's own statistics, as `ethtool -S` shows them. Empty where it has none.
+pub(super) fn statistics(interface: &str) -> Result<Vec<(String, u64)>> {
+    match read_statistics(interface) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV)) => Ok(Vec::new()),
+        read => read.with_context(|| format!("cannot ask for the statistics of {interface}")),
+    }
+}
+
+fn read_statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
+    let names = names(interface, STATISTIC_NAMES)?;
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The kernel writes as many as there are now, whatever it was told (`ethtool_get_stats`, net/ethtool/ioctl.c). Where
+    // queues have come since, there is room for theirs, and which value has which name is not known.
+    let mut words = vec![0; 2 + 4 * names.len() + MORE_STATISTICS];
+    words[0] = GET_STATISTICS;
+    call(interface, &mut words)?;
+    if words[1] as usize != names.len() {
+        return Ok(Vec::new());
+    }
+    let values = words[2..].chunks_exact(2).map(|value| u64::from_ne_bytes(bytes(value)));
+    Ok(names.into_iter().zip(values).collect())
+}
+
+/// Two words as they are in memory.
+fn bytes(words: &[u32]) -> [u8; 8] {
+    let [[a, b, c, d], [e, f, g, h]] = [words[0].to_ne_bytes(), words[1].to_ne_bytes()];
+    [a, b, c, d, e, f, g, h]
+}
+
+fn names(interface: &str, set: u32) -> io::Result<Vec<String>> {
     // Command, reserved, 64-bit mask of sets, size of the one set.
     let mut info = [0_u32; 5];
     info[0] = GET_STRING_SET_INFO;
-    let [low, high] = halves(1 << FEATURE_NAMES);
+    let [low, high] = halves(1 << set);
     info[2] = low;
     info[3] = high;
     call(interface, &mut info)?;
@@ -81,7 +117,7 @@ fn feature_names(interface: &str) -> io::Result<Vec<String>> {
 
     let mut strings = vec![0; 3 + count * NAME_WORDS];
     strings[0] = GET_STRINGS;
-    strings[1] = FEATURE_NAMES;
+    strings[1] = set;
     strings[2] = count as u32;
     call(interface, &mut strings)?;
     Ok(strings[3..].chunks_exact(NAME_WORDS).map(text).collect())
@@ -115,7 +151,7 @@ fn call(interface: &str, words: &mut [u32]) -> io::Result<()> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     // SAFETY: the name ends in a zero byte. `ifru_data` points to `words`, which stay mutably borrowed for
     // the whole call. The callers above set the size fields to match the room in `words`, and the kernel
-    // writes no more than those sizes.
+    // writes no more than those sizes, or, of statistics, no more than twice as many as a moment ago.
     let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &request) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -237,9 +237,25 @@ pub fn silent() -> Result<Vec<(u32, String)>> {
     Ok(all()?.iter().filter(is_silent).map(|link| (link.header.index, name_of(link).to_owned())).collect())
 }
 
+/// Packets that each interface's NIC had no room for, by the interface's name (`rx_missed_errors`).
+pub(super) fn missed() -> Result<Vec<(String, u64)>> {
+    let missed = |link: &LinkMessage| {
+        link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(statistics) => Some(statistics.rx_missed_errors),
+            _ => None,
+        })
+    };
+    let links = list(LinkMessage::default())?;
+    Ok(links.iter().filter_map(|link| Some((name_of(link).to_owned(), missed(link)?))).collect())
+}
+
 fn all() -> Result<Vec<LinkMessage>> {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    list(request)
+}
+
+fn list(request: LinkMessage) -> Result<Vec<LinkMessage>> {
     let answers = netlink::snapshot(NETLINK_ROUTE, Checking::Lenient, &RouteNetlinkMessage::GetLink(request))
         .context("cannot list network interfaces")?;
     Ok(answers

@@ -14,6 +14,7 @@ use toml::{
 use crate::{
     model::{
         hooks::{DEFAULT_TIMEOUT, Hook, TIMEOUTS},
+        listen::Listen,
         lists::{entry::parse_prefix, plan},
         prefix::Cidr,
         section_table::SectionKey,
@@ -28,6 +29,8 @@ use crate::{
 pub struct ConfigFile {
     /// Settings.
     pub layer: Layer,
+    /// Where metrics are served.
+    pub metrics: Option<Listen>,
     /// Sources that are never challenged.
     pub allow: Vec<Cidr>,
     /// Sources that are always dropped.
@@ -60,6 +63,7 @@ impl ConfigFile {
     pub fn without_lists(&self) -> Self {
         Self {
             layer: self.layer.clone(),
+            metrics: self.metrics.clone(),
             interfaces: self.interfaces.clone(),
             hook: self.hook.clone(),
             ..Self::default()
@@ -151,6 +155,7 @@ impl Reader<'_> {
                     self.file.hook = Some(Hook { command, timeout: DEFAULT_TIMEOUT });
                 }
                 Some(SectionKey::HookTimeout) => self.timeout = self.hook_timeout(item)?,
+                Some(SectionKey::MetricsListen) => self.file.metrics = Some(self.listen(item)?),
                 None => {
                     let names: Vec<_> = known.iter().map(|key| key.name()).collect();
                     return Err(self.unknown(name, &names.join(", ")));
@@ -199,6 +204,13 @@ impl Reader<'_> {
             .ok_or_else(|| self.expected(SectionKey::HookTimeout, item, "it is none"))
     }
 
+    fn listen(&self, item: &Item<'_>) -> Result<Listen, Problem> {
+        let DeValue::String(text) = item.get_ref() else {
+            return Err(self.expected(SectionKey::MetricsListen, item, "it is none"));
+        };
+        text.parse().map_err(|error: Problem| self.wrong(Some(item.span()), &error.to_string()))
+    }
+
     fn strings(&self, key: SectionKey, item: &Item<'_>) -> Result<Vec<String>, Problem> {
         let wrong = |item: &Item<'_>| self.expected(key, item, "it is none");
         let DeValue::Array(items) = item.get_ref() else { return Err(wrong(item)) };
@@ -224,17 +236,16 @@ impl Reader<'_> {
     }
 
     fn setting(&mut self, key: Key, span: Range<usize>, item: &Item<'_>) -> Result<(), Problem> {
-        let value = match item.get_ref() {
-            DeValue::String(text) => key.setting.parse(text),
-            DeValue::Integer(number) => key.setting.parse(&decimal(number)),
+        let written = match item.get_ref() {
+            DeValue::String(text) => self.file.layer.write(key, text),
+            DeValue::Integer(number) => self.file.layer.write(key, &decimal(number)),
             _ => {
                 return Err(
                     self.wrong(Some(item.span()), &format!("expected a string or a whole number for {key}"))
                 );
             }
         };
-        let value = value.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
-        self.file.layer.insert(key, value);
+        written.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
         self.keys.push((key, span));
         Ok(())
     }
@@ -335,7 +346,7 @@ mod tests {
         let file = read(
             "mode = \"auto\"\nreply_budget = 20000\nstart = \"26%\"\nend = 11\nrate_floor = 5_000\nout_of_state = 0x10\n\
              allow = [\"192.0.2.0/24\", \"2001:db8::/32\"]\ndeny = [\"198.51.100.0/24\"]\n\
-             [port.443]\nmode = \"always\"\nstart = \"30%\"\n[port.80]\ncritical = 80",
+             [metrics]\nlisten = \"[::1]:9815\"\n[port.443]\nmode = \"always\"\nstart = \"30%\"\n[port.80]\ncritical = 80",
         )
         .expect("good");
         assert_eq!((file.allow.len(), file.deny.len()), (2, 1));
@@ -347,6 +358,7 @@ mod tests {
         assert_eq!((value(443, Setting::Critical), value(80, Setting::Critical)), (75, 80));
         assert_eq!((value(80, Setting::End), value(80, Setting::RateFloor)), (11, 5000));
         assert_eq!(value(443, Setting::OutOfState), 16);
+        assert_eq!(file.metrics.expect("a place").to_string(), "[::1]:9815");
         assert_eq!(read("").expect("good"), ConfigFile::default());
     }
 
@@ -384,6 +396,10 @@ mod tests {
             ("deny_file = \"/does/not/exist\"", "1:13", "/does/not/exist"),
             ("port = 443", "1:8", "[port.443]"),
             ("port.443 = 1", "1:12", "[port.443]"),
+            ("metrics = true", "1:11", "[metrics]"),
+            ("[metrics]\nlisten = 9815", "2:10", "ADDRESS:PORT"),
+            ("[metrics]\nlisten = \"localhost:9815\"", "2:10", "127.0.0.1:9815"),
+            ("metrics.path = \"/\"", "1:9", "expected listen"),
             ("[port.https]", "1:7", "65535"),
             ("[port.443]\nreply_budget = 1", "2:1", "out_of_state"),
             ("[port.443]\nallow = []", "2:1", "out_of_state"),

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::model::{
     hooks::Hook,
+    listen,
     lists::entry::{Entry, List, Origin},
     settings::{Key, Settings},
 };
@@ -20,6 +21,9 @@ pub fn export(settings: &Settings, entries: &[Entry], interfaces: &[String]) -> 
             Some(port) => ports.entry(port).or_default().push(key),
             None => text.push_str(&line(settings, key)),
         }
+    }
+    if let Some(listen) = &settings.metrics {
+        let _ = writeln!(text, "{} = {}", listen::KEY, quoted(&listen.to_string()));
     }
     for list in [List::Allow, List::Deny] {
         text.push_str(&prefixes(list, entries));
@@ -164,10 +168,16 @@ mod tests {
         fn what_is_exported_is_what_was_in_force(
             set in layer(),
             file in proptest::option::of(layer()),
+            listen in proptest::option::of(select(vec!["[::1]:9815", "unix:/run/a \"b\" \\c"])),
             allow in vec(prefix(), 0..5),
             deny in vec(prefix(), 0..5),
         ) {
-            let settings = Settings { set, file: file.map(|layer| ("before".into(), layer)), ports: vec![], hook: None };
+            let settings = Settings {
+                set,
+                file: file.map(|layer| ("before".into(), layer)),
+                metrics: listen.and_then(|text| text.parse().ok()),
+                ..Settings::default()
+            };
             prop_assume!(settings.check().is_ok());
             // A prefix is on one list only.
             prop_assume!(allow.iter().all(|prefix| !deny.contains(prefix)));
@@ -179,7 +189,9 @@ mod tests {
             let text = export(&settings, &entries, &["eth0".to_owned()]);
             let again = read(&text);
             prop_assert_eq!((&again.allow, &again.deny), (&allow, &deny));
-            let after = Settings { file: Some(("after".into(), again.layer)), ..Settings::default() };
+            prop_assert_eq!(&again.metrics, &settings.metrics);
+            let file = Some(("after".into(), again.layer));
+            let after = Settings { file, metrics: again.metrics, ..Settings::default() };
             for setting in Setting::ALL {
                 for port in [None, Some(1), Some(443), Some(80), Some(65_535)] {
                     let key = Key { port: port.filter(|_| setting.is_per_port()), setting };

@@ -34,6 +34,11 @@ impl KeySchedule {
         *self = Self::new(now);
     }
 
+    /// When the one in use was drawn, or taken over.
+    pub const fn when_drawn(&self) -> Instant {
+        self.drawn
+    }
+
     /// Whether a key is due before its time: since it was postponed, or since `is_outdated` what cookies promise. Not too
     /// often: a key that is drawn ends the one before the last.
     pub fn is_due<E>(&self, now: Instant, is_outdated: impl FnOnce() -> Result<bool, E>) -> Result<bool, E> {

@@ -46,6 +46,8 @@ sections! {
         "Run this program for each event, with the event as JSON on standard input.";
     HookTimeout: "hooks", "timeout", "a time from 1s to 1h", "10s",
         "Kill the program, with its process group, if it takes longer.";
+    MetricsListen: "metrics", "listen", "ADDRESS:PORT, [ADDRESS]:PORT or unix:/PATH", "nowhere",
+        "Serve `/metrics`, `/healthz` and `/readyz` over HTTP at this address or Unix socket. SIGHUP applies a change.";
 }
 
 impl SectionKey {

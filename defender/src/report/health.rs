@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// A controller that has not checked everything for this long is stuck: it does so every second.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// The controller's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

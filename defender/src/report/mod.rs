@@ -7,7 +7,10 @@ pub mod explain;
 pub mod health;
 pub mod json;
 pub mod lists;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod next_syn;
+pub mod outcome;
 pub mod peer;
 pub mod snapshot;
 pub mod table;

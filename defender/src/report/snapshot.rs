@@ -30,8 +30,8 @@ use crate::{
         evidence::{Evidence, Sample, per_second},
         hooks::HookCounts,
         lists::plan::ListCounts,
+        map_values,
         mode::Mode,
-        policy,
         settings::Settings,
         sysctls,
     },
@@ -49,6 +49,8 @@ const SAMPLE: Duration = Duration::from_millis(200);
 /// The current state.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// When the counters were read.
+    pub taken: Instant,
     /// The controller's state.
     pub control: Control,
     /// Challenging is suspended, whatever the settings say.
@@ -146,7 +148,7 @@ impl Snapshot {
             services.push(ServiceStatus {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
-                active: policy::is_challenged(slot, &loads[&id], &config),
+                active: map_values::is_challenged(slot, &loads[&id], &config),
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
@@ -174,6 +176,7 @@ impl Snapshot {
             settings,
             interfaces: interfaces(root)?,
             services,
+            taken: Instant::now(),
             counters: maps.counters()?,
             rates,
             states: connections::count(connections.iter()),
@@ -181,14 +184,25 @@ impl Snapshot {
         })
     }
 
+    /// Measures rates since an earlier reading, instead of for 0.2 s.
+    pub fn measure_since(&mut self, earlier: &Self) {
+        let elapsed = self.taken.duration_since(earlier.taken);
+        let counts = self.counters.verdicts.iter().zip(earlier.counters.verdicts);
+        for (rate, (after, before)) in self.rates.iter_mut().zip(counts) {
+            *rate = per_second(after.saturating_sub(before), elapsed);
+        }
+        for service in &mut self.services {
+            let mut others = earlier.services.iter();
+            if let Some(same) = others.find(|other| other.endpoint == service.endpoint) {
+                let sample = Sample { before: same.counters, after: service.counters, elapsed };
+                service.syn_rate = sample.syn_rate();
+            }
+        }
+    }
+
     /// Every fault of the defence, each as part of a sentence. Empty if there is none.
     pub fn faults(&self) -> Vec<String> {
-        let interfaces = self.interfaces.iter().filter_map(|interface| {
-            Some(format!("{} {}", interface.name, interface.fault.as_ref()?.describe()))
-        });
-        let suspended =
-            self.suspended.then(|| "nothing is challenged: net.ipv4.tcp_syncookies is 0".to_owned());
-        interfaces.chain(self.control.fault()).chain(suspended).collect()
+        faults_of_datapath(self.interfaces.iter(), self.suspended).chain(self.control.fault()).collect()
     }
 
     /// Packets a second by verdict and reason.
@@ -208,6 +222,17 @@ impl Snapshot {
         totals.extend(Tracked::ALL.map(|what| (what.name(), self.counters.tracked[what as usize])));
         totals
     }
+}
+
+/// What keeps the datapath from defending, each as part of a sentence.
+pub(super) fn faults_of_datapath<'a>(
+    interfaces: impl Iterator<Item = &'a InterfaceStatus>,
+    suspended: bool,
+) -> impl Iterator<Item = String> {
+    let interfaces = interfaces
+        .filter_map(|interface| Some(format!("{} {}", interface.name, interface.fault.as_ref()?.describe())));
+    let suspended = suspended.then(|| "nothing is challenged: net.ipv4.tcp_syncookies is 0".to_owned());
+    interfaces.chain(suspended)
 }
 
 /// A counter of the contract that sums others.
@@ -305,6 +330,12 @@ pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
     Ok(slots.iter().map(defended).collect())
 }
 
+/// The ports of all services.
+pub fn ports(root: &PinRoot) -> Result<BTreeSet<u16>> {
+    root.require_attached()?;
+    Ok(slots(&Maps::open(root)?)?.values().map(|slot| slot.port).collect())
+}
+
 /// The services' slots that are in use, by id.
 pub(super) fn slots(maps: &Maps) -> Result<BTreeMap<u32, abi::Service>> {
     let mut slots = BTreeMap::new();
@@ -352,7 +383,8 @@ fn sample(maps: &Maps, ids: impl Iterator<Item = u32>) -> Result<(Vec<(u32, Samp
     Ok((before.into_iter().map(complete).collect::<Result<_>>()?, rates))
 }
 
-fn interfaces(root: &PinRoot) -> Result<Vec<InterfaceStatus>> {
+/// The attached interfaces.
+pub(super) fn interfaces(root: &PinRoot) -> Result<Vec<InterfaceStatus>> {
     let links = root.links()?;
     let names = links::names()?;
     let mut interfaces = Vec::new();
@@ -469,6 +501,7 @@ pub(super) mod tests {
         let web = service(80, "::", abi::SERVICE_FAMILY_V4 | abi::SERVICE_FAMILY_V6);
         let other = service(443, "192.0.2.1", abi::SERVICE_FAMILY_V4);
         Snapshot {
+            taken: Instant::now(),
             control: Control::By { pid: 42, looked: None, stopped: false },
             suspended: false,
             settings,

@@ -48,9 +48,10 @@ use crate::{
         namespace, random, sysctl, wall_clock,
     },
     model::{
+        exported::Exported,
         keys::{self, KeySchedule},
+        map_values::Defaults,
         mode::Mode,
-        policy::Defaults,
         presence_filter::Generations,
         services::ServiceTable,
         settings::Settings,
@@ -78,6 +79,8 @@ pub struct SessionOptions {
     pub replace: bool,
     /// Who administers this host and is put on the allow list.
     pub administrator: Option<IpAddr>,
+    /// What serves metrics is told by this.
+    pub exported: Exported,
 }
 
 /// How many connections a new flow table is made for: 64 bytes each, 8 MiB together.
@@ -114,6 +117,7 @@ pub struct Session {
     conntrack: Conntrack,
     findings: Findings,
     hooks: Arc<HookRunner>,
+    exported: Exported,
 }
 
 /// What this host is like.
@@ -167,6 +171,10 @@ impl Session {
         }
         let is_takeover = !root.interfaces()?.is_empty();
         let (mut settings, mut lists) = settings::read(&root, &directory, options)?;
+        if write.is_some() {
+            // Who asks before all is attached hears that it is not. The address of a controller that goes is not free yet.
+            options.exported.set_listen(settings.metrics.as_ref());
+        }
         let buckets = flow_buckets(options.flows.unwrap_or(DEFAULT_FLOWS));
         let programs = Programs::load(&root, buckets, rollback)?;
         // All that may fail has been tried: another controller went on until now.
@@ -177,6 +185,7 @@ impl Session {
             root.require_attached().context("the controller has detached instead of handing over")?;
             (settings, lists) = settings::read(&root, &directory, options)?;
         }
+        options.exported.set_listen(settings.metrics.as_ref());
         let links = with_those_attached(&root, wanted, options.replace)?;
         let mut names: Vec<String> = links.iter().map(|link| link.name.clone()).collect();
         names.extend(
@@ -205,6 +214,7 @@ impl Session {
             conntrack: Conntrack::default(),
             hooks: Arc::default(),
             findings,
+            exported: options.exported.clone(),
             root,
         };
         session.fill()?;
@@ -243,6 +253,11 @@ impl Session {
     /// What runs the operator's program. It outlives the session, whose last events it is told.
     pub fn hooks(&self) -> Arc<HookRunner> {
         Arc::clone(&self.hooks)
+    }
+
+    /// When the cookie key in use was drawn.
+    pub fn key_drawn(&self) -> Instant {
+        self.keys.when_drawn()
     }
 
     /// What the programs log.

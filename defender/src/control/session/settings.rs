@@ -19,8 +19,8 @@ use crate::{
     model::{
         config_file::ConfigFile,
         lists::entry::List,
+        map_values,
         mode::Mode,
-        policy,
         setting_table::{Setting, Value},
         settings::{Key, Settings},
         sysctls,
@@ -70,6 +70,11 @@ impl Session {
         mem::take(&mut self.configuration.lists_are_due).then(|| self.reload())
     }
 
+    /// Tells where metrics are to be served.
+    pub(super) fn tell_exporter(&self) {
+        self.exported.set_listen(self.configuration.settings.metrics.as_ref());
+    }
+
     pub(super) fn reload(&self) -> Reload {
         Reload {
             root: self.root.clone(),
@@ -103,6 +108,7 @@ impl Session {
                 self.report_new_interfaces(&names);
                 state::settings::write(&self.owner.directory, &settings)?;
                 self.configuration.settings = settings;
+                self.tell_exporter();
                 self.write_config(self.maps.config.get(0)?)?;
                 self.write_services()?;
                 log::info!("{}: reloaded", path.display());
@@ -182,7 +188,7 @@ impl Session {
             flags,
             age_buckets: sysctls::age_buckets(&self.host.sysctls),
             conntrack_established_ms: sysctls::conntrack_established_ms(&self.host.sysctls),
-            ..policy::with_settings(&config, &self.configuration.settings)
+            ..map_values::with_settings(&config, &self.configuration.settings)
         };
         if wanted != self.maps.config.get(0)? {
             self.maps.config.set(0, wanted)?;
@@ -239,6 +245,7 @@ pub(super) fn read(
     let Some(path) = path else {
         if let Some((path, _)) = settings.file.take() {
             log::info!("{} is no longer used: no --config was given", path.display());
+            settings.metrics = None;
         }
         settings.hook = None;
         settings.check().map_err(Problem::from)?;
