@@ -28,13 +28,16 @@ fn configuration(bytes: &[u8]) {
     let path = Path::new("config.toml");
     let no_list = |_: &Path| Ok(Vec::new());
     let Ok(file) = ConfigFile::parse(path, text, &no_list) else { return };
-    let settings = Settings { file: Some((path.to_owned(), file.layer)), ..Settings::default() };
+    let settings =
+        Settings { file: Some((path.to_owned(), file.layer)), hook: file.hook, ..Settings::default() };
     if settings.check().is_err() {
         return;
     }
     let exported = export::export(&settings, &[], &[]);
     let again = ConfigFile::parse(path, &exported, &no_list).expect("what is exported can be read");
-    let again = Settings { file: Some((path.to_owned(), again.layer)), ..Settings::default() };
+    let again =
+        Settings { file: Some((path.to_owned(), again.layer)), hook: again.hook, ..Settings::default() };
+    assert_eq!(settings.hook, again.hook);
     for key in settings.keys() {
         assert_eq!(settings.get(key), again.get(key), "{key:?}");
     }

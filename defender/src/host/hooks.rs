@@ -154,7 +154,7 @@ fn run(job: &Job, shared: &Mutex<Shared>) -> io::Result<Option<ExitStatus>> {
 
 fn command(job: &Job) -> io::Result<Command> {
     let mut command = Command::new(job.hook.program());
-    command.args(&job.hook.command[1..]).process_group(0).stdin(input(&job.event)?);
+    command.args(job.hook.command.iter().skip(1)).process_group(0).stdin(input(&job.event)?);
     // What it prints goes where the controller's messages go.
     let errors = io::stderr().as_fd().try_clone_to_owned();
     command.stdout(errors.map_or_else(|_| Stdio::null(), Stdio::from));

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::model::{
+    hooks::Hook,
     listen,
     lists::entry::{Entry, List, Origin},
     settings::{Key, Settings},
@@ -22,7 +23,7 @@ pub fn export(settings: &Settings, entries: &[Entry], interfaces: &[String]) -> 
         }
     }
     if let Some(listen) = &settings.metrics {
-        let _ = writeln!(text, "{} = \"{}\"", listen::KEY, escaped(&listen.to_string()));
+        let _ = writeln!(text, "{} = {}", listen::KEY, quoted(&listen.to_string()));
     }
     for list in [List::Allow, List::Deny] {
         text.push_str(&prefixes(list, entries));
@@ -32,14 +33,20 @@ pub fn export(settings: &Settings, entries: &[Entry], interfaces: &[String]) -> 
         let _ = writeln!(text, "\n[port.{port}]");
         keys.into_iter().for_each(|key| text.push_str(&line(settings, key)));
     }
+    text.push_str(&settings.hook.as_ref().map(section).unwrap_or_default());
     text
 }
 
-/// As within the quotes of TOML.
-fn escaped(text: &str) -> String {
-    text.chars()
-        .flat_map(|letter| matches!(letter, '"' | '\\').then_some('\\').into_iter().chain([letter]))
-        .collect()
+/// The section of hooks.
+fn section(hook: &Hook) -> String {
+    let words: Vec<String> = hook.command.iter().map(|word| quoted(word)).collect();
+    let timeout = humantime::format_duration(hook.timeout);
+    format!("\n[hooks]\non_event = [{}]\ntimeout = \"{timeout}\"\n", words.join(", "))
+}
+
+/// A string of JSON is one of TOML as well, but for DEL.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn first_line(settings: &Settings, interfaces: &[String]) -> String {
@@ -69,7 +76,7 @@ fn prefixes(list: List, entries: &[Entry]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
 
     use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -107,6 +114,15 @@ mod tests {
                         \n[port.443]\nstart = \"30%\"\n";
         assert_eq!(export(&settings, &entries, &["eth0".into(), "eth1".into()]), expected);
         assert_eq!(read(&export(&Settings::default(), &[], &[])), ConfigFile::default());
+    }
+
+    #[test]
+    fn hooks_are_read_as_they_were() {
+        let command =
+            ["/bin/sh", "-c", "echo \"$0\" \\ \u{1}\u{7f}\n# no comment", "ä"].map(str::to_owned).into();
+        let hook = Hook { command, timeout: Duration::from_millis(61_500) };
+        let settings = Settings { hook: Some(hook.clone()), ..Settings::default() };
+        assert_eq!(read(&export(&settings, &[], &[])).hook, Some(hook));
     }
 
     /// A setting with one of the values that it takes.

@@ -85,7 +85,6 @@ fn wrong_usage_has_status_2() -> Result<()> {
     for arguments in [
         &[][..],
         &["fly"],
-        &["run"],
         &["run", "--iface", SERVER_INTERFACE, "--mode", "on"],
         &["run", "--iface", SERVER_INTERFACE, "--port", "0"],
         &["run", "--iface", SERVER_INTERFACE, "--port", "70000"],

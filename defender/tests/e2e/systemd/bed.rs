@@ -72,11 +72,22 @@ impl Systemd {
         Ok(systemd)
     }
 
+    /// Starts a command of the defender, as root and outside of any unit.
+    pub(crate) fn spawn_defender(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.command(COPY, arguments);
+        Ok(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?)
+    }
+
     /// Runs a program beside it, to its end.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+        Ok(self.command(program, arguments).output()?)
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.systemd.to_string(), "--mount", "--pid", "--net", "--ipc", program]);
-        Ok(command.args(arguments).stdin(Stdio::null()).output()?)
+        command.args(arguments).stdin(Stdio::null());
+        command
     }
 
     /// The same, and returns what it printed.

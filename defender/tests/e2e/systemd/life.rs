@@ -8,8 +8,8 @@ use defender_testbed::topology::Topology;
 use serde_json::Value;
 
 use crate::{
-    harness::{connect, eventually, scripted_client::Wire},
-    operator::bed::{attack, serve, topology},
+    harness::{PATIENCE, connect, eventually, scripted_client::Wire},
+    operator::bed::{attack, serve, topology, wait},
     systemd::bed::Systemd,
 };
 
@@ -116,6 +116,30 @@ fn a_whole_life() -> Result<()> {
     // The end of the attack is the last event, and the hook has run for it.
     let hooked = fs::read_to_string(systemd.path("/run/defender/hooked"))?;
     ensure!(hooked.contains(r#""event":"ended""#), "{hooked}");
+    Ok(())
+}
+
+/// The service may not look into processes that have more capabilities. It replaces them, and is replaced, all the same.
+#[test]
+fn it_takes_over_from_one_run_by_hand_and_hands_over_to_one() -> Result<()> {
+    let bed = with_default_route()?;
+    let root = "/sys/fs/bpf/defender";
+    let systemd = Systemd::start(&bed, "mode = \"always\"\n", |unit| unit)?;
+    let mut first = systemd.spawn_defender(&["run", "--no-allow-ssh"])?;
+    eventually("it is in control", || {
+        Ok(systemd.defender(&["status"]).is_ok_and(|told| told.contains("mode always")))
+    })?;
+    let before = links(&systemd, root)?;
+    systemd.control("start", UNIT)?;
+    ensure!(wait(&mut first, PATIENCE)?.success(), "it was killed");
+    ensure!(links(&systemd, root)? == before, "something was detached");
+    let mut second = systemd.spawn_defender(&["run", "--no-allow-ssh", "--replace"])?;
+    eventually("the service has handed over", || Ok(systemd.property(UNIT, "ActiveState")? == "inactive"))?;
+    ensure!(systemd.property(UNIT, "Result")? == "success", "{}", systemd.log(UNIT));
+    ensure!(systemd.log(UNIT).contains("another controller takes over"), "{}", systemd.log(UNIT));
+    ensure!(links(&systemd, root)? == before, "something was detached");
+    systemd.defender(&["detach"])?;
+    ensure!(wait(&mut second, PATIENCE)?.success());
     Ok(())
 }
 
