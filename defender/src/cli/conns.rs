@@ -33,13 +33,13 @@ fn chosen(mut connections: Vec<Connection>, arguments: &ConnsArguments) -> Vec<C
 
 fn summary(connections: &[Connection], arguments: &ConnsArguments) -> Result<String> {
     let summary = ConnsSummary::of(connections);
-    Ok(if arguments.json { summary.json()? + "\n" } else { summary.text() })
+    Ok(if arguments.output.is_json() { summary.json()? + "\n" } else { summary.text() })
 }
 
 fn listing(mut connections: Vec<Connection>, arguments: &ConnsArguments) -> Result<String> {
     conns::sort(&mut connections, arguments.sort.into());
     let limit = arguments.limit.map(|limit| limit as usize);
-    Ok(if arguments.json {
+    Ok(if arguments.output.is_json() {
         conns::json(&connections, limit)? + "\n"
     } else {
         conns::text(&connections, limit)

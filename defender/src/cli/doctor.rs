@@ -16,7 +16,7 @@ pub(super) fn doctor(root: &PinRoot, arguments: &DoctorArguments) -> Result<Exit
     let options =
         Scope { interfaces: arguments.iface.clone(), ports: arguments.port.iter().copied().collect() };
     let report = doctor::run(&options, &survey::survey(root), &unprotectable(root))?;
-    let text = if arguments.json {
+    let text = if arguments.output.is_json() {
         serde_json::to_string_pretty(&report).context("cannot write JSON")?
     } else {
         report.to_string()

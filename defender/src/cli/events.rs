@@ -24,7 +24,11 @@ pub(super) fn events(root: &PinRoot, arguments: &EventsArguments) -> Result<()> 
     }
     let kept = wanted(journal.lines()?, arguments);
     let last = &kept[kept.len().saturating_sub(arguments.limit as usize)..];
-    show(&if arguments.json { lines(last) } else { event::text(last.iter().map(|kept| &kept.record)) })
+    show(&if arguments.output.is_json() {
+        lines(last)
+    } else {
+        event::text(last.iter().map(|kept| &kept.record))
+    })
 }
 
 fn follow(journal: &Journal, arguments: &EventsArguments) -> Result<()> {

@@ -14,5 +14,9 @@ pub(super) fn explain(root: &PinRoot, arguments: &ExplainArguments) -> Result<()
     if services.is_empty() {
         bail!("no service on port {port}; `defender status` lists all services");
     }
-    show(&if arguments.json { explain::json(&services)? + "\n" } else { explain::text(&services) })
+    show(&if arguments.output.is_json() {
+        explain::json(&services)? + "\n"
+    } else {
+        explain::text(&services)
+    })
 }

@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use defender_common::tcp_state::State;
 use nix::sys::stat::{self, umask};
 
+use self::output::OutputArguments;
 use crate::{
     control::recovery,
     dataplane::{features, pins::PinRoot},
@@ -149,16 +150,14 @@ struct DetachArguments {
 
 #[derive(Args, Debug)]
 struct StatusArguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct StatsArguments {
-    /// Print one JSON object (with --watch: one a line)
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     /// Repeat every SECS seconds
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
     watch: Option<u32>,
@@ -184,9 +183,8 @@ struct ConnsArguments {
     /// Count by port and state instead
     #[arg(long, conflicts_with_all = ["limit", "sort"])]
     summary: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// What a listing of connections is sorted by.
@@ -207,9 +205,8 @@ struct WhyArguments {
     /// Only this port of this host
     #[arg(long, value_name = "LOCALPORT", value_parser = parse_port)]
     port: Option<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
@@ -217,9 +214,8 @@ struct ExplainArguments {
     /// The service's port
     #[arg(value_parser = parse_port)]
     port: u16,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
@@ -277,9 +273,8 @@ enum ConfigCommand {
 
 #[derive(Args, Debug)]
 struct EventsArguments {
-    /// Print JSON, one event a line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
     /// Show the last N
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -290,7 +285,7 @@ struct EventsArguments {
     #[arg(long, conflicts_with = "limit")]
     follow: bool,
     /// With --follow: print words instead of JSON
-    #[arg(long, requires = "follow", conflicts_with = "json")]
+    #[arg(long, requires = "follow", conflicts_with_all = ["json", "output"])]
     text: bool,
 }
 
@@ -319,9 +314,8 @@ struct DoctorArguments {
     /// Check only these ports [default: every port with a listener]
     #[arg(long, value_delimiter = ',', value_parser = parse_port)]
     port: Vec<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// A port of the command line.
@@ -385,6 +379,8 @@ mod tests {
             "defender --pin-root /sys/fs/bpf/x attach --iface eth0",
             "defender detach --iface eth0",
             "defender status --json",
+            "defender status -o json",
+            "defender stats --output text",
             "defender stats --json --watch 2",
             "defender conns",
             "defender conns --state estab,SYN_RECV,time-wait --port 80,443 --source 192.0.2.0/24,2001:db8::7",
@@ -419,6 +415,8 @@ mod tests {
             "defender",
             "defender run",
             "defender run --iface eth0 --mode on",
+            "defender status -o yaml",
+            "defender status -o text --json",
             "defender attach --port 0",
             "defender conns --state listen",
             "defender conns --source 192.0.2.0/33",

@@ -22,11 +22,11 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 pub(super) fn stats(root: &PinRoot, arguments: &StatsArguments) -> Result<()> {
     loop {
         let snapshot = Snapshot::take(root)?;
-        let clear = arguments.watch.is_some() && !arguments.json && io::stdout().is_terminal();
+        let clear = arguments.watch.is_some() && !arguments.output.is_json() && io::stdout().is_terminal();
         if clear {
             show(CLEAR)?;
         }
-        show(&if arguments.json {
+        show(&if arguments.output.is_json() {
             json::stats(&snapshot, arguments.watch.is_some())? + "\n"
         } else {
             text::stats(&snapshot)

@@ -14,6 +14,10 @@ use crate::{
 /// Succeeds if there are no faults.
 pub(super) fn status(root: &PinRoot, arguments: &StatusArguments) -> Result<ExitCode> {
     let snapshot = Snapshot::take(root)?;
-    show(&if arguments.json { json::status(&snapshot)? + "\n" } else { text::status(&snapshot) })?;
+    show(&if arguments.output.is_json() {
+        json::status(&snapshot)? + "\n"
+    } else {
+        text::status(&snapshot)
+    })?;
     Ok(if snapshot.faults().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

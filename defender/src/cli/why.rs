@@ -15,5 +15,5 @@ use crate::{
 pub(super) fn why(root: &PinRoot, arguments: &WhyArguments) -> Result<()> {
     let mut known = PeerFacts::gather(root, arguments.peer, arguments.port)?;
     conns::sort(&mut known.connections, Order::default());
-    show(&if arguments.json { why::json(&known)? + "\n" } else { why::text(&known) })
+    show(&if arguments.output.is_json() { why::json(&known)? + "\n" } else { why::text(&known) })
 }
