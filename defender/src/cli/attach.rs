@@ -43,6 +43,9 @@ pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
     if let Some(reload) = session.take_due_reload() {
         reload.run()?;
     }
+    if let Some(expiry) = session.begin_expiry() {
+        session.complete_expiry(expiry.run());
+    }
     session.leave()?;
     log::info!("keys are not rotated and new listeners not noticed until `defender run` takes over");
     Ok(())

@@ -6,7 +6,7 @@ use super::{GetArguments, output::show};
 use crate::{
     dataplane::{maps::Maps, pins::PinRoot},
     model::{export, settings::Key},
-    state::{self, lists},
+    state::{self, directory::StateDirectory, lists},
 };
 
 pub(super) fn get(root: &PinRoot, arguments: &GetArguments) -> Result<()> {
@@ -15,7 +15,8 @@ pub(super) fn get(root: &PinRoot, arguments: &GetArguments) -> Result<()> {
     let settings = state::in_force(root, state::settings::read)?;
     if arguments.export {
         let entries = lists::entries(&Maps::open(root)?)?;
-        return show(&export::export(&settings, &entries, &root.interfaces()?));
+        let notes = lists::notes_of(&entries, &StateDirectory::of(root))?;
+        return show(&export::export(&settings, &entries, &notes, &root.interfaces()?));
     }
     show(&match key {
         Some(key) => format!("{}\n", settings.get(key)),

@@ -18,13 +18,14 @@ use tokio::{
 use crate::{
     control::{
         reload::Reload,
-        session::{Attached, Session},
+        session::{Attached, Expiry, Session},
         succession::HAND_OVER,
         sysctl_watch::SysctlWatch,
     },
     dataplane::maps::Events,
     host::{firewall::Firewall, tool},
     model::{presence_filter, settings::Layer},
+    state::lists::turns::Expired,
 };
 
 /// How often everything is looked at, whether or not an event said so.
@@ -93,6 +94,7 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
     let sysctls = SysctlWatch::start();
     let mut reloading = session.take_due_reload().map(spawn_reload);
     let mut reload_again = false;
+    let mut expiring = None;
     let mut logs = Box::pin(session.logs()?.pass_on());
     loop {
         if walking.is_none() {
@@ -116,7 +118,12 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
                 session.complete_reload(read)
             }
             _ = rotation.tick() => session.rotate_keys(),
+            expired = join(&mut expiring) => {
+                session.complete_expiry(expired);
+                continue;
+            }
             _ = tick.tick() => {
+                expiring = expiring.or_else(|| session.begin_expiry().map(spawn_expiry));
                 let attached = session.refresh();
                 if attached.is_ok() && session.needs_new_key().unwrap_or(false) {
                     rotation.reset();
@@ -177,6 +184,10 @@ fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHand
 
 fn spawn_reload(reload: Reload) -> JoinHandle<Result<Layer>> {
     spawn_blocking(move || reload.run())
+}
+
+fn spawn_expiry(expiry: Expiry) -> JoinHandle<Result<Expired>> {
+    spawn_blocking(move || expiry.run())
 }
 
 /// Waits for what another thread is at, if it is.

@@ -8,16 +8,12 @@ use crate::{
     dataplane::pins::PinRoot,
     model::{
         config_file::ConfigFile,
-        lists::plan::LoadSummary,
-        prefix::Cidr,
+        lists::{file::FileLists, plan::LoadSummary},
         settings::{Layer, Settings},
     },
     problem::Problem,
     state::{config_file, lists::turns::Turns},
 };
-
-/// Sources that the configuration file allows, and those that it denies.
-pub(super) type FileLists = (Vec<Cidr>, Vec<Cidr>);
 
 /// What is to be read, on top of which settings.
 pub struct Reload {
@@ -36,7 +32,7 @@ impl Reload {
             let (settings, of_file) = with_file(&self.settings, path.clone(), config_file::read(&path)?)?;
             (layer, lists) = (settings.file.map(|(_, layer)| layer).unwrap_or_default(), of_file);
         }
-        report_changes(&Turns::of(&self.root)?.load(&lists.0, &lists.1)?);
+        report_changes(&Turns::of(&self.root)?.load(lists)?);
         Ok(layer)
     }
 }
@@ -49,7 +45,7 @@ pub(super) fn with_file(
 ) -> Result<(Settings, FileLists), Problem> {
     let settings = Settings { file: Some((path, file.layer)), ..settings.clone() };
     settings.check()?;
-    Ok((settings, (file.allow, file.deny)))
+    Ok((settings, file.lists))
 }
 
 /// Says what the lists of the file have changed.

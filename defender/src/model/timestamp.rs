@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use humantime::format_rfc3339_millis;
 
 /// The last millisecond of the year 9999: RFC 3339 has no later one.
-const LATEST: u64 = 253_402_300_799_999;
+pub const LATEST: u64 = 253_402_300_799_999;
 
 /// A time in milliseconds since the epoch as `2026-01-31T23:59:59.123Z`.
 pub fn rfc3339(milliseconds: u64) -> String {

@@ -7,12 +7,7 @@ pub const NONE: &str = "-";
 
 /// Lays out `rows` below `head`. Numeric columns are right-aligned.
 pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([head[column].chars().count()]).max().unwrap_or(0)
-        })
-        .collect();
+    let widths: Vec<usize> = (0..head.len()).map(|column| width(head[column], rows, column)).collect();
     let numbers: Vec<bool> =
         (0..head.len()).map(|column| are_numbers(rows.iter().map(|row| row[column].as_str()))).collect();
     let mut text = String::new();
@@ -26,6 +21,12 @@ pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// How wide a column is, without the space beside it.
+pub fn width(head: &str, rows: &[Vec<String>], column: usize) -> usize {
+    let cells = rows.iter().map(|row| row[column].chars().count());
+    cells.chain([head.chars().count()]).max().unwrap_or(0)
 }
 
 /// Whether all present values are numbers.
