@@ -29,9 +29,12 @@ fn listed(bed: &Topology, pins: &Path, list: &str) -> Result<Vec<Value>> {
     listing["prefixes"].as_array().cloned().context("no prefixes")
 }
 
-/// Another controller in its place.
+/// Another controller in its place, which is in control.
 fn take_over<'a>(bed: &'a Topology, pins: &Path, arguments: &[&str]) -> Result<Controller<'a>> {
-    Controller::start_at(&bed.server, PROGRAM.as_ref(), SERVER_INTERFACE, arguments, pins.to_owned())
+    let program = Path::new(PROGRAM);
+    let next = Controller::start_at(&bed.server, program, SERVER_INTERFACE, arguments, pins.to_owned())?;
+    eventually("it is in control", || Ok(status(&next)?["controller"] == next.id()))?;
+    Ok(next)
 }
 
 fn state_of(pins: &Path) -> std::path::PathBuf {

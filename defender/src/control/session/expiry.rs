@@ -6,7 +6,7 @@ use super::Session;
 use crate::{
     dataplane::pins::PinRoot,
     host::wall_clock,
-    model::lists::plan::{ListCounts, names},
+    model::lists::plan::{ListCounts, names_of},
     state::lists::{
         Identity, notes_identity,
         turns::{Expired, Turns},
@@ -51,13 +51,11 @@ impl Session {
     pub fn complete_expiry(&mut self, done: Result<Expired>) {
         let Some(expired) = self.owner.complaints.heard("expiry", done) else { return };
         self.expiry = ExpiryWatch { notes: expired.notes, next: expired.next };
-        let count = ListCounts::of(expired.changes.iter().filter_map(|change| change.before));
-        if count.total() != 0 {
-            let prefixes: Vec<_> = expired.changes.iter().map(|change| change.prefix).collect();
-            let (allowed, denied) = (count.allowed, count.denied);
+        let ListCounts { allowed, denied } = expired.counts;
+        if expired.counts.total() != 0 {
             log::info!(
                 "expired: {allowed} removed from the allow list, {denied} from the deny list: {}",
-                names(&prefixes)
+                names_of(&expired.first, expired.counts.total())
             );
         }
     }

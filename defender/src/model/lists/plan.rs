@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// So many prefixes are named in one message.
-const NAMED: usize = 10;
+pub const NAMED: usize = 10;
 
 /// A prefix, what is said about it, and what shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,12 @@ impl ListCounts {
             }
         }
         self
+    }
+
+    /// And these.
+    pub fn add(&mut self, more: Self) {
+        self.allowed += more.allowed;
+        self.denied += more.denied;
     }
 
     /// On both lists.
@@ -249,8 +255,13 @@ fn wanted(file: &FileLists) -> Result<BTreeMap<Cidr, List>, Problem> {
 
 /// The first of many.
 pub fn names(prefixes: &[Cidr]) -> String {
-    let first: Vec<String> = prefixes.iter().take(NAMED).map(Cidr::to_string).collect();
-    match prefixes.len().saturating_sub(NAMED) {
+    names_of(prefixes, prefixes.len() as u64)
+}
+
+/// The same, of which not all need be at hand.
+pub fn names_of(first: &[Cidr], total: u64) -> String {
+    let first: Vec<String> = first.iter().take(NAMED).map(Cidr::to_string).collect();
+    match total.saturating_sub(NAMED as u64) {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
     }

@@ -75,13 +75,6 @@ pub(super) fn forget(directory: &StateDirectory, prefixes: &[Cidr]) -> Result<()
     if removed == 0 { Ok(()) } else { write(directory, &notes) }
 }
 
-/// Removes those notes whose entries have expired.
-pub(super) fn forget_due(directory: &StateDirectory, due: &[Cidr], now: u64) -> Result<()> {
-    let notes = read(directory)?;
-    let is_due = |prefix: &&Cidr| notes.get(prefix).is_some_and(|note| note.is_due(now));
-    forget(directory, &due.iter().filter(is_due).copied().collect::<Vec<_>>())
-}
-
 fn write(directory: &StateDirectory, notes: &Notes) -> Result<()> {
     let path = directory.notes();
     if notes.is_empty() {
@@ -106,6 +99,19 @@ impl Reader {
             self.seen = there;
         }
         Ok(&self.notes)
+    }
+
+    /// Removes those of `due` that still are. Who holds the write lock need not wait for them to be read again.
+    pub(super) fn forget_due(&mut self, directory: &StateDirectory, due: &[Cidr], now: u64) -> Result<()> {
+        self.read(directory)?;
+        for prefix in due {
+            if self.notes.get(prefix).is_some_and(|note| note.is_due(now)) {
+                self.notes.remove(prefix);
+            }
+        }
+        write(directory, &self.notes)?;
+        self.seen = identity(directory);
+        Ok(())
     }
 
     /// The file that they were read from.

@@ -43,12 +43,22 @@ pub struct Turns {
 /// What has expired, and what is to come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
-    /// What was taken out.
-    pub changes: Vec<Change>,
+    /// How much was taken out.
+    pub counts: ListCounts,
+    /// The first prefixes of that.
+    pub first: Vec<Cidr>,
     /// When the next entry expires, in milliseconds since the epoch.
     pub next: Option<u64>,
     /// The notes that this was read from.
     pub notes: Option<Identity>,
+}
+
+impl Expired {
+    fn add(&mut self, gone: &[Change]) {
+        self.counts.add(ListCounts::of(gone.iter().filter_map(|change| change.before)));
+        let room = plan::NAMED - self.first.len();
+        self.first.extend(gone.iter().take(room).map(|change| change.prefix));
+    }
 }
 
 impl Turns {
@@ -124,15 +134,16 @@ impl Turns {
         let now = wall_clock::now();
         let mut reader = notes::Reader::default();
         let due = reader.read(&self.directory)?.due(now);
-        let mut changes = Vec::new();
+        let mut expired = Expired::default();
         for slice in due.chunks(SLICE) {
-            changes.extend(self.turn(|lists| lists.expire(slice, now, &mut reader))?);
+            expired.add(&self.turn(|lists| lists.expire(slice, now, &mut reader))?);
         }
         if !due.is_empty() {
-            self.turn(|lists| notes::forget_due(lists.directory, &due, now))?;
+            self.turn(|lists| reader.forget_due(lists.directory, &due, now))?;
         }
-        let next = reader.read(&self.directory)?.next_expiry();
-        Ok(Expired { changes, next, notes: reader.identity() })
+        expired.next = reader.read(&self.directory)?.next_expiry();
+        expired.notes = reader.identity();
+        Ok(expired)
     }
 
     fn forget_notes(&mut self, changes: &[Change]) -> Result<()> {
