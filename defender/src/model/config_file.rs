@@ -14,7 +14,7 @@ use crate::{
     model::{
         lists::{
             entry::{List, parse_prefix},
-            expiry::{self, Expiry},
+            expiry::Expiry,
             file::{FileLists, Prefixes},
             note::{Comment, Note},
             plan,
@@ -188,10 +188,10 @@ impl Reader<'_> {
             DeValue::Datetime(time) => time.to_string(),
             _ => self.string(item)?.to_owned(),
         };
-        let Ok(Expiry::At(time)) = Expiry::parse(&text) else {
-            return Err(self.at(item, "expected a time, such as \"2026-01-31T12:00:00Z\""));
-        };
-        Ok(expiry::since_epoch(time))
+        match Expiry::parse(&text) {
+            Ok(Expiry::At(time)) => Ok(time),
+            _ => Err(self.at(item, "expected a time, such as \"2026-01-31T12:00:00Z\"")),
+        }
     }
 
     fn string<'a>(&self, item: &'a Item<'_>) -> Result<&'a str, Problem> {

@@ -1,6 +1,6 @@
 //! When entries of the lists expire, as people say it and as it is shown. Pure.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use humantime::{format_duration, parse_duration, parse_rfc3339};
 
@@ -11,8 +11,8 @@ use crate::{model::timestamp, problem::Problem};
 pub enum Expiry {
     /// So long from now on.
     In(Duration),
-    /// At this time.
-    At(SystemTime),
+    /// At this time, in milliseconds since the epoch.
+    At(u64),
 }
 
 impl Expiry {
@@ -20,7 +20,7 @@ impl Expiry {
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let text = text.trim();
         if let Ok(time) = parse_rfc3339(text) {
-            return Ok(Self::At(time));
+            return Ok(Self::At(time.duration_since(UNIX_EPOCH).map_or(0, milliseconds)));
         }
         parse_duration(text).map(Self::In).map_err(|_| {
             Problem::Usage(format!(
@@ -33,7 +33,7 @@ impl Expiry {
     pub fn resolve(self, now: u64) -> Result<u64, Problem> {
         let time = match self {
             Self::In(duration) => now.saturating_add(milliseconds(duration)),
-            Self::At(time) => since_epoch(time),
+            Self::At(time) => time,
         };
         if time <= now {
             let (time, now) = (timestamp::rfc3339(time), timestamp::rfc3339(now));
@@ -43,11 +43,6 @@ impl Expiry {
         }
         Ok(time.min(timestamp::LATEST))
     }
-}
-
-/// In milliseconds.
-pub fn since_epoch(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, milliseconds)
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -31,8 +31,9 @@ impl Comment {
 
     /// What a file has behind `#`, which may be anything; none if it is empty.
     pub fn of_line(text: &str) -> Option<Self> {
-        let plain = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
-        Self::of(plain.take(LONGEST_COMMENT).collect::<String>().trim_end())
+        let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let shown = plain.skip_while(|c| c.is_whitespace()).take(LONGEST_COMMENT);
+        Self::of(shown.collect::<String>().trim_end())
     }
 
     fn of(text: &str) -> Option<Self> {
@@ -185,6 +186,7 @@ mod tests {
     fn what_files_have_is_made_to_fit() {
         let shown = |text: &str| Comment::of_line(text).map(String::from);
         assert_eq!(shown(" a\tb\u{1b}[2J "), Some("a b [2J".to_owned()));
+        assert_eq!(shown("\0 a\0"), Some("a".to_owned()));
         assert_eq!(shown(&"ä".repeat(500)), Some("ä".repeat(LONGEST_COMMENT)));
         assert_eq!((shown(""), shown("\t ")), (None, None));
     }
