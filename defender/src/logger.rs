@@ -1,14 +1,18 @@
-//! Messages for the operator: one line each, on standard error. If they cannot be written, they are lost,
+//! Messages for the operator: one line each, on standard error, as text or JSON. If they cannot be written, they are lost,
 //! and the defence continues.
 
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
 
 /// How long to wait for a slow reader, in milliseconds. After one such wait, messages do not wait again
 /// until a complete write succeeded.
@@ -19,14 +23,64 @@ const PIECE: usize = 4096;
 /// Messages lost since the last successful write.
 static LOST: Mutex<u64> = Mutex::new(0);
 
+/// Whether messages are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
 struct Stderr;
 
+/// A message as JSON.
+#[derive(Serialize)]
+struct Message<'a> {
+    /// Version of the shape: 1.
+    version: u32,
+    /// `error`, `warning`, `info` or `debug`.
+    level: &'static str,
+    /// What happened, why, and what to do, as in the text.
+    message: &'a str,
+    /// With the error that ended the command: its exit status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<u8>,
+}
+
+impl Message<'_> {
+    fn line(&self) -> String {
+        if JSON.load(Ordering::Relaxed) { self.json() } else { self.text() }
+    }
+
+    fn json(&self) -> String {
+        // Numbers and strings: there is nothing that JSON could not hold.
+        serde_json::to_string(self).unwrap_or_else(|_| self.text())
+    }
+
+    fn text(&self) -> String {
+        let Self { level, message, .. } = self;
+        match (*level, self.exit_status) {
+            ("error" | "warning", None) => format!("defender: {level}: {message}"),
+            _ => format!("defender: {message}"),
+        }
+    }
+}
+
+/// Says why the command ends with this exit status.
+pub fn failure(message: &str, exit_status: u8) {
+    say(&Message { version: 1, level: "error", message, exit_status: Some(exit_status) }.line());
+}
+
+/// Messages are JSON from now on.
+pub fn use_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
 /// Writes a line to standard error if possible.
-pub fn say(line: &str) {
+fn say(line: &str) {
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     let (patience, text) = match *lost {
         0 => (PATIENCE, format!("{line}\n")),
-        lost => (0, format!("defender: warning: {lost} messages could not be written here\n{line}\n")),
+        lost => {
+            let message = format!("{lost} messages could not be written here");
+            let gap = Message { version: 1, level: "warning", message: &message, exit_status: None };
+            (0, format!("{}\n{line}\n", gap.line()))
+        }
     };
     match write(&mut io::stderr().lock(), text.as_bytes(), patience) {
         Ok(()) => *lost = 0,
@@ -66,12 +120,13 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        say(&match record.level() {
-            Level::Error => format!("defender: error: {}", record.args()),
-            Level::Warn => format!("defender: warning: {}", record.args()),
-            Level::Info => format!("defender: {}", record.args()),
-            Level::Debug | Level::Trace => format!("defender: {}: {}", record.target(), record.args()),
-        });
+        let (level, message) = match record.level() {
+            Level::Error => ("error", record.args().to_string()),
+            Level::Warn => ("warning", record.args().to_string()),
+            Level::Info => ("info", record.args().to_string()),
+            Level::Debug | Level::Trace => ("debug", format!("{}: {}", record.target(), record.args())),
+        };
+        say(&Message { version: 1, level, message: &message, exit_status: None }.line());
     }
 
     fn flush(&self) {}
@@ -82,6 +137,17 @@ mod tests {
     use std::{fs::File, io::Read as _, os::fd::OwnedFd};
 
     use super::*;
+
+    #[test]
+    fn messages_are_a_line_of_text_or_json() {
+        let warning = Message { version: 1, level: "warning", message: "odd \"x\"\n", exit_status: None };
+        assert_eq!(warning.text(), "defender: warning: odd \"x\"\n");
+        assert_eq!(warning.json(), r#"{"version":1,"level":"warning","message":"odd \"x\"\n"}"#);
+        let failure = Message { level: "error", message: "no", exit_status: Some(3), ..warning };
+        assert_eq!(failure.text(), "defender: no");
+        assert_eq!(failure.json(), r#"{"version":1,"level":"error","message":"no","exit_status":3}"#);
+        assert_eq!(Message { level: "info", exit_status: None, ..failure }.text(), "defender: no");
+    }
 
     #[test]
     fn a_slow_reader_is_not_waited_for_and_no_message_is_torn() {

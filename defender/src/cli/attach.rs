@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{AttachArguments, RunArguments};
+use super::{AttachArguments, RunArguments, output::show};
 use crate::{
     control::{
         controller::{Controller, Ended},
@@ -10,6 +10,7 @@ use crate::{
     },
     dataplane::pins::PinRoot,
     host::ssh,
+    report::outcome,
 };
 
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
@@ -46,9 +47,11 @@ pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
     if let Some(expiry) = session.begin_expiry() {
         session.complete_expiry(expiry.run());
     }
+    let endpoints = session.table().services.values().map(|service| &service.endpoint);
+    let done = outcome::attached(session.interfaces(), session.settings(), endpoints)?;
     session.leave()?;
     log::info!("keys are not rotated and new listeners not noticed until `defender run` takes over");
-    Ok(())
+    if arguments.output.is_json() { show(&done) } else { Ok(()) }
 }
 
 fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Session> {

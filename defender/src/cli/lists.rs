@@ -5,13 +5,16 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{
-    AddArguments, DelArguments, FlushArguments, ListAction, PrefixArguments, ShowArguments, output::show,
+    AddArguments, DelArguments, FlushArguments, ListAction, PrefixArguments, ShowArguments,
+    output::{OutputArguments, show, width},
+    progress::Progress,
 };
 use crate::{
     dataplane::{maps::Maps, pins::PinRoot},
     host::wall_clock,
     model::lists::{
         entry::List,
+        expiry,
         file::Prefixes,
         note::Note,
         plan::{Addition, Removal, names},
@@ -34,15 +37,22 @@ pub(super) fn run(root: &PinRoot, list: List, action: &ListAction) -> Result<()>
 }
 
 fn add(root: &PinRoot, list: List, arguments: &AddArguments) -> Result<()> {
-    let expires = arguments.expires.map(|expiry| expiry.resolve(wall_clock::now())).transpose()?;
+    let now = wall_clock::now();
+    let expires = arguments.expires.map(|moment| expiry::resolve(moment, now)).transpose()?;
     let Prefixes { prefixes, mut notes } = read(&arguments.which)?;
     notes.fill(&prefixes, &Note { comment: arguments.comment.clone(), expires });
-    let addition = Turns::of(root)?.add(list, &prefixes, notes)?;
+    let addition = turns(root, list, arguments.output)?.add(list, &prefixes, notes)?;
     if arguments.output.is_json() {
         return show(&report::added(&addition)?);
     }
     report_addition(list, &addition);
     Ok(())
+}
+
+/// The lists, with a bar for who waits.
+fn turns(root: &PinRoot, list: List, output: OutputArguments) -> Result<Turns> {
+    let progress = Progress::of(format!("{} list", list.name()), 0, output.format());
+    Ok(Turns::of(root)?.showing(Box::new(move |done, total| progress.reach(done as u64, total as u64))))
 }
 
 fn read(which: &PrefixArguments) -> Result<Prefixes> {
@@ -73,12 +83,12 @@ fn report_addition(list: List, addition: &Addition) {
 
 fn del(root: &PinRoot, list: List, arguments: &DelArguments) -> Result<()> {
     let Prefixes { prefixes, .. } = read(&arguments.which)?;
-    let removal = Turns::of(root)?.remove(list, &prefixes)?;
+    let removal = turns(root, list, arguments.output)?.remove(list, &prefixes)?;
     report_removal(list, &removal, arguments.output.is_json())
 }
 
 fn flush(root: &PinRoot, list: List, arguments: &FlushArguments) -> Result<()> {
-    let removal = Turns::of(root)?.flush(list)?;
+    let removal = turns(root, list, arguments.output)?.flush(list)?;
     report_removal(list, &removal, arguments.output.is_json())
 }
 
@@ -107,5 +117,5 @@ fn show_list(root: &PinRoot, list: List, arguments: &ShowArguments) -> Result<()
     if arguments.output.is_json() {
         return show(&report::json(&entries, &notes, limit)?);
     }
-    show(&report::text(&entries, &notes, limit, wall_clock::now()))
+    show(&report::text(&entries, &notes, limit, wall_clock::now(), width()))
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod attach;
+mod completion;
 mod config;
 mod conns;
 mod detach;
@@ -10,19 +11,23 @@ mod explain;
 mod get;
 mod lists;
 mod output;
+mod progress;
 mod set;
 mod stats;
 mod status;
+mod values;
+mod watch;
 mod why;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use defender_common::tcp_state::State;
 use nix::sys::stat::{self, umask};
 
-use self::output::OutputArguments;
+use self::{completion::Shell, output::OutputArguments, values::parse_port, watch::WatchArguments};
 use crate::{
     control::recovery,
     dataplane::{features, pins::PinRoot},
@@ -30,16 +35,21 @@ use crate::{
     model::{
         lists::{
             entry::{List, parse_prefix},
-            expiry::Expiry,
             note::Comment,
         },
         mode::Mode,
         prefix::Cidr,
+        timestamp::Moment,
     },
-    problem::Problem,
+    problem::{self, Problem},
     report::{conns::parse_state, peer::Peer},
     state::{directory::StateDirectory, journal::Journal},
 };
+
+/// Where pins are, unless the command line or the environment says otherwise.
+const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/defender";
+/// Names another pin root.
+const PIN_ROOT_VARIABLE: &str = "DEFENDER_PIN_ROOT";
 
 /// Protect this host's TCP services against SYN floods, at the network interface
 ///
@@ -52,8 +62,8 @@ pub struct Arguments {
         long,
         global = true,
         value_name = "DIR",
-        env = "DEFENDER_PIN_ROOT",
-        default_value = "/sys/fs/bpf/defender"
+        env = PIN_ROOT_VARIABLE,
+        default_value = DEFAULT_PIN_ROOT
     )]
     pin_root: PathBuf,
     /// Log more (DEFENDER_LOG=error|warn|info|debug sets the level)
@@ -73,7 +83,8 @@ enum Command {
     Attach(AttachArguments),
     /// Remove defender from interfaces; connections go on
     ///
-    /// Works with or without a controller, and whatever has become of the pins.
+    /// Works with or without a controller, and whatever has become of the pins. Where nothing is attached, it says so and
+    /// succeeds.
     Detach(DetachArguments),
     /// Show what is defended, what is going on, and why
     ///
@@ -114,18 +125,40 @@ enum Command {
     ///
     /// Loads the programs into the verifier and unloads them, in about two seconds; changes nothing.
     Doctor(DoctorArguments),
+    /// Print a script that lets a shell complete commands, ports, interfaces and settings
+    ///
+    /// For example: `source <(defender completions bash)`. Packages install the scripts.
+    Completions(CompletionsArguments),
+}
+
+#[derive(Args, Debug)]
+struct CompletionsArguments {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
 }
 
 #[derive(Args, Debug)]
 struct AttachArguments {
     /// Interfaces to defend
-    #[arg(long, required = true, value_delimiter = ',', value_name = "IF")]
+    #[arg(
+        long,
+        required = true,
+        value_delimiter = ',',
+        value_name = "IF",
+        add = ArgValueCandidates::new(completion::interfaces)
+    )]
     iface: Vec<String>,
     /// What happens to SYNs [default: as before, or auto]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Defend only these ports [default: as before, or every port with a listener]
-    #[arg(long, value_delimiter = ',', value_parser = parse_port)]
+    /// Defend only these ports, by number or service name [default: as before, or every port with a listener]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Option<Vec<u16>>,
     /// Read settings and lists from this file; SIGHUP reloads it [default: no file]
     #[arg(long, value_name = "FILE")]
@@ -136,6 +169,8 @@ struct AttachArguments {
     /// Do not put the address of your SSH session on the allow list
     #[arg(long)]
     no_allow_ssh: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
@@ -153,12 +188,16 @@ struct RunArguments {
 #[derive(Args, Debug)]
 struct DetachArguments {
     /// Detach only from these interfaces
-    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    #[arg(long, value_delimiter = ',', value_name = "IF", add = ArgValueCandidates::new(completion::attached))]
     iface: Vec<String>,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct StatusArguments {
+    #[command(flatten)]
+    watch: WatchArguments,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -166,20 +205,40 @@ struct StatusArguments {
 #[derive(Args, Debug)]
 struct StatsArguments {
     #[command(flatten)]
+    watch: WatchArguments,
+    #[command(flatten)]
     output: OutputArguments,
-    /// Repeat every SECS seconds
-    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
-    watch: Option<u32>,
 }
 
 #[derive(Args, Debug)]
 struct ConnsArguments {
     /// Only these states, as the kernel or ss names them, in either case
-    #[arg(long, value_delimiter = ',', value_name = "S", value_parser = parse_state)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "S",
+        value_parser = parse_state,
+        add = ArgValueCandidates::new(completion::states)
+    )]
     state: Vec<State>,
-    /// Only these local ports
-    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = parse_port)]
+    /// Only these local ports, by number or service name
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "P",
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Vec<u16>,
+    /// Only connections over IPv4
+    #[arg(short = '4', long)]
+    ipv4: bool,
+    /// Only connections over IPv6
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Show ports as numbers, not by service name; JSON has numbers always
+    #[arg(short, long)]
+    numeric: bool,
     /// Only these client addresses or prefixes
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     source: Vec<Cidr>,
@@ -192,6 +251,8 @@ struct ConnsArguments {
     /// Count by port and state instead
     #[arg(long, conflicts_with_all = ["limit", "sort"])]
     summary: bool,
+    #[command(flatten)]
+    watch: WatchArguments,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -211,8 +272,13 @@ struct WhyArguments {
     /// The peer's address, or address and port ([ADDR]:PORT for IPv6)
     #[arg(value_name = "ADDR[:PORT]")]
     peer: Peer,
-    /// Only this port of this host
-    #[arg(long, value_name = "LOCALPORT", value_parser = parse_port)]
+    /// Only this port of this host, by number or service name
+    #[arg(
+        long,
+        value_name = "LOCALPORT",
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Option<u16>,
     #[command(flatten)]
     output: OutputArguments,
@@ -220,8 +286,8 @@ struct WhyArguments {
 
 #[derive(Args, Debug)]
 struct ExplainArguments {
-    /// The service's port
-    #[arg(value_parser = parse_port)]
+    /// The service's port, by number or service name
+    #[arg(value_parser = parse_port, add = ArgValueCandidates::new(completion::ports))]
     port: u16,
     #[command(flatten)]
     output: OutputArguments,
@@ -265,9 +331,10 @@ struct AddArguments {
     /// Why they are there; up to 100 characters, shown by `list`. A line's own comment counts instead
     #[arg(long, value_name = "TEXT", value_parser = parse_comment)]
     comment: Option<Comment>,
-    /// Remove them after a duration (90s, 1h, 7d) or at a time (2026-01-31T12:00:00Z) [default: never]
-    #[arg(long, value_name = "WHEN", value_parser = Expiry::parse)]
-    expires: Option<Expiry>,
+    /// Remove them then: after a duration such as 90s, 1h or 7days, or at a time in UTC such as
+    /// 2026-01-31T23:59:59Z [default: never]
+    #[arg(long, value_name = "WHEN")]
+    expires: Option<Moment>,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -301,6 +368,8 @@ enum ConfigCommand {
     Check {
         /// The file
         file: PathBuf,
+        #[command(flatten)]
+        output: OutputArguments,
     },
 }
 
@@ -308,53 +377,102 @@ enum ConfigCommand {
 struct EventsArguments {
     #[command(flatten)]
     output: OutputArguments,
-    /// Show the last N
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    /// Only services on these ports
-    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = parse_port)]
+    /// Show the last N [default: 50; all with --since or --until]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Only events since then: a duration back from now, such as 90s, 1h or 2days, or a time in UTC such as
+    /// 2026-01-31T23:59:59Z
+    #[arg(long, value_name = "WHEN")]
+    since: Option<Moment>,
+    /// Only events until then, given likewise
+    #[arg(long, value_name = "WHEN")]
+    until: Option<Moment>,
+    /// Only services on these ports, by number or service name
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "P",
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Vec<u16>,
-    /// Print each new event as one line of JSON
-    #[arg(long, conflicts_with = "limit")]
+    /// Print each new event as it comes; with --since, what has happened since then first
+    #[arg(long, conflicts_with_all = ["limit", "until"])]
     follow: bool,
-    /// With --follow: print words instead of JSON
-    #[arg(long, requires = "follow", conflicts_with_all = ["json", "output"])]
+    // It was needed when --follow printed JSON unless asked for text.
+    #[arg(long, hide = true, requires = "follow", conflicts_with_all = ["json", "output"])]
     text: bool,
 }
 
 #[derive(Args, Debug)]
 struct SetArguments {
     /// A setting, or PORT.SETTING for one port; docs/reference/settings.md lists them
+    #[arg(add = ArgValueCandidates::new(completion::settings))]
     key: String,
-    /// The new value; `default` removes what was set
+    /// The new value, with or without its unit (30s, 10k, 25%); `default` removes what was set
+    #[arg(add = ArgValueCandidates::new(completion::values))]
     value: String,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct GetArguments {
     /// Show the value in force of this setting
+    #[arg(add = ArgValueCandidates::new(completion::settings))]
     key: Option<String>,
     /// Print settings and lists in force as a configuration file
     #[arg(long, conflicts_with = "key")]
     export: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct DoctorArguments {
     /// Check these interfaces [default: all hardware interfaces that are up]
-    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    #[arg(long, value_delimiter = ',', value_name = "IF", add = ArgValueCandidates::new(completion::interfaces))]
     iface: Vec<String>,
-    /// Check only these ports [default: every port with a listener]
-    #[arg(long, value_delimiter = ',', value_parser = parse_port)]
+    /// Check only these ports, by number or service name [default: every port with a listener]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Vec<u16>,
     #[command(flatten)]
     output: OutputArguments,
 }
 
-/// A port of the command line.
-fn parse_port(text: &str) -> Result<u16, String> {
-    let port = text.parse().ok().filter(|port| *port != 0);
-    port.ok_or_else(|| "expected a port number from 1 to 65535".to_owned())
+/// Prints completions and exits if a shell asks for them. Nothing may be printed before.
+pub fn complete() {
+    completion::complete();
+}
+
+/// Reads the command line. If it is wrong, or asks for help only, the exit status is returned.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    let asks_for_json = output::asks_for_json(env::args_os());
+    if asks_for_json {
+        logger::use_json();
+    }
+    Arguments::try_parse().map_err(|error| {
+        if asks_for_json && error.use_stderr() {
+            logger::failure(&complaint(&error), problem::WRONG_USAGE);
+        } else {
+            // Nobody may read it.
+            let _ = error.print();
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(problem::WRONG_USAGE))
+    })
+}
+
+/// What is wrong with the command line, on one line and without the usage.
+fn complaint(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let complaint = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = complaint.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
 }
 
 /// A comment of the command line.
@@ -368,7 +486,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     umask(stat::Mode::from_bits_truncate(0o077));
     logger::install(arguments.verbose);
     let root = PinRoot::new(&arguments.pin_root)?;
-    if !matches!(arguments.command, Command::Doctor(_) | Command::Config(_) | Command::Events(_)) {
+    if !matches!(
+        arguments.command,
+        Command::Doctor(_) | Command::Config(_) | Command::Events(_) | Command::Completions(_)
+    ) {
         features::require_privilege()?;
         root.require_private()?;
         StateDirectory::of(&root).require_private()?;
@@ -395,6 +516,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Get(arguments) => get::get(&root, arguments)?,
         Command::Config(command) => config::config(command)?,
         Command::Doctor(arguments) => return doctor::doctor(&root, arguments),
+        Command::Completions(arguments) => completion::completions(arguments.shell)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -419,6 +541,18 @@ mod tests {
             "defender status --json",
             "defender status -o json",
             "defender stats --output text",
+            "defender status --watch 2",
+            "defender conns -46n --watch 1 --port 80",
+            "defender conns --ipv4 --numeric",
+            "defender events --since 1h --until 2026-01-31T23:59:59Z",
+            "defender events --follow --since 5m -o json",
+            "defender get -o json",
+            "defender set mode off -o json",
+            "defender config check config.toml -o json",
+            "defender detach --json",
+            "defender attach --iface eth0 -o json",
+            "defender run --iface eth0 -o json",
+            "defender completions fish",
             "defender stats --json --watch 2",
             "defender conns",
             "defender conns --state estab,SYN_RECV,time-wait --port 80,443 --source 192.0.2.0/24,2001:db8::7",
@@ -466,6 +600,12 @@ mod tests {
             "defender conns --sort name",
             "defender conns --summary --limit 3",
             "defender events --text",
+            "defender events --since yesterday",
+            "defender events --follow --until 1h",
+            "defender status --watch 0",
+            "defender completions",
+            "defender completions tcsh",
+            "defender completions bash --json",
             "defender events --limit 0",
             "defender events --follow --limit 5",
             "defender get mode --export",

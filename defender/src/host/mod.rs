@@ -13,6 +13,7 @@ mod netlink;
 pub mod process;
 pub mod random;
 pub mod routes;
+pub mod service_names;
 pub mod sockets;
 pub mod ssh;
 pub mod sysctl;

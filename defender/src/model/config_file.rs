@@ -14,7 +14,6 @@ use crate::{
     model::{
         lists::{
             entry::{List, parse_prefix},
-            expiry::Expiry,
             file::{FileLists, Prefixes},
             note::{Comment, Note},
             plan,
@@ -22,6 +21,7 @@ use crate::{
         prefix::Cidr,
         setting_table::Setting,
         settings::{Key, Layer, Settings, parse_port},
+        timestamp::Moment,
     },
     problem::Problem,
 };
@@ -124,17 +124,16 @@ impl Reader<'_> {
     }
 
     fn setting(&mut self, key: Key, span: Range<usize>, item: &Item<'_>) -> Result<(), Problem> {
-        let value = match item.get_ref() {
-            DeValue::String(text) => key.setting.parse(text),
-            DeValue::Integer(number) => key.setting.parse(&decimal(number)),
+        let written = match item.get_ref() {
+            DeValue::String(text) => self.file.layer.write(key, text),
+            DeValue::Integer(number) => self.file.layer.write(key, &decimal(number)),
             _ => {
                 return Err(
                     self.wrong(Some(item.span()), &format!("expected a string or a whole number for {key}"))
                 );
             }
         };
-        let value = value.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
-        self.file.layer.insert(key, value);
+        written.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
         self.keys.push((key, span));
         Ok(())
     }
@@ -188,8 +187,8 @@ impl Reader<'_> {
             DeValue::Datetime(time) => time.to_string(),
             _ => self.string(item)?.to_owned(),
         };
-        match Expiry::parse(&text) {
-            Ok(Expiry::At(time)) => Ok(time),
+        match text.parse() {
+            Ok(Moment::At(time)) => Ok(time),
             _ => Err(self.at(item, "expected a time, such as \"2026-01-31T12:00:00Z\"")),
         }
     }

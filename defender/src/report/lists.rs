@@ -1,6 +1,6 @@
 //! The lists of prefixes, and what has become of them, as text and JSON. Pure.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
@@ -17,25 +17,22 @@ use crate::{
     },
     report::{
         VERSION,
+        outcome::line,
         table::{self, NONE},
     },
 };
 
-/// No line is longer than terminals are wide.
-const WIDTH: usize = 80;
-/// But for a few characters of the comment.
-const LEAST_COMMENT: usize = 8;
-
-/// As text: at most `limit` entries, and how many more there are.
-pub fn text(entries: &[Entry], notes: &Notes, limit: Option<usize>, now: u64) -> String {
+/// As text, `width` columns wide: at most `limit` entries, and how many more there are.
+pub fn text(entries: &[Entry], notes: &Notes, limit: Option<usize>, now: u64, width: usize) -> String {
     if entries.is_empty() {
         return "  no prefixes\n".to_owned();
     }
     let shown = cut(entries, limit);
     let mut text = if shown.iter().any(|entry| note_of(entry, notes).is_some()) {
-        noted_table(shown, notes, now)
+        let rows: Vec<_> = shown.iter().map(|entry| noted_row(entry, notes, now)).collect();
+        table::fit(&["prefix", "origin", "expires in", "comment"], &rows, width)
     } else {
-        table::render(&["prefix", "origin"], &rows(shown))
+        table::render(&["prefix", "origin"], &shown.iter().map(row).collect::<Vec<_>>())
     };
     if shown.len() < entries.len() {
         text.push_str(&format!("\n… and {} more\n", thousands((entries.len() - shown.len()) as u64)));
@@ -43,33 +40,16 @@ pub fn text(entries: &[Entry], notes: &Notes, limit: Option<usize>, now: u64) ->
     text
 }
 
-fn rows(entries: &[Entry]) -> Vec<Vec<String>> {
-    let row = |entry: &Entry| vec![entry.prefix.to_string(), entry.listing.origin.name().to_owned()];
-    entries.iter().map(row).collect()
+fn row(entry: &Entry) -> Vec<String> {
+    vec![entry.prefix.to_string(), entry.listing.origin.name().to_owned()]
 }
 
-/// With time left and comment, which is cut to what room there is.
-fn noted_table(entries: &[Entry], notes: &Notes, now: u64) -> String {
-    let mut rows = rows(entries);
-    for (row, entry) in rows.iter_mut().zip(entries) {
-        let expires = note_of(entry, notes).and_then(|note| note.expires);
-        row.push(expires.map_or_else(|| NONE.to_owned(), |expires| time_left(expires, now)));
-    }
-    let head = ["prefix", "origin", "expires in"];
-    let used: usize = (0..head.len()).map(|column| table::width(head[column], &rows, column) + 2).sum();
-    let room = WIDTH.saturating_sub(used + 2).max(LEAST_COMMENT);
-    for (row, entry) in rows.iter_mut().zip(entries) {
-        let comment = note_of(entry, notes).and_then(|note| note.comment.as_ref());
-        row.push(comment.map_or_else(|| NONE.to_owned(), |comment| elided(comment.as_str(), room)));
-    }
-    table::render(&["prefix", "origin", "expires in", "comment"], &rows)
-}
-
-fn elided(text: &str, room: usize) -> String {
-    if text.chars().count() <= room {
-        return text.to_owned();
-    }
-    text.chars().take(room - 1).chain(['…']).collect()
+fn noted_row(entry: &Entry, notes: &Notes, now: u64) -> Vec<String> {
+    let note = note_of(entry, notes);
+    let expires = note.and_then(|note| note.expires).map(|expires| time_left(expires, now));
+    let comment = note.and_then(|note| note.comment.as_ref()).map(ToString::to_string);
+    let noted = [expires, comment].map(|cell| cell.unwrap_or_else(|| NONE.to_owned()));
+    row(entry).into_iter().chain(noted).collect()
 }
 
 fn note_of<'a>(entry: &Entry, notes: &'a Notes) -> Option<&'a Note> {
@@ -154,10 +134,6 @@ pub fn removed(removal: &Removal) -> Result<String> {
     line(&Removed { version: VERSION, removed, missing, returning })
 }
 
-fn line(value: &impl Serialize) -> Result<String> {
-    Ok(serde_json::to_string(value).context("cannot write JSON")? + "\n")
-}
-
 fn cut(entries: &[Entry], limit: Option<usize>) -> &[Entry] {
     &entries[..limit.unwrap_or(usize::MAX).min(entries.len())]
 }
@@ -190,7 +166,7 @@ mod tests {
 
     #[test]
     fn text_is_a_table() {
-        let text = |entries: &[Entry], limit| text(entries, &Notes::default(), limit, NOW);
+        let text = |entries: &[Entry], limit| text(entries, &Notes::default(), limit, NOW, 80);
         let expected = "  PREFIX        ORIGIN\n  192.0.2.0/24  file\n  2001:db8::7   hand\n";
         assert_eq!(text(&entries(), None), expected);
         assert!(text(&entries(), Some(1)).ends_with("file\n\n… and 1 more\n"));
@@ -201,16 +177,16 @@ mod tests {
     fn comment_and_time_left_have_columns_if_there_are_any() {
         let (entries, notes) = noted("a scanner", Some(NOW + 5_400_000));
         assert_eq!(
-            text(&entries, &notes, None, NOW),
+            text(&entries, &notes, None, NOW, 80),
             "  PREFIX        ORIGIN  EXPIRES IN  COMMENT\n\
              \x20 192.0.2.0/24  file    -           -\n\
              \x20 2001:db8::7   hand    1h 30m      a scanner\n"
         );
-        assert!(!text(&entries, &notes, Some(1), NOW).contains("COMMENT"), "no row has one");
+        assert!(!text(&entries, &notes, Some(1), NOW, 80).contains("COMMENT"), "no row has one");
         // A note of no entry, as who was stopped halfway leaves it.
         let mut entries = entries;
         entries[1].listing.noted = false;
-        assert!(!text(&entries, &notes, None, NOW).contains("scanner"));
+        assert!(!text(&entries, &notes, None, NOW, 80).contains("scanner"));
     }
 
     #[test]
@@ -223,9 +199,9 @@ mod tests {
             entries[1].prefix = prefix.parse().expect(prefix);
             let comment = Comment::of_line(&"ä word ".repeat(20));
             notes.insert(entries[1].prefix, Note { comment, expires });
-            let text = text(&entries, &notes, None, NOW);
+            let text = text(&entries, &notes, None, NOW, 80);
             let widest = text.lines().map(|line| line.chars().count()).max();
-            assert!(widest <= Some(WIDTH) && text.contains('…') && text.contains("ä word"), "{text}");
+            assert!(widest <= Some(80) && text.matches("ä").count() == 14, "{text}");
         }
     }
 

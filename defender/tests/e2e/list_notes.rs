@@ -201,7 +201,7 @@ fn files_and_standard_input() -> Result<()> {
     }
     for (arguments, complaint) in [
         (["deny", "add", "192.0.2.7", "--expires", "2020-01-01T00:00:00Z"], "name a later time"),
-        (["deny", "add", "192.0.2.7", "--expires", "later"], "90s, 1h or 7d"),
+        (["deny", "add", "192.0.2.7", "--expires", "later"], "such as 90s, 1h"),
         (["deny", "add", "192.0.2.7", "--comment", "two\nlines"], "control character"),
     ] {
         let output = run(&bed, pins, &arguments)?;

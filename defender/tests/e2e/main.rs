@@ -21,4 +21,6 @@ mod presence_filter;
 mod regressions;
 mod round_trip;
 mod service;
+mod shell;
 mod states;
+mod terminal;

@@ -8,10 +8,11 @@ use defender_build::program;
 use super::apt;
 
 /// Programs that tests run, each with its Debian package.
-const TEST_PROGRAMS: [(&str, &str); 12] = [
+const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
+    ("fish", "fish"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("iptables-restore", "iptables"),
@@ -21,6 +22,7 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("python3", "python3"),
     ("sshd", "openssh-server"),
     ("tcpdump", "tcpdump"),
+    ("zsh", "zsh"),
 ];
 
 /// Programs that boot other kernels, unpack them, or run in the guest.
