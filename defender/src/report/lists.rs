@@ -201,7 +201,7 @@ mod tests {
             notes.insert(entries[1].prefix, Note { comment, expires });
             let text = text(&entries, &notes, None, NOW, 80);
             let widest = text.lines().map(|line| line.chars().count()).max();
-            assert!(widest <= Some(80) && text.matches("ä").count() == 14, "{text}");
+            assert!(widest <= Some(80) && text.matches("ä").count() == 15, "{text}");
         }
     }
 
