@@ -140,14 +140,8 @@ struct CompletionsArguments {
 
 #[derive(Args, Debug)]
 struct AttachArguments {
-    /// Interfaces to defend
-    #[arg(
-        long,
-        required = true,
-        value_delimiter = ',',
-        value_name = "IF",
-        add = ArgValueCandidates::new(completion::interfaces)
-    )]
+    /// Interfaces to defend [default: those of the configuration file, or those with a default route]
+    #[arg(long, value_delimiter = ',', value_name = "IF", add = ArgValueCandidates::new(completion::interfaces))]
     iface: Vec<String>,
     /// What happens to SYNs [default: as before, or auto]
     #[arg(long, value_enum)]
@@ -160,7 +154,7 @@ struct AttachArguments {
         add = ArgValueCandidates::new(completion::ports)
     )]
     port: Option<Vec<u16>>,
-    /// Read settings and lists from this file; SIGHUP reloads it [default: no file]
+    /// Read settings and lists from this file; SIGHUP reloads it [default: /etc/defender/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Connections that the flow table has room for, 64 bytes each; fixed until `detach` [default: as before, or 131072]
@@ -565,6 +559,8 @@ mod tests {
             "defender explain 443",
             "defender explain 443 --json",
             "defender config check config.toml",
+            "defender run",
+            "defender run --config /etc/defender/config.toml --replace",
             "defender run --iface eth0 --no-allow-ssh",
             "defender run --iface eth0 --replace",
             "defender allow add 192.0.2.7,192.0.2.0/24 2001:db8::/32",
@@ -590,7 +586,6 @@ mod tests {
         }
         for line in [
             "defender",
-            "defender run",
             "defender run --iface eth0 --mode on",
             "defender status -o yaml",
             "defender status -o text --json",

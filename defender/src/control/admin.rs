@@ -9,7 +9,8 @@ use defender_common::{abi, load, mitigation::Level};
 use crate::{
     control::{attack_view, recovery},
     dataplane::{detach, maps::Maps, pins::PinRoot},
-    model::{attacks::Attacks, mode::Mode, policy, settings::Settings, triggers},
+    logger,
+    model::{attacks::Attacks, map_values, mode::Mode, settings::Settings, triggers},
     problem::Problem,
     state::{
         self,
@@ -37,7 +38,7 @@ pub fn apply_settings(
     state::settings::write(&directory, &settings)?;
     let mut maps = Maps::open(root).context("cannot change the running datapath")?;
     let config = maps.config.get(0)?;
-    maps.config.set(0, policy::with_settings(&config, &settings))?;
+    maps.config.set(0, map_values::with_settings(&config, &settings))?;
     let mut ports = BTreeSet::new();
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
@@ -45,7 +46,7 @@ pub fn apply_settings(
             continue;
         }
         ports.insert(slot.port);
-        let mut wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
+        let mut wanted = map_values::with_mode(&slot, settings.mode_of(slot.port));
         if let Some(inputs) = findings.inputs.get(&id) {
             wanted.triggers = triggers::triggers(&settings, slot.port, inputs);
         }
@@ -86,7 +87,7 @@ pub fn detach_all(root: &PinRoot) -> Result<Option<Vec<String>>> {
     let _write = WriteLock::take(&directory)?;
     match Maps::pinned_version(root) {
         Ok(Some(abi::ABI_VERSION)) => match Maps::open(root) {
-            Ok(mut maps) => drain(root, &directory, &mut maps)?,
+            Ok(mut maps) => drain(root, &directory, &mut maps, |_| {})?,
             Err(error) => log::warn!("not waiting for clients that hold a cookie: {error:#}"),
         },
         Ok(_) => {}
@@ -114,9 +115,14 @@ pub fn detach_interface(root: &PinRoot, interface: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours.
-pub(super) fn drain(root: &PinRoot, directory: &StateDirectory, maps: &mut Maps) -> Result<()> {
-    if let Err(error) = end_attacks(root, directory, maps) {
+/// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours. `tell` is told the end of attacks, as JSON.
+pub(super) fn drain(
+    root: &PinRoot,
+    directory: &StateDirectory,
+    maps: &mut Maps,
+    tell: impl Fn(String),
+) -> Result<()> {
+    if let Err(error) = end_attacks(root, directory, maps, tell) {
         log::warn!("cannot record the end of current attacks: {error:#}");
     }
     let mut challenged = false;
@@ -125,7 +131,7 @@ pub(super) fn drain(root: &PinRoot, directory: &StateDirectory, maps: &mut Maps)
         let auto = slot.mode == abi::MODE_AUTO && load::mitigation(&maps.loads.get(id)?).level != Level::Pass;
         if slot.mode == abi::MODE_ALWAYS || auto {
             challenged = true;
-            maps.services.set(id, policy::with_mode(&slot, Mode::Monitor))?;
+            maps.services.set(id, map_values::with_mode(&slot, Mode::Monitor))?;
         }
     }
     if challenged {
@@ -135,15 +141,17 @@ pub(super) fn drain(root: &PinRoot, directory: &StateDirectory, maps: &mut Maps)
 }
 
 /// Tells that the attacks under way are nobody's concern any more.
-fn end_attacks(root: &PinRoot, directory: &StateDirectory, maps: &Maps) -> Result<()> {
+fn end_attacks(root: &PinRoot, directory: &StateDirectory, maps: &Maps, tell: impl Fn(String)) -> Result<()> {
     let left = Findings::read(directory)?.unwrap_or_default().attacks;
     let mut attacks = Attacks::restore(&left);
     let mut journal = Journal::of(root);
     for id in left.into_keys() {
         let (view, now) = attack_view::view(maps, id)?;
         if let Some(record) = attacks.abandon(id, &view, now) {
-            log::warn!("{}", record.words);
-            journal.append(&record.json()?);
+            logger::log_with(log::Level::Warn, &record.journal_fields(), &record.words);
+            let line = record.json()?;
+            journal.append(&line);
+            tell(line);
         }
     }
     Ok(())

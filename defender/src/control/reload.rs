@@ -9,7 +9,7 @@ use crate::{
     model::{
         config_file::ConfigFile,
         lists::{file::FileLists, plan::LoadSummary},
-        settings::{Layer, Settings},
+        settings::Settings,
     },
     problem::Problem,
     state::{config_file, lists::turns::Turns},
@@ -24,16 +24,15 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Puts the lists in force, and returns the settings, which are not in force yet. A file that makes no sense changes
-    /// nothing.
-    pub fn run(self) -> Result<Layer> {
-        let (mut layer, mut lists) = (Layer::default(), FileLists::default());
+    /// Puts the lists in force, and returns the rest, which is not in force yet. A file that makes no sense changes nothing.
+    pub fn run(self) -> Result<ConfigFile> {
+        let file = self.path.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+        let rest = file.without_lists();
         if let Some(path) = self.path {
-            let (settings, of_file) = with_file(&self.settings, path.clone(), config_file::read(&path)?)?;
-            (layer, lists) = (settings.file.map(|(_, layer)| layer).unwrap_or_default(), of_file);
+            with_file(&self.settings, path, rest.clone())?;
         }
-        report_changes(&Turns::of(&self.root)?.load(lists)?);
-        Ok(layer)
+        report_changes(&Turns::of(&self.root)?.load(file.lists)?);
+        Ok(rest)
     }
 }
 
@@ -43,7 +42,7 @@ pub(super) fn with_file(
     path: PathBuf,
     file: ConfigFile,
 ) -> Result<(Settings, FileLists), Problem> {
-    let settings = Settings { file: Some((path, file.layer)), ..settings.clone() };
+    let settings = Settings { file: Some((path, file.layer)), hook: file.hook, ..settings.clone() };
     settings.check()?;
     Ok((settings, file.lists))
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     endpoint::Endpoint,
-    event::{AttackSummary, Cause, EventKind, Observation, Record, Totals, Transition, words},
+    event::{self, AttackSummary, Cause, EventKind, Observation, Record, Totals, Transition, words},
     evidence::Network,
     mode::Mode,
     timestamp,
@@ -53,6 +53,12 @@ pub struct Attack {
 }
 
 impl Attack {
+    /// In a few words.
+    pub fn describe(&self) -> String {
+        let service = event::service(&self.address, self.port);
+        format!("{} on {service} (level {})", self.kind.describe(), self.level().name())
+    }
+
     fn level(&self) -> Level {
         Level::from_abi(self.level)
     }
@@ -409,7 +415,7 @@ fn per_second(more: u64, milliseconds: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use defender_common::{
-        abi::{Load, Triggers},
+        abi::{Load, TriggerLimits},
         load::{self, Alone, Time},
         queue::Queue,
         shared::Shared,
@@ -418,7 +424,7 @@ mod tests {
 
     use super::*;
 
-    const LINES: Triggers = Triggers {
+    const LINES: TriggerLimits = TriggerLimits {
         start: 32,
         critical: 96,
         end: 15,

@@ -161,7 +161,7 @@ settings! {
     HalfOpenFactor: "half_open_factor", PORT, number(Unit::Times, 4, [0, 1000]),
         "`start` is at least this multiple of the baseline of half-open connections.";
     RateFactor: "rate_factor", PORT, number(Unit::Times, 10, [0, 1000]),
-        "Start challenging when SYNs exceed this multiple of the baseline rate and most lead to no connection.";
+        "Start challenging when SYNs reach this multiple of the baseline rate and most lead to no connection.";
     RateFloor: "rate_floor", PORT, number(Unit::Syns, 1000, [1, MAX_RATE]),
         "No rate of SYNs below this is a surge.";
     OutOfState: "out_of_state", PORT, number(Unit::Packets, 10_000, [1, MAX_RATE]),

@@ -106,9 +106,9 @@ triggers! {
 }
 
 /// The triggers of services on `port`, for the datapath.
-pub fn triggers(settings: &Settings, port: u16, inputs: &TriggerInputs) -> abi::Triggers {
+pub fn triggers(settings: &Settings, port: u16, inputs: &TriggerInputs) -> abi::TriggerLimits {
     let derived = DerivedTriggers::new(settings, port, inputs);
-    abi::Triggers {
+    abi::TriggerLimits {
         start: derived.start.value,
         critical: derived.critical.value,
         end: derived.end.value,
@@ -319,7 +319,7 @@ mod tests {
     fn the_defaults_are_shares_of_the_backlog() {
         assert_eq!(
             triggers(&Settings::default(), 80, &INPUTS),
-            abi::Triggers {
+            abi::TriggerLimits {
                 start: 1024,
                 critical: 3072,
                 end: 491,

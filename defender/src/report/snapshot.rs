@@ -28,9 +28,10 @@ use crate::{
     model::{
         endpoint::Endpoint,
         evidence::{Evidence, Sample, per_second},
+        hooks::HookCounts,
         lists::plan::ListCounts,
+        map_values,
         mode::Mode,
-        policy,
         settings::Settings,
         sysctls,
     },
@@ -70,6 +71,8 @@ pub struct Snapshot {
     pub listed: ListCounts,
     /// Notes for the operator.
     pub warnings: Vec<String>,
+    /// What became of hooks.
+    pub hooks: HookCounts,
 }
 
 /// An attached interface.
@@ -145,7 +148,7 @@ impl Snapshot {
             services.push(ServiceStatus {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
-                active: policy::is_challenged(slot, &loads[&id], &config),
+                active: map_values::is_challenged(slot, &loads[&id], &config),
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
@@ -161,10 +164,13 @@ impl Snapshot {
         services.sort_by_key(|service| service.endpoint);
         let settings = state::in_force(root, state::settings::read)?;
         let control = control(&directory);
+        let hooks = findings.hooks;
         let mut warnings = warnings(&config, &settings, &ports, findings, control);
         warnings.extend(unlisted);
+        warnings.extend(hooks.warning());
         Ok(Self {
             warnings,
+            hooks,
             control,
             suspended: config.flags & abi::CONFIG_SUSPENDED != 0,
             settings,
@@ -514,6 +520,7 @@ pub(super) mod tests {
             states: [("ESTABLISHED", 12), ("SYN_RECV", 3)].into(),
             listed: ListCounts { allowed: 2, denied: 1_200_000 },
             warnings: vec!["something is odd".into()],
+            hooks: HookCounts::default(),
         }
     }
 }

@@ -23,4 +23,5 @@ mod round_trip;
 mod service;
 mod shell;
 mod states;
+mod systemd;
 mod terminal;

@@ -8,7 +8,7 @@ use defender_build::program;
 use super::apt;
 
 /// Programs that tests run, each with its Debian package.
-const TEST_PROGRAMS: [(&str, &str); 14] = [
+const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
@@ -21,12 +21,14 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("ps", "procps"),
     ("python3", "python3"),
     ("sshd", "openssh-server"),
+    ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
     ("zsh", "zsh"),
 ];
 
 /// Programs that boot other kernels, unpack them, or run in the guest.
-const KERNEL_PROGRAMS: [(&str, &str); 6] = [
+const KERNEL_PROGRAMS: &[(&str, &str)] = &[
     ("depmod", "kmod"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
@@ -37,12 +39,12 @@ const KERNEL_PROGRAMS: [(&str, &str); 6] = [
 
 /// Installs the programs that tests run. None is started as a service.
 pub(crate) fn test_programs() -> Result<()> {
-    install_missing(&TEST_PROGRAMS)
+    install_missing(TEST_PROGRAMS)
 }
 
 /// Installs the programs needed to try other kernels.
 pub(crate) fn kernel_programs() -> Result<()> {
-    install_missing(&KERNEL_PROGRAMS)
+    install_missing(KERNEL_PROGRAMS)
 }
 
 fn install_missing(programs: &[(&str, &str)]) -> Result<()> {

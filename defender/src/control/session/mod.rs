@@ -16,6 +16,7 @@ mod watch;
 use std::{
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -45,13 +46,14 @@ use crate::{
     },
     host::{
         firewall::{Firewall, Tracking},
+        hooks::HookRunner,
         links::{self, Link},
         namespace, random, sysctl, wall_clock,
     },
     model::{
         keys::{self, KeySchedule},
+        map_values::Defaults,
         mode::Mode,
-        policy::Defaults,
         presence_filter::Generations,
         services::ServiceTable,
         settings::Settings,
@@ -65,13 +67,13 @@ use crate::{
 /// What the caller wants.
 #[derive(Clone, Debug, Default)]
 pub struct SessionOptions {
-    /// The interfaces to defend.
+    /// The interfaces to defend; empty: those of the configuration file, else those with a default route.
     pub interfaces: Vec<String>,
     /// The mode of services without one of their own; none: as it was, or the default.
     pub mode: Option<Mode>,
     /// The ports to defend; none: as it was, or all.
     pub ports: Option<Vec<u16>>,
-    /// The configuration file; none: there is none.
+    /// The configuration file; none: that of the controller that is replaced, or the one at the usual place, if it exists.
     pub config: Option<PathBuf>,
     /// How many connections the flow table is made for; none: as it was, or [`DEFAULT_FLOWS`].
     pub flows: Option<u32>,
@@ -115,6 +117,7 @@ pub struct Session {
     conntrack: Conntrack,
     findings: Findings,
     expiry: ExpiryWatch,
+    hooks: Arc<HookRunner>,
 }
 
 /// What this host is like.
@@ -130,9 +133,9 @@ struct Host {
 impl Session {
     /// Loads, fills, attaches and pins; takes over what is there already. Fails without leaving anything behind.
     pub fn begin(root: PinRoot, options: &SessionOptions) -> Result<Self> {
-        let links =
-            options.interfaces.iter().map(|name| links::interface(name)).collect::<Result<Vec<_>>>()?;
         let directory = StateDirectory::of(&root);
+        let names = settings::interfaces(&root, &directory, options)?;
+        let links = names.iter().map(|name| links::interface(name)).collect::<Result<Vec<_>>>()?;
         let fresh = directory.create()?;
         let mut rollback = Rollback::default();
         let session = Self::begin_in(root, directory.clone(), options, links, &mut rollback);
@@ -204,6 +207,7 @@ impl Session {
             keys: KeySchedule::new(Instant::now()),
             generations: Generations::default(),
             conntrack: Conntrack::default(),
+            hooks: Arc::default(),
             findings,
             expiry: ExpiryWatch::default(),
             root,
@@ -239,6 +243,11 @@ impl Session {
     /// What was found out.
     pub fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    /// What runs the operator's program. It outlives the session, whose last events it is told.
+    pub fn hooks(&self) -> Arc<HookRunner> {
+        Arc::clone(&self.hooks)
     }
 
     /// What the programs log.
