@@ -15,7 +15,7 @@ Every command has `-o json`, or `--json` for short. Each prints one object with 
 are added in later versions, never renamed or removed. `[]` after a name stands for each element of an array.";
 
 /// Each command with its struct, as file and name.
-const COMMANDS: [(&str, &str, &str, &str); 14] = [
+const COMMANDS: [(&str, &str, &str, &str); 16] = [
     ("defender stats --json", "", "json", "Stats"),
     ("defender status --json", "", "json", "Status"),
     ("defender conns --json", "On one line.", "conns", "ConnsListing"),
@@ -23,6 +23,13 @@ const COMMANDS: [(&str, &str, &str, &str); 14] = [
     ("defender why --json", "", "why", "Why"),
     ("defender explain --json", "", "explain", "Explained"),
     ("defender allow list --json", "On one line. `deny list --json` is the same.", "lists", "PrefixListing"),
+    ("defender allow add --json", "On one line. `deny add --json` is the same.", "lists", "Added"),
+    (
+        "defender allow del --json",
+        "On one line. `flush`, and both of `deny`, are the same.",
+        "lists",
+        "Removed",
+    ),
     ("defender doctor --json", "", "report", "Report"),
     (
         "defender get --json",

@@ -116,7 +116,7 @@ impl Sources {
             ("u8" | "u16" | "u32" | "u64" | "usize", _) => Shape::plain("integer"),
             ("f32" | "f64", _) => Shape::plain("number"),
             ("bool", _) => Shape::plain("boolean"),
-            ("str" | "String" | "IpAddr", _) => Shape::plain("string"),
+            ("str" | "String" | "IpAddr" | "Cidr", _) => Shape::plain("string"),
             ("Option", [inner]) => {
                 let inner = self.shape(inner, file)?;
                 Shape { words: inner.words + " or null", ..inner }

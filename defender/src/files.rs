@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -30,7 +30,7 @@ const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 /// Opening must neither follow a link nor wait for the other end of a FIFO.
 const CAREFULLY: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-/// Size limit of our own files, in bytes.
+/// Size limit of our own files, in bytes, but for those that grow with the lists.
 const LARGEST: u64 = 64 << 20;
 
 /// Result of looking for a file.
@@ -133,7 +133,16 @@ fn may_change(file: &Metadata) -> bool {
 /// Reads a file that this program wrote. `None` if it does not exist. Sets a damaged file aside, with a
 /// warning.
 pub fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>> {
-    let found = look(path).with_context(|| format!("cannot read {}", path.display()))?;
+    read_up_to(path, LARGEST, parse)
+}
+
+/// The same, of at most `most` bytes.
+pub fn read_up_to<T>(
+    path: &Path,
+    most: u64,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>> {
+    let found = look(path, most).with_context(|| format!("cannot read {}", path.display()))?;
     let damage = match found {
         FileContent::Nothing => return Ok(None),
         FileContent::Text(text) if text.trim().is_empty() => "empty file".to_owned(),
@@ -147,40 +156,51 @@ pub fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, String>) -> Re
     Ok(None)
 }
 
-fn look(path: &Path) -> io::Result<FileContent> {
+fn look(path: &Path, most: u64) -> io::Result<FileContent> {
     let file = match open_regular(path, OpenOptions::new().read(true)) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(FileContent::Nothing),
         Err(error) if is_no_file(&error) => return Ok(FileContent::Damaged("not a regular file".to_owned())),
         Err(error) => return Err(error),
     };
-    let Some(bytes) = read_at_most(&file, LARGEST)? else {
-        return Ok(FileContent::Damaged(format!("larger than {} MiB", LARGEST >> 20)));
+    let Some(bytes) = read_at_most(&file, most)? else {
+        return Ok(FileContent::Damaged(format!("larger than {} MiB", most >> 20)));
     };
     Ok(String::from_utf8(bytes)
         .map_or_else(|_| FileContent::Damaged("not UTF-8 text".to_owned()), FileContent::Text))
 }
 
-/// The whole file, or `None` if it exceeds `most` bytes.
-fn read_at_most(file: &File, most: u64) -> io::Result<Option<Vec<u8>>> {
+/// The whole of it, or `None` if it exceeds `most` bytes.
+fn read_at_most(source: impl Read, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
+    source.take(most + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
 /// Reads a text file named by a user, of at most `most` bytes. It may belong to anyone and be anything, so
 /// only a regular file is read.
 pub fn read_named(path: &Path, most: u64) -> Result<String, Problem> {
-    let cannot = |why: &dyn Display| Problem::Configuration(format!("cannot read {}: {why}", path.display()));
-    let file =
-        open_named(path).map_err(|error| cannot(&error))?.ok_or_else(|| cannot(&"not a regular file"))?;
-    let bytes = read_at_most(&file, most).map_err(|error| cannot(&error))?;
+    let name = path.display();
+    let file = open_named(path)
+        .map_err(|error| cannot_read(&name, &error))?
+        .ok_or_else(|| cannot_read(&name, &"not a regular file"))?;
+    read_text(&name, &file, most)
+}
+
+/// Reads a text of at most `most` bytes from anything; messages call it `name`.
+pub fn read_text(name: &dyn Display, source: impl Read, most: u64) -> Result<String, Problem> {
+    let cannot = |why: &dyn Display| cannot_read(name, why);
+    let bytes = read_at_most(source, most).map_err(|error| cannot(&error))?;
     let bytes = bytes.ok_or_else(|| cannot(&format!("larger than {most} bytes")))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         cannot(&format!("line {line} is not UTF-8"))
     })
+}
+
+fn cannot_read(name: &dyn Display, why: &dyn Display) -> Problem {
+    Problem::Configuration(format!("cannot read {name}: {why}"))
 }
 
 /// `None` if it is not a regular file.
@@ -246,6 +266,14 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes a file of ours, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| format!("cannot remove {}", path.display())),
+    }
 }
 
 /// Sets aside a directory that is in a file's place.

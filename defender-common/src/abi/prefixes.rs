@@ -8,6 +8,8 @@ pub const PREFIX_DENY: u32 = 1 << 1;
 pub const PREFIX_FROM_FILE: u32 = 1 << 8;
 /// Value in `PREFIXES`, for the controller: from there somebody administers this host.
 pub const PREFIX_FROM_SESSION: u32 = 1 << 9;
+/// Value in `PREFIXES`, for the controller: a comment or a time of expiry is kept with it.
+pub const PREFIX_NOTED: u32 = 1 << 10;
 /// Value in `PREFIXES`, for the controller: from this bit on, the length of the prefix it belongs to (0 to 128), so that a
 /// look-up tells which prefix it found.
 pub const PREFIX_LENGTH_SHIFT: u32 = 16;

@@ -68,6 +68,9 @@ pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
     if let Some(reload) = session.take_due_reload() {
         reload.run()?;
     }
+    if let Some(expiry) = session.begin_expiry() {
+        session.complete_expiry(expiry.run());
+    }
     let endpoints = session.table().services.values().map(|service| &service.endpoint);
     let done = outcome::attached(session.interfaces(), session.settings(), endpoints)?;
     session.leave()?;

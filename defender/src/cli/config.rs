@@ -18,6 +18,6 @@ pub(super) fn config(command: &ConfigCommand) -> Result<()> {
 /// One line about a valid file.
 fn check(path: &Path, file: &ConfigFile) -> String {
     let settings = file.layer.keys().count();
-    let (path, allow, deny) = (path.display(), file.allow.len(), file.deny.len());
+    let (path, allow, deny) = (path.display(), file.lists.allow.len(), file.lists.deny.len());
     format!("{path} is valid: {settings} settings, {allow} prefixes allowed, {deny} denied\n")
 }

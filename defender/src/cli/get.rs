@@ -8,7 +8,7 @@ use crate::{
     model::export,
     problem::Problem,
     report::outcome,
-    state::{self, lists},
+    state::{self, directory::StateDirectory, lists},
 };
 
 pub(super) fn get(root: &PinRoot, arguments: &GetArguments) -> Result<()> {
@@ -21,7 +21,8 @@ pub(super) fn get(root: &PinRoot, arguments: &GetArguments) -> Result<()> {
     let settings = state::in_force(root, state::settings::read)?;
     if arguments.export {
         let entries = lists::entries(&Maps::open(root)?)?;
-        return show(&export::export(&settings, &entries, &root.interfaces()?));
+        let notes = lists::notes_of(&entries, &StateDirectory::of(root))?;
+        return show(&export::export(&settings, &entries, &notes, &root.interfaces()?));
     }
     if arguments.output.is_json() {
         return show(&outcome::settings(&settings, &key.map_or_else(|| settings.keys(), |key| vec![key]))?);

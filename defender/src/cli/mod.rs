@@ -35,12 +35,15 @@ use crate::{
     dataplane::{features, pins::PinRoot},
     logger,
     model::{
-        lists::entry::{List, parse_prefix},
+        lists::{
+            entry::{List, parse_prefix},
+            note::Comment,
+        },
         mode::Mode,
         prefix::Cidr,
         timestamp::Moment,
     },
-    problem,
+    problem::{self, Problem},
     report::{conns::parse_state, peer::Peer},
     state::{directory::StateDirectory, journal::Journal},
 };
@@ -109,8 +112,12 @@ enum Command {
     /// List past events, or follow new ones
     Events(EventsArguments),
     /// Add, delete or list sources whose SYNs are never challenged
+    ///
+    /// The longest prefix that covers a source decides. Changes count at once and last until `detach`.
     Allow(ListArguments),
     /// Add, delete or list sources whose SYNs are dropped
+    ///
+    /// The longest prefix that covers a source decides. Changes count at once and last until `detach`.
     Deny(ListArguments),
     /// Change a setting at once
     Set(SetArguments),
@@ -296,29 +303,55 @@ struct ListArguments {
 #[derive(Debug, Subcommand)]
 enum ListAction {
     /// Add prefixes, and remove them from the other list
+    ///
+    /// A prefix that is there already gets the comment and time of expiry given now, or none.
     Add(AddArguments),
-    /// Delete prefixes
+    /// Delete prefixes; names those that are not there
     Del(DelArguments),
+    /// Delete all prefixes
+    Flush(FlushArguments),
     /// Show the list
     List(ShowArguments),
 }
 
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-struct AddArguments {
+struct PrefixArguments {
     /// Addresses and prefixes, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32
     #[arg(value_delimiter = ',', value_name = "PREFIX", value_parser = parse_prefix)]
     prefixes: Vec<Cidr>,
-    /// Read them from a file: one a line, # begins a comment
+    /// Read them from a file, or from standard input (-): one a line, with a comment behind #
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
+struct AddArguments {
+    #[command(flatten)]
+    which: PrefixArguments,
+    /// Why they are there; up to 100 characters, shown by `list`. A line's own comment counts instead
+    #[arg(long, value_name = "TEXT", value_parser = parse_comment)]
+    comment: Option<Comment>,
+    /// Remove them then: after a duration such as 90s, 1h or 7days, or at a time in UTC such as
+    /// 2026-01-31T23:59:59Z [default: never]
+    #[arg(long, value_name = "WHEN")]
+    expires: Option<Moment>,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args, Debug)]
 struct DelArguments {
-    /// Prefixes as they are listed
-    #[arg(required = true, value_delimiter = ',', value_name = "PREFIX", value_parser = parse_prefix)]
-    prefixes: Vec<Cidr>,
+    #[command(flatten)]
+    which: PrefixArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args, Debug)]
+struct FlushArguments {
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
@@ -326,9 +359,8 @@ struct ShowArguments {
     /// Show at most N
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -444,6 +476,11 @@ fn complaint(error: &clap::Error) -> String {
     words.join(" ")
 }
 
+/// A comment of the command line.
+fn parse_comment(text: &str) -> Result<Comment, Problem> {
+    text.to_owned().try_into()
+}
+
 /// Runs the given command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Whatever is created is private to its owner, who has full access.
@@ -539,7 +576,12 @@ mod tests {
             "defender run --iface eth0 --replace",
             "defender allow add 192.0.2.7,192.0.2.0/24 2001:db8::/32",
             "defender allow add --file /etc/defender/allow",
+            "defender allow add --file - --comment scanners --expires 1h",
+            "defender deny add 192.0.2.7 --expires 2026-01-31T12:00:00Z -o json",
             "defender deny del 192.0.2.0/24",
+            "defender deny del --file blocked.txt --json",
+            "defender deny flush",
+            "defender allow flush -o json",
             "defender deny list --json --limit 10",
             "defender events --limit 10 --port 80,443 --json",
             "defender events --follow --port 443",
@@ -584,7 +626,14 @@ mod tests {
             "defender allow add 192.0.2.7/24",
             "defender allow add 192.0.2.7 --file x",
             "defender deny add ::/0",
+            "defender allow add 192.0.2.7 --expires soon",
+            "defender allow add 192.0.2.7 --expires 3600",
+            "defender allow add --comment x",
+            "defender allow add --expires 1h",
             "defender deny del",
+            "defender deny del 192.0.2.7 --file x",
+            "defender deny del 192.0.2.7 --expires 1h",
+            "defender deny flush 192.0.2.7",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -34,6 +34,12 @@ impl Progress {
         Self { bar, appearing }
     }
 
+    /// So much is done now, of so much.
+    pub(super) fn reach(&self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
     /// So much more is done.
     pub(super) fn advance(&self, more: u64) {
         self.bar.inc(more);
@@ -79,5 +85,7 @@ mod tests {
         assert!(progress.appearing.is_none());
         progress.advance(2);
         assert_eq!(progress.bar.position(), 2);
+        progress.reach(5, 7);
+        assert_eq!((progress.bar.position(), progress.bar.length()), (5, Some(7)));
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     control::{
         reload::Reload,
-        session::{Attached, Session},
+        session::{Attached, Expiry, Session},
         succession::HAND_OVER,
         sysctl_watch::SysctlWatch,
     },
@@ -29,6 +29,7 @@ use crate::{
         exported::{Exported, Turn},
         presence_filter,
     },
+    state::lists::turns::Expired,
 };
 
 /// How often everything is looked at, whether or not an event said so.
@@ -110,6 +111,7 @@ async fn watch(
     let sysctls = SysctlWatch::start();
     let mut reloading = session.take_due_reload().map(spawn_reload);
     let mut reload_again = false;
+    let mut expiring = None;
     let mut logs = Box::pin(session.logs()?.pass_on());
     // Fed by this loop itself, so that a loop that hangs is noticed.
     let mut watchdog = manager.watchdog().map(|limit| steady(limit / FEEDS));
@@ -153,6 +155,10 @@ async fn watch(
                 continue;
             }
             _ = rotation.tick() => session.rotate_keys(),
+            expired = join(&mut expiring) => {
+                session.complete_expiry(expired);
+                continue;
+            }
             due = tick.tick() => {
                 exported.set_turn(Turn {
                     at: Instant::now(),
@@ -160,6 +166,7 @@ async fn watch(
                     period: PERIOD,
                     key_drawn: session.key_drawn(),
                 });
+                expiring = expiring.or_else(|| session.begin_expiry().map(spawn_expiry));
                 let attached = session.refresh();
                 if attached.is_ok() && session.needs_new_key().unwrap_or(false) {
                     rotation.reset();
@@ -220,6 +227,10 @@ fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHand
 
 fn spawn_reload(reload: Reload) -> JoinHandle<Result<ConfigFile>> {
     spawn_blocking(move || reload.run())
+}
+
+fn spawn_expiry(expiry: Expiry) -> JoinHandle<Result<Expired>> {
+    spawn_blocking(move || expiry.run())
 }
 
 /// Waits for the next tick, if there is one.

@@ -6,13 +6,14 @@ use anyhow::Result;
 
 use crate::{
     dataplane::pins::PinRoot,
-    model::{config_file::ConfigFile, lists::plan::LoadSummary, prefix::Cidr, settings::Settings},
+    model::{
+        config_file::ConfigFile,
+        lists::{file::FileLists, plan::LoadSummary},
+        settings::Settings,
+    },
     problem::Problem,
     state::{config_file, lists::turns::Turns},
 };
-
-/// Sources that the configuration file allows, and those that it denies.
-pub(super) type FileLists = (Vec<Cidr>, Vec<Cidr>);
 
 /// What is to be read, on top of which settings.
 pub struct Reload {
@@ -26,11 +27,12 @@ impl Reload {
     /// Puts the lists in force, and returns the rest, which is not in force yet. A file that makes no sense changes nothing.
     pub fn run(self) -> Result<ConfigFile> {
         let file = self.path.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+        let rest = file.without_lists();
         if let Some(path) = self.path {
-            with_file(&self.settings, path, file.without_lists())?;
+            with_file(&self.settings, path, rest.clone())?;
         }
-        report_changes(&Turns::of(&self.root)?.load(&file.allow, &file.deny)?);
-        Ok(file.without_lists())
+        report_changes(&Turns::of(&self.root)?.load(file.lists)?);
+        Ok(rest)
     }
 }
 
@@ -47,7 +49,7 @@ pub(super) fn with_file(
         ..settings.clone()
     };
     settings.check()?;
-    Ok((settings, (file.allow, file.deny)))
+    Ok((settings, file.lists))
 }
 
 /// Says what the lists of the file have changed.

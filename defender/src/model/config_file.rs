@@ -15,11 +15,17 @@ use crate::{
     model::{
         hooks::{DEFAULT_TIMEOUT, Hook, TIMEOUTS},
         listen::Listen,
-        lists::{entry::parse_prefix, plan},
+        lists::{
+            entry::{List, parse_prefix},
+            file::{FileLists, Prefixes},
+            note::{Comment, Note},
+            plan,
+        },
         prefix::Cidr,
         section_table::SectionKey,
         setting_table::Setting,
         settings::{Key, Layer, Settings, parse_port},
+        timestamp::Moment,
     },
     problem::Problem,
 };
@@ -31,10 +37,8 @@ pub struct ConfigFile {
     pub layer: Layer,
     /// Where metrics are served.
     pub metrics: Option<Listen>,
-    /// Sources that are never challenged.
-    pub allow: Vec<Cidr>,
-    /// Sources that are always dropped.
-    pub deny: Vec<Cidr>,
+    /// Sources that are never challenged, and that are always dropped.
+    pub lists: FileLists,
     /// The interfaces to defend; empty: those with a default route.
     pub interfaces: Vec<String>,
     /// What is run for each event.
@@ -72,7 +76,7 @@ impl ConfigFile {
 }
 
 /// Reads a file of prefixes.
-pub type ReadList<'a> = dyn Fn(&Path) -> Result<Vec<Cidr>, Problem> + 'a;
+pub type ReadList<'a> = dyn Fn(&Path) -> Result<Prefixes, Problem> + 'a;
 
 /// A configuration file may have so many bytes. Lists of more prefixes have files of their own.
 pub const MOST_BYTES: u64 = 64 << 20;
@@ -101,10 +105,10 @@ impl Reader<'_> {
                         self.wrong(Some(item.span()), "expected a table for each port, such as [port.443]")
                     );
                 }
-                ("allow", _) => self.file.allow.extend(self.prefixes(item)?),
-                ("deny", _) => self.file.deny.extend(self.prefixes(item)?),
-                ("allow_file", _) => self.file.allow.extend(self.list(item)?),
-                ("deny_file", _) => self.file.deny.extend(self.list(item)?),
+                ("allow", _) => self.take(List::Allow, self.prefixes(item)?),
+                ("deny", _) => self.take(List::Deny, self.prefixes(item)?),
+                ("allow_file", _) => self.take(List::Allow, self.list(item)?),
+                ("deny_file", _) => self.take(List::Deny, self.list(item)?),
                 (text, _) if !SectionKey::of(text).is_empty() => self.section(text, item)?,
                 (text, _) => match Setting::named(text) {
                     Some(setting) => self.setting(Key::all(setting), name.span(), item)?,
@@ -117,6 +121,15 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    fn take(&mut self, list: List, read: Prefixes) {
+        let lists = &mut self.file.lists;
+        match list {
+            List::Allow => lists.allow.extend(read.prefixes),
+            List::Deny => lists.deny.extend(read.prefixes),
+        }
+        lists.notes.extend(read.notes);
     }
 
     fn ports(&mut self, ports: &Table<'_>) -> Result<(), Problem> {
@@ -250,20 +263,70 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn prefixes(&self, item: &Item<'_>) -> Result<Vec<Cidr>, Problem> {
-        let wrong = |item: &Item<'_>, what: &str| self.wrong(Some(item.span()), what);
+    fn prefixes(&self, item: &Item<'_>) -> Result<Prefixes, Problem> {
         let DeValue::Array(items) = item.get_ref() else {
-            return Err(wrong(item, "expected an array of prefixes, such as [\"192.0.2.0/24\"]"));
+            return Err(self.at(item, "expected an array of prefixes, such as [\"192.0.2.0/24\"]"));
         };
-        let prefix = |item: &Item<'_>| match item.get_ref() {
-            DeValue::String(text) => parse_prefix(text).map_err(|error| wrong(item, &error.to_string())),
-            _ => Err(wrong(item, "expected a prefix as a string, such as \"192.0.2.0/24\"")),
+        let mut read = Prefixes::default();
+        for item in items {
+            let prefix = match item.get_ref() {
+                DeValue::String(_) => self.prefix(item)?,
+                DeValue::Table(table) => {
+                    let (prefix, note) = self.noted_prefix(item, table)?;
+                    read.notes.insert(prefix, note);
+                    prefix
+                }
+                _ => return Err(self.at(item, "expected a prefix as a string, such as \"192.0.2.0/24\"")),
+            };
+            read.prefixes.push(prefix);
+        }
+        Ok(read)
+    }
+
+    fn prefix(&self, item: &Item<'_>) -> Result<Cidr, Problem> {
+        let text = self.string(item)?;
+        parse_prefix(text).map_err(|error| self.at(item, &error.to_string()))
+    }
+
+    /// A prefix with comment or time of expiry, as a table.
+    fn noted_prefix(&self, item: &Item<'_>, table: &Table<'_>) -> Result<(Cidr, Note), Problem> {
+        let (mut prefix, mut note) = (None, Note::default());
+        for (name, item) in table {
+            match &**name.get_ref() {
+                "prefix" => prefix = Some(self.prefix(item)?),
+                "comment" => {
+                    let comment = Comment::parse(self.string(item)?);
+                    note.comment = comment.map_err(|error| self.at(item, &error.to_string()))?;
+                }
+                "expires" => note.expires = Some(self.expiry(item)?),
+                _ => return Err(self.unknown(name, "prefix, comment, expires")),
+            }
+        }
+        let example = "expected a prefix, such as { prefix = \"192.0.2.0/24\", comment = \"why\" }";
+        Ok((prefix.ok_or_else(|| self.at(item, example))?, note))
+    }
+
+    /// A time: a duration would begin anew whenever the file is read.
+    fn expiry(&self, item: &Item<'_>) -> Result<u64, Problem> {
+        let text = match item.get_ref() {
+            DeValue::Datetime(time) => time.to_string(),
+            _ => self.string(item)?.to_owned(),
         };
-        items.iter().map(prefix).collect()
+        match text.parse() {
+            Ok(Moment::At(time)) => Ok(time),
+            _ => Err(self.at(item, "expected a time, such as \"2026-01-31T12:00:00Z\"")),
+        }
+    }
+
+    fn string<'a>(&self, item: &'a Item<'_>) -> Result<&'a str, Problem> {
+        match item.get_ref() {
+            DeValue::String(text) => Ok(text),
+            _ => Err(self.at(item, "expected a string")),
+        }
     }
 
     /// The prefixes of another file, whose path begins at the directory of this one.
-    fn list(&self, item: &Item<'_>) -> Result<Vec<Cidr>, Problem> {
+    fn list(&self, item: &Item<'_>) -> Result<Prefixes, Problem> {
         let DeValue::String(name) = item.get_ref() else {
             return Err(self.wrong(Some(item.span()), "expected a path as a string"));
         };
@@ -283,12 +346,16 @@ impl Reader<'_> {
             let place = self.keys.iter().find(|(key, _)| contradiction.keys.contains(key));
             self.wrong(place.map(|(_, span)| span.clone()), &contradiction.text)
         })?;
-        plan::check(&self.file.allow, &self.file.deny).map_err(|error| self.wrong(None, &error.to_string()))
+        plan::check(&self.file.lists).map_err(|error| self.wrong(None, &error.to_string()))
     }
 
     fn unknown(&self, name: &Spanned<impl AsRef<str>>, allowed: &str) -> Problem {
         let what = format!("unknown key {:?}; expected {allowed}", name.get_ref().as_ref());
         self.wrong(Some(name.span()), &what)
+    }
+
+    fn at(&self, item: &Item<'_>, what: &str) -> Problem {
+        self.wrong(Some(item.span()), what)
     }
 
     fn wrong(&self, span: Option<Range<usize>>, what: &str) -> Problem {
@@ -349,7 +416,7 @@ mod tests {
              [metrics]\nlisten = \"[::1]:9815\"\n[port.443]\nmode = \"always\"\nstart = \"30%\"\n[port.80]\ncritical = 80",
         )
         .expect("good");
-        assert_eq!((file.allow.len(), file.deny.len()), (2, 1));
+        assert_eq!((file.lists.allow.len(), file.lists.deny.len()), (2, 1));
         let settings = Settings { file: Some((PATH.into(), file.layer)), ..Settings::default() };
         assert_eq!((settings.mode(), settings.mode_of(443)), (Mode::Auto, Mode::Always));
         assert_eq!(settings.global(Setting::ReplyBudget), 20_000);
@@ -360,6 +427,23 @@ mod tests {
         assert_eq!(value(443, Setting::OutOfState), 16);
         assert_eq!(file.metrics.expect("a place").to_string(), "[::1]:9815");
         assert_eq!(read("").expect("good"), ConfigFile::default());
+    }
+
+    #[test]
+    fn prefixes_may_have_a_comment_and_a_time_of_expiry() {
+        let file = read(
+            "allow = [{ prefix = \"192.0.2.7\", comment = \"office\" }, \"192.0.2.8\"]\n\
+             deny = [{ prefix = \"192.0.2.9\", expires = 1970-01-01T00:00:07Z }, \
+             { prefix = \"192.0.2.10\", expires = \"1970-01-01T00:00:08.5Z\", comment = \"\" }]",
+        )
+        .expect("good");
+        assert_eq!((file.lists.allow.len(), file.lists.deny.len()), (2, 2));
+        let note = |prefix: &str| file.lists.notes.get(&prefix.parse().expect(prefix)).cloned();
+        let office = Comment::parse("office").expect("good");
+        assert_eq!(note("192.0.2.7"), Some(Note { comment: office, expires: None }));
+        assert_eq!(note("192.0.2.8"), None);
+        assert_eq!(note("192.0.2.9"), Some(Note { comment: None, expires: Some(7000) }));
+        assert_eq!(note("192.0.2.10"), Some(Note { comment: None, expires: Some(8500) }));
     }
 
     #[test]
@@ -392,6 +476,13 @@ mod tests {
             ("allow = \"192.0.2.0/24\"", "1:9", "array"),
             ("allow = [\"192.0.2.0/24\", \"192.0.2.0/33\"]", "1:26", "192.0.2.7"),
             ("deny = [7]", "1:9", "string"),
+            ("deny = [{ comment = \"why\" }]", "1:9", "expected a prefix"),
+            ("deny = [{ prefix = 7 }]", "1:20", "expected a string"),
+            ("deny = [{ prefix = \"192.0.2.0/33\" }]", "1:20", "192.0.2.7"),
+            ("deny = [{ prefix = \"192.0.2.7\", why = \"x\" }]", "1:33", "comment, expires"),
+            ("deny = [{ prefix = \"192.0.2.7\", comment = \"a\\nb\" }]", "1:43", "line break"),
+            ("deny = [{ prefix = \"192.0.2.7\", expires = \"1h\" }]", "1:43", "2026-01-31T12:00:00Z"),
+            ("deny = [{ prefix = \"192.0.2.7\", expires = 2026-01-31 }]", "1:43", "2026-01-31T12:00:00Z"),
             ("deny_file = 7", "1:13", "path"),
             ("deny_file = \"/does/not/exist\"", "1:13", "/does/not/exist"),
             ("port = 443", "1:8", "[port.443]"),

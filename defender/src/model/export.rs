@@ -7,12 +7,16 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use crate::model::{
     hooks::Hook,
     listen,
-    lists::entry::{Entry, List, Origin},
+    lists::{
+        entry::{Entry, List, Origin},
+        note::Notes,
+    },
     settings::{Key, Settings},
+    timestamp::rfc3339,
 };
 
 /// The file. Prefixes are left out that the start of a controller lists by itself.
-pub fn export(settings: &Settings, entries: &[Entry], interfaces: &[String]) -> String {
+pub fn export(settings: &Settings, entries: &[Entry], notes: &Notes, interfaces: &[String]) -> String {
     let mut text = first_line(settings, interfaces);
     let layer = settings.merged();
     let mut ports: BTreeMap<u16, Vec<Key>> = BTreeMap::new();
@@ -26,7 +30,7 @@ pub fn export(settings: &Settings, entries: &[Entry], interfaces: &[String]) -> 
         let _ = writeln!(text, "{} = {}", listen::KEY, quoted(&listen.to_string()));
     }
     for list in [List::Allow, List::Deny] {
-        text.push_str(&prefixes(list, entries));
+        text.push_str(&prefixes(list, entries, notes));
     }
     // Tables come last: what follows one's name is in it.
     for (port, keys) in ports {
@@ -59,19 +63,28 @@ fn line(settings: &Settings, key: Key) -> String {
     format!("{} = \"{}\"\n", key.setting.name(), settings.get(key))
 }
 
-fn prefixes(list: List, entries: &[Entry]) -> String {
+fn prefixes(list: List, entries: &[Entry], notes: &Notes) -> String {
     let is_kept = |entry: &&Entry| entry.listing.list == list && entry.listing.origin != Origin::Session;
     let mut text = String::new();
     for entry in entries.iter().filter(is_kept) {
         if text.is_empty() {
             let _ = writeln!(text, "{} = [", list.name());
         }
-        let _ = writeln!(text, "    \"{}\",", entry.prefix);
+        let _ = writeln!(text, "    {},", prefix(entry, notes));
     }
     if !text.is_empty() {
         text.push_str("]\n");
     }
     text
+}
+
+fn prefix(entry: &Entry, notes: &Notes) -> String {
+    let prefix = format!("\"{}\"", entry.prefix);
+    let Some(note) = notes.get(&entry.prefix).filter(|_| entry.listing.noted) else { return prefix };
+    let comment = note.comment.as_ref().map(|comment| format!("comment = {}", quoted(comment.as_str())));
+    let expires = note.expires.map(|expires| format!("expires = \"{}\"", rfc3339(expires)));
+    let noted: Vec<String> = [comment, expires].into_iter().flatten().collect();
+    format!("{{ prefix = {prefix}, {} }}", noted.join(", "))
 }
 
 #[cfg(test)]
@@ -83,18 +96,23 @@ mod tests {
     use super::*;
     use crate::model::{
         config_file::ConfigFile,
-        lists::entry::Listing,
+        lists::{
+            entry::Listing,
+            file::{FileLists, Prefixes},
+            note::{Comment, Note},
+        },
         prefix::Cidr,
         setting_table::{Setting, Value},
         settings::Layer,
+        timestamp::LATEST,
     };
 
     fn entry(text: &str, list: List, origin: Origin) -> Entry {
-        Entry { prefix: text.parse().expect("a prefix"), listing: Listing { list, origin } }
+        Entry { prefix: text.parse().expect("a prefix"), listing: Listing::new(list, origin) }
     }
 
     fn read(text: &str) -> ConfigFile {
-        ConfigFile::parse(Path::new("exported"), text, &|_| Ok(Vec::new())).expect(text)
+        ConfigFile::parse(Path::new("exported"), text, &|_| Ok(Prefixes::default())).expect(text)
     }
 
     #[test]
@@ -103,17 +121,25 @@ mod tests {
         for (key, value) in [("mode", "always"), ("443.start", "30%"), ("out_of_state", "16")] {
             settings.set(key.parse().expect("a key"), value).expect("a value");
         }
+        let mut noted = entry("192.0.2.9", List::Deny, Origin::Hand);
+        noted.listing.noted = true;
+        let mut notes = Notes::default();
+        let comment = Comment::of_line("a \"scanner\" in C:\\");
+        notes.insert(noted.prefix, Note { comment, expires: Some(1_769_860_800_000) });
         let entries = [
+            noted,
             entry("192.0.2.0/24", List::Deny, Origin::Hand),
             entry("192.0.2.7", List::Allow, Origin::File),
             entry("192.0.2.8", List::Allow, Origin::Session),
         ];
         let expected = "# defender run --iface eth0,eth1 --port 80,443 --config THIS_FILE\n\
                         mode = \"always\"\nout_of_state = \"16\"\n\
-                        allow = [\n    \"192.0.2.7\",\n]\ndeny = [\n    \"192.0.2.0/24\",\n]\n\
+                        allow = [\n    \"192.0.2.7\",\n]\ndeny = [\n    \
+                        { prefix = \"192.0.2.9\", comment = \"a \\\"scanner\\\" in C:\\\\\", \
+                        expires = \"2026-01-31T12:00:00.000Z\" },\n    \"192.0.2.0/24\",\n]\n\
                         \n[port.443]\nstart = \"30%\"\n";
-        assert_eq!(export(&settings, &entries, &["eth0".into(), "eth1".into()]), expected);
-        assert_eq!(read(&export(&Settings::default(), &[], &[])), ConfigFile::default());
+        assert_eq!(export(&settings, &entries, &notes, &["eth0".into(), "eth1".into()]), expected);
+        assert_eq!(read(&export(&Settings::default(), &[], &Notes::default(), &[])), ConfigFile::default());
     }
 
     #[test]
@@ -122,7 +148,7 @@ mod tests {
             ["/bin/sh", "-c", "echo \"$0\" \\ \u{1}\u{7f}\n# no comment", "ä"].map(str::to_owned).into();
         let hook = Hook { command, timeout: Duration::from_millis(61_500) };
         let settings = Settings { hook: Some(hook.clone()), ..Settings::default() };
-        assert_eq!(read(&export(&settings, &[], &[])).hook, Some(hook));
+        assert_eq!(read(&export(&settings, &[], &Notes::default(), &[])).hook, Some(hook));
     }
 
     /// A setting with one of the values that it takes.
@@ -163,6 +189,11 @@ mod tests {
         .prop_map(|text| text.parse().expect("a prefix"))
     }
 
+    fn note() -> impl Strategy<Value = Note> {
+        (any::<String>(), proptest::option::of(0..=LATEST))
+            .prop_map(|(text, expires)| Note { comment: Comment::of_line(&text), expires })
+    }
+
     proptest! {
         #[test]
         fn what_is_exported_is_what_was_in_force(
@@ -171,6 +202,7 @@ mod tests {
             listen in proptest::option::of(select(vec!["[::1]:9815", "unix:/run/a \"b\" \\c"])),
             allow in vec(prefix(), 0..5),
             deny in vec(prefix(), 0..5),
+            noted in vec(note(), 0..5),
         ) {
             let settings = Settings {
                 set,
@@ -181,14 +213,18 @@ mod tests {
             prop_assume!(settings.check().is_ok());
             // A prefix is on one list only.
             prop_assume!(allow.iter().all(|prefix| !deny.contains(prefix)));
+            let mut notes = Notes::default();
+            for (prefix, note) in allow.iter().chain(&deny).zip(noted) {
+                notes.insert(*prefix, note);
+            }
             let listed = |prefixes: &[Cidr], list| -> Vec<Entry> {
-                let listing = Listing { list, origin: Origin::Hand };
-                prefixes.iter().map(|prefix| Entry { prefix: *prefix, listing }).collect()
+                let listing = |prefix| Listing { list, origin: Origin::Hand, noted: notes.contains(prefix) };
+                prefixes.iter().map(|prefix| Entry { prefix: *prefix, listing: listing(prefix) }).collect()
             };
             let entries = [listed(&allow, List::Allow), listed(&deny, List::Deny)].concat();
-            let text = export(&settings, &entries, &["eth0".to_owned()]);
+            let text = export(&settings, &entries, &notes, &["eth0".to_owned()]);
             let again = read(&text);
-            prop_assert_eq!((&again.allow, &again.deny), (&allow, &deny));
+            prop_assert_eq!(&again.lists, &FileLists { allow, deny, notes: notes.clone() });
             prop_assert_eq!(&again.metrics, &settings.metrics);
             let file = Some(("after".into(), again.layer));
             let after = Settings { file, metrics: again.metrics, ..Settings::default() };
@@ -200,7 +236,7 @@ mod tests {
                 }
             }
             // Once more, it says the same.
-            prop_assert_eq!(export(&after, &entries, &["eth0".to_owned()]), text);
+            prop_assert_eq!(export(&after, &entries, &notes, &["eth0".to_owned()]), text);
         }
     }
 }

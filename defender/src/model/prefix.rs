@@ -8,13 +8,15 @@ use std::{
 
 use defender_common::abi;
 use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
 
 /// A prefix of addresses, or one address.
 ///
 /// IPv4 written as IPv6 is IPv4, as everywhere in reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Cidr(IpNet);
 
 impl Cidr {
@@ -68,6 +70,20 @@ fn map_prefix((address, bits): ([u8; 16], u32)) -> Ipv6Net {
 impl From<IpAddr> for Cidr {
     fn from(address: IpAddr) -> Self {
         Self::canonical(address.into())
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(prefix: Cidr) -> Self {
+        prefix.to_string()
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = Problem;
+
+    fn try_from(text: String) -> Result<Self, Problem> {
+        text.parse()
     }
 }
 

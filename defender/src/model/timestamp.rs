@@ -10,7 +10,7 @@ use humantime::{format_rfc3339_millis, parse_duration, parse_rfc3339_weak};
 use crate::problem::Problem;
 
 /// The last millisecond of the year 9999: RFC 3339 has no later one.
-const LATEST: u64 = 253_402_300_799_999;
+pub const LATEST: u64 = 253_402_300_799_999;
 
 /// A time in milliseconds since the epoch as `2026-01-31T23:59:59.123Z`.
 pub fn rfc3339(milliseconds: u64) -> String {
@@ -53,6 +53,15 @@ impl Moment {
             Self::At(time) => time,
         }
     }
+
+    /// The same, where durations go on from `now`; none: it is over, or never comes.
+    pub fn after(self, now: u64) -> Option<u64> {
+        let time = match self {
+            Self::Distance(duration) => now.saturating_add(milliseconds(duration)),
+            Self::At(time) => time,
+        };
+        (now < time).then(|| time.min(LATEST))
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -93,6 +102,16 @@ mod tests {
             ("2009-02-13T23:31:30.123Z", now),
         ] {
             assert_eq!(text.parse::<Moment>().expect(text).before(now), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("90s", Some(now + 90_000)),
+            ("1ms", Some(now + 1)),
+            ("0s", None),
+            ("9000years", Some(LATEST)),
+            ("2009-02-13T23:31:30.123Z", None),
+            ("2009-02-13 23:31:31", Some(1_234_567_891_000)),
+        ] {
+            assert_eq!(text.parse::<Moment>().expect(text).after(now), expected, "{text}");
         }
         for wrong in
             ["", "5", "yesterday", "1x", "-1h", "2009-02-13", "2009-13-13T00:00:00Z", "1960-01-01T00:00:00Z"]

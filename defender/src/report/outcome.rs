@@ -85,8 +85,8 @@ pub fn config(path: &Path, file: &ConfigFile) -> Result<String> {
         version: VERSION,
         file: &path.to_string_lossy(),
         settings: file.layer.keys().count(),
-        allowed: file.allow.len(),
-        denied: file.deny.len(),
+        allowed: file.lists.allow.len(),
+        denied: file.lists.deny.len(),
     })
 }
 
@@ -139,7 +139,8 @@ pub fn detached(interfaces: &[String]) -> Result<String> {
     line(&DetachedInterfaces { version: VERSION, detached: interfaces })
 }
 
-fn line(value: &impl Serialize) -> Result<String> {
+/// An object on a line.
+pub(super) fn line(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map(|text| text + "\n").context("cannot write JSON")
 }
 

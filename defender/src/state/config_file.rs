@@ -1,13 +1,15 @@
 //! Reads the configuration file, and files of prefixes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     files,
     model::{
         config_file::{self, ConfigFile},
-        lists::file,
-        prefix::Cidr,
+        lists::file::{self, Prefixes},
     },
     problem::Problem,
 };
@@ -28,12 +30,18 @@ pub fn read(path: &Path) -> Result<ConfigFile, Problem> {
 
 /// The same, without the prefixes of the lists that it names.
 pub fn read_without_lists(path: &Path) -> Result<ConfigFile, Problem> {
-    ConfigFile::parse(path, &files::read_named(path, config_file::MOST_BYTES)?, &|_| Ok(Vec::new()))
+    ConfigFile::parse(path, &files::read_named(path, config_file::MOST_BYTES)?, &|_| Ok(Prefixes::default()))
 }
 
 /// Reads a file of prefixes.
-pub fn read_list(path: &Path) -> Result<Vec<Cidr>, Problem> {
+pub fn read_list(path: &Path) -> Result<Prefixes, Problem> {
     file::parse(path, &files::read_named(path, file::MOST_BYTES)?)
+}
+
+/// Reads prefixes from standard input.
+pub fn read_list_from_input() -> Result<Prefixes, Problem> {
+    let name = "standard input";
+    file::parse(Path::new(name), &files::read_text(&name, io::stdin().lock(), file::MOST_BYTES)?)
 }
 
 #[cfg(test)]
@@ -66,7 +74,7 @@ mod tests {
         fs::write(&path, "allow = [\"192.0.2.1\"]\nallow_file = \"allow.txt\"\n").expect("a file");
         let list = scratch.0.join("allow.txt");
         fs::write(&list, "# all of them\n\n192.0.2.0/24 # ours\n  2001:db8::/32\r\n").expect("a file");
-        assert_eq!(read(&path).expect("good").allow.len(), 3);
+        assert_eq!(read(&path).expect("good").lists.allow.len(), 3);
         fs::write(&list, "192.0.2.0/24\n # a comment\n  192.0.2.x\n").expect("a file");
         let error = read(&path).expect_err("a bad line").to_string();
         assert!(

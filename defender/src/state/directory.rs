@@ -101,6 +101,10 @@ impl StateDirectory {
     pub(crate) fn lists(&self) -> PathBuf {
         self.path.join("lists.json")
     }
+
+    pub(crate) fn notes(&self) -> PathBuf {
+        self.path.join("notes.json")
+    }
 }
 
 /// A path as a file name: `/` becomes `-`, as systemd does it.

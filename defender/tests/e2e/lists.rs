@@ -71,8 +71,10 @@ fn errors_change_nothing() -> Result<()> {
     let file = file.display().to_string();
     for (arguments, status, complaint) in [
         (&["deny", "add", "--file", &file][..], 1, format!("{file}:3:1: not a valid prefix")),
-        (&["allow", "del", "192.0.2.0/24,192.0.2.9"], 1, "192.0.2.9".into()),
-        (&["deny", "del", "192.0.2.0/24"], 1, "192.0.2.0/24".into()),
+        (&["deny", "add", "198.51.100.0/24,192.0.2.7/24"], 2, "192.0.2.7/24".into()),
+        // What is not there is said, and no failure.
+        (&["allow", "del", "192.0.2.9"], 0, "0 removed, 1 not there: 192.0.2.9".into()),
+        (&["deny", "del", "192.0.2.0/24"], 0, "0 removed, 1 not there: 192.0.2.0/24".into()),
     ] {
         let output = run(&bed, defender.pin_root(), arguments)?;
         let complained = String::from_utf8_lossy(&output.stderr);

@@ -12,6 +12,7 @@ mod firewall;
 mod harness;
 mod hostile;
 mod lifecycle;
+mod list_notes;
 mod listeners;
 mod lists;
 mod metrics;

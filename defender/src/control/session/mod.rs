@@ -4,6 +4,7 @@
 
 mod addresses;
 mod attachment;
+mod expiry;
 mod filter;
 mod findings;
 mod key_rotation;
@@ -22,9 +23,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use defender_common::abi;
 
+pub use self::expiry::Expiry;
 use self::{
     addresses::Addresses,
     attachment::{Attachment, defaults, names_at_ip, with_those_attached},
+    expiry::ExpiryWatch,
     owner::{Owner, Turn},
     services::Services,
     settings::Configuration,
@@ -116,6 +119,7 @@ pub struct Session {
     generations: Generations,
     conntrack: Conntrack,
     findings: Findings,
+    expiry: ExpiryWatch,
     hooks: Arc<HookRunner>,
     exported: Exported,
 }
@@ -215,13 +219,14 @@ impl Session {
             hooks: Arc::default(),
             findings,
             exported: options.exported.clone(),
+            expiry: ExpiryWatch::default(),
             root,
         };
         session.fill()?;
         if options.flows.is_some() && session.maps.config.get(0)?.flow_mask != buckets - 1 {
             log::warn!("--flows: the flow table keeps its size until `defender detach`");
         }
-        session.begin_lists(&lists, options.administrator)?;
+        session.begin_lists(lists, options.administrator)?;
         session.attach(&links, rollback)?;
         session.learn_connections();
         state::settings::write(&session.owner.directory, &session.configuration.settings)?;

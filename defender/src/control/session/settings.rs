@@ -13,12 +13,12 @@ use super::{Attached, Session, SessionOptions, owner::Turn};
 use crate::{
     control::{
         interface_choice,
-        reload::{self, FileLists, Reload},
+        reload::{self, Reload},
     },
     dataplane::pins::PinRoot,
     model::{
         config_file::ConfigFile,
-        lists::entry::List,
+        lists::{entry::List, file::FileLists},
         map_values,
         mode::Mode,
         setting_table::{Setting, Value},
@@ -143,16 +143,12 @@ impl Session {
     }
 
     /// Takes over the lists that are there, reads those of the file, and puts who administers this host on the allow list.
-    pub(super) fn begin_lists(
-        &mut self,
-        (allow, deny): &FileLists,
-        administrator: Option<IpAddr>,
-    ) -> Result<()> {
+    pub(super) fn begin_lists(&mut self, of_file: FileLists, administrator: Option<IpAddr>) -> Result<()> {
         let mut lists = Lists::of(&mut self.maps, &self.owner.directory);
         lists.adopt(administrator)?;
         // Where clients are defended already, nobody is to wait for long lists.
         if !self.configuration.lists_are_due {
-            reload::report_changes(&lists.load_from_file(allow, deny)?);
+            reload::report_changes(&lists.load_from_file(of_file)?);
         }
         let Some(address) = administrator else { return Ok(()) };
         match lists.admit(address) {

@@ -62,9 +62,16 @@ pub struct Listing {
     pub list: List,
     /// Who put it there.
     pub origin: Origin,
+    /// A comment or a time of expiry is kept with it.
+    pub noted: bool,
 }
 
 impl Listing {
+    /// One without a note.
+    pub fn new(list: List, origin: Origin) -> Self {
+        Self { list, origin, noted: false }
+    }
+
     /// From `PREFIX_*` bits, as the datapath understands them.
     pub fn from_abi(bits: u32) -> Self {
         let list = if bits & abi::PREFIX_ALLOW != 0 { List::Allow } else { List::Deny };
@@ -73,7 +80,7 @@ impl Listing {
             _ if bits & abi::PREFIX_FROM_SESSION != 0 => Origin::Session,
             _ => Origin::Hand,
         };
-        Self { list, origin }
+        Self { list, origin, noted: bits & abi::PREFIX_NOTED != 0 }
     }
 
     /// As `PREFIX_*` bits.
@@ -87,7 +94,8 @@ impl Listing {
             Origin::File => abi::PREFIX_FROM_FILE,
             Origin::Session => abi::PREFIX_FROM_SESSION,
         };
-        list | origin
+        let noted = if self.noted { abi::PREFIX_NOTED } else { 0 };
+        list | origin | noted
     }
 }
 
@@ -142,10 +150,19 @@ mod tests {
     fn bits_say_list_and_origin() {
         for list in [List::Allow, List::Deny] {
             for origin in [Origin::Hand, Origin::File, Origin::Session] {
-                let listing = Listing { list, origin };
-                assert_eq!(Listing::from_abi(listing.to_abi() | 128 << abi::PREFIX_LENGTH_SHIFT), listing);
+                for noted in [false, true] {
+                    let listing = Listing { list, origin, noted };
+                    let bits = listing.to_abi() | 128 << abi::PREFIX_LENGTH_SHIFT;
+                    assert_eq!(Listing::from_abi(bits), listing);
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_a_version_without_notes_wrote_has_none() {
+        let bits = abi::PREFIX_DENY | abi::PREFIX_FROM_FILE | 120 << abi::PREFIX_LENGTH_SHIFT;
+        assert_eq!(Listing::from_abi(bits), Listing::new(List::Deny, Origin::File));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files of prefixes: one a line, `#` comments. Messages do not show what is in them: whoever may have a file
+//! Files of prefixes: one a line, what is behind `#` is its comment. Messages do not show what is in them: whoever may have a file
 //! read need not be allowed to see it.
 
 use std::path::Path;
@@ -6,7 +6,13 @@ use std::path::Path;
 use defender_common::abi::MOST_PREFIXES;
 
 use crate::{
-    model::{lists::entry::parse_prefix, prefix::Cidr},
+    model::{
+        lists::{
+            entry::parse_prefix,
+            note::{Comment, Note, Notes},
+        },
+        prefix::Cidr,
+    },
     problem::Problem,
 };
 
@@ -15,15 +21,35 @@ pub const MOST_BYTES: u64 = MOST_PREFIXES as u64 * 96;
 /// And so many lines.
 const MOST_LINES: usize = MOST_PREFIXES as usize * 2;
 
-/// Reads all of the text of the file at `path`, or says which line is wrong, and where.
-pub fn parse(path: &Path, text: &str) -> Result<Vec<Cidr>, Problem> {
-    let mut prefixes = Vec::new();
+/// Prefixes, and what is noted about some of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prefixes {
+    /// The prefixes.
+    pub prefixes: Vec<Cidr>,
+    /// Of those that have one.
+    pub notes: Notes,
+}
+
+/// What a configuration file has on the lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileLists {
+    /// Sources that are never challenged.
+    pub allow: Vec<Cidr>,
+    /// Sources that are always dropped.
+    pub deny: Vec<Cidr>,
+    /// What is noted about them.
+    pub notes: Notes,
+}
+
+/// Reads all of the text of the file at `path`, which may be a name for what is no file; or says which line is wrong, and where.
+pub fn parse(path: &Path, text: &str) -> Result<Prefixes, Problem> {
+    let (mut prefixes, mut notes) = (Vec::new(), Notes::default());
     for (index, line) in text.lines().enumerate() {
         if index == MOST_LINES {
             let path = path.display();
             return Err(Problem::Configuration(format!("{path} has more than {MOST_LINES} lines")));
         }
-        let prefix = line.split_once('#').map_or(line, |(before, _)| before);
+        let (prefix, comment) = line.split_once('#').unwrap_or((line, ""));
         if prefix.trim().is_empty() {
             continue;
         }
@@ -37,8 +63,11 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Cidr>, Problem> {
             ))
         })?;
         prefixes.push(cidr);
+        if let Some(comment) = Comment::of_line(comment) {
+            notes.insert(cidr, Note { comment: Some(comment), expires: None });
+        }
     }
-    Ok(prefixes)
+    Ok(Prefixes { prefixes, notes })
 }
 
 #[cfg(test)]
@@ -48,11 +77,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_and_empty_lines_are_left_out() {
-        let text = "# ours\n192.0.2.0/24\n\n  2001:db8::7  # a host\r\n";
-        let prefixes = parse(Path::new("x"), text).expect("prefixes");
-        assert_eq!(prefixes.iter().map(Cidr::to_string).collect::<Vec<_>>(), ["192.0.2.0/24", "2001:db8::7"]);
-        assert_eq!(parse(Path::new("x"), "#\n").expect("nothing"), []);
+    fn comments_belong_to_the_prefix_of_their_line() {
+        let text = "# ours\n192.0.2.0/24\n\n  2001:db8::7  # a host # of ours\r\n10.0.0.1 #\n";
+        let Prefixes { prefixes, notes } = parse(Path::new("x"), text).expect("prefixes");
+        assert_eq!(
+            prefixes.iter().map(Cidr::to_string).collect::<Vec<_>>(),
+            ["192.0.2.0/24", "2001:db8::7", "10.0.0.1"]
+        );
+        let comment = |prefix| Some(notes.get(prefix)?.comment.as_ref()?.as_str());
+        let comments: Vec<_> = prefixes.iter().map(comment).collect();
+        assert_eq!(comments, [None, Some("a host # of ours"), None]);
+        assert_eq!(parse(Path::new("x"), "#\n").expect("nothing"), Prefixes::default());
     }
 
     #[test]
@@ -68,7 +103,7 @@ mod tests {
     #[test]
     fn there_may_not_be_too_many_lines() {
         let lines = "\n".repeat(MOST_LINES);
-        assert_eq!(parse(Path::new("x"), &lines).expect("nothing"), []);
+        assert_eq!(parse(Path::new("x"), &lines).expect("nothing"), Prefixes::default());
         assert!(parse(Path::new("x"), &format!("{lines}\n")).is_err());
     }
 
@@ -78,7 +113,8 @@ mod tests {
             .map(|number| format!("{}/32\n", IpAddr::from(number.wrapping_mul(2_654_435_761).to_be_bytes())))
             .collect();
         let began = Instant::now();
-        assert_eq!(parse(Path::new("list"), &text).expect("a list").len(), 1_000_000);
+        let read = parse(Path::new("list"), &text).expect("a list");
+        assert_eq!((read.prefixes.len(), read.notes.is_empty()), (1_000_000, true));
         // Unoptimised, on a slow and busy machine; looking at each line's predecessors would take hours.
         assert!(began.elapsed().as_secs() < 120, "{:?}", began.elapsed());
     }

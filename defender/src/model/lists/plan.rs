@@ -2,20 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
 use defender_common::abi;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{
-        lists::entry::{self, Entry, List, Listing, Origin},
+        lists::{
+            entry::{self, Entry, List, Listing, Origin},
+            file::FileLists,
+            note::Notes,
+        },
         prefix::Cidr,
     },
     problem::Problem,
 };
 
 /// So many prefixes are named in one message.
-const NAMED: usize = 10;
+pub const NAMED: usize = 10;
 
 /// A prefix, what is said about it, and what shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,12 @@ impl ListCounts {
         self
     }
 
+    /// And these.
+    pub fn add(&mut self, more: Self) {
+        self.allowed += more.allowed;
+        self.denied += more.denied;
+    }
+
     /// On both lists.
     pub fn total(self) -> u64 {
         self.allowed + self.denied
@@ -88,18 +97,23 @@ pub struct Addition {
     pub added: usize,
     /// Prefixes that were on this list already.
     pub already: usize,
+    /// Of these: the comment or time of expiry may be another one now.
+    pub updated: usize,
     /// Prefixes that were on the other list.
     pub moved: Vec<Cidr>,
 }
 
-/// Puts prefixes on a list, by hand.
-pub fn add(list: List, before: &BTreeMap<Cidr, Option<Listing>>) -> Addition {
-    let wanted = Listing { list, origin: Origin::Hand };
+/// Puts prefixes on a list, by hand. Comment and time of expiry are those given now, or none.
+pub fn add(list: List, before: &BTreeMap<Cidr, Option<Listing>>, notes: &Notes) -> Addition {
     let mut addition = Addition::default();
     for (prefix, before) in before {
+        let wanted = Listing { list, origin: Origin::Hand, noted: notes.contains(prefix) };
         match before {
             None => addition.added += 1,
-            Some(before) if before.list == list => addition.already += 1,
+            Some(before) if before.list == list => {
+                addition.already += 1;
+                addition.updated += usize::from(before.noted || wanted.noted);
+            }
             Some(_) => addition.moved.push(*prefix),
         }
         if *before != Some(wanted) {
@@ -109,19 +123,42 @@ pub fn add(list: List, before: &BTreeMap<Cidr, Option<Listing>>) -> Addition {
     addition
 }
 
-/// Takes prefixes off a list; all of them, or none.
-pub fn remove(list: List, before: &BTreeMap<Cidr, Option<Listing>>) -> Result<Vec<Change>> {
-    let is_on_it = |before: &Option<Listing>| before.is_some_and(|before| before.list == list);
-    let missing: Vec<Cidr> =
-        before.iter().filter(|(_, before)| !is_on_it(before)).map(|(prefix, _)| *prefix).collect();
-    if !missing.is_empty() {
-        let (name, names) = (list.name(), names(&missing));
-        bail!("not on the {name} list: {names}; nothing was changed. `defender {name} list` shows the list");
+/// What taking prefixes off a list comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// What is to be written.
+    pub changes: Vec<Change>,
+    /// Prefixes that are not on this list.
+    pub missing: Vec<Cidr>,
+}
+
+impl Removal {
+    /// Prefixes that are in the configuration file.
+    pub fn from_file(&self) -> Vec<Cidr> {
+        let is_from_file =
+            |change: &&Change| change.before.is_some_and(|before| before.origin == Origin::File);
+        self.changes.iter().filter(is_from_file).map(|change| change.prefix).collect()
     }
-    Ok(before
-        .iter()
-        .map(|(prefix, before)| Change { prefix: *prefix, before: *before, after: None })
-        .collect())
+}
+
+/// Takes prefixes off a list.
+pub fn remove(list: List, before: &BTreeMap<Cidr, Option<Listing>>) -> Removal {
+    let mut removal = Removal::default();
+    for (prefix, before) in before {
+        if before.is_some_and(|before| before.list == list) {
+            removal.changes.push(Change { prefix: *prefix, before: *before, after: None });
+        } else {
+            removal.missing.push(*prefix);
+        }
+    }
+    removal
+}
+
+/// Takes everything off a list.
+pub fn flush(list: List, entries: &[Entry]) -> Removal {
+    let on_it = entries.iter().filter(|entry| entry.listing.list == list);
+    let gone = |entry: &Entry| Change { prefix: entry.prefix, before: Some(entry.listing), after: None };
+    Removal { changes: on_it.map(gone).collect(), missing: Vec::new() }
 }
 
 /// What loading the configuration file's lists comes to.
@@ -135,16 +172,38 @@ pub struct LoadSummary {
     pub overruled: Vec<Cidr>,
 }
 
+/// What is to be written for a configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// What is to be written.
+    pub changes: Vec<Change>,
+    /// What is to be noted before.
+    pub notes: Notes,
+    /// What it comes to.
+    pub summary: LoadSummary,
+}
+
 /// Replaces what comes from the file by what is in it now, and leaves what was added by hand.
-pub fn load(entries: &[Entry], allow: &[Cidr], deny: &[Cidr]) -> Result<(Vec<Change>, LoadSummary), Problem> {
-    let mut wanted = wanted(allow, deny)?;
+pub fn load(entries: &[Entry], file: FileLists, now: u64) -> Result<Load, Problem> {
+    let mut wanted = wanted(&file)?;
+    let mut notes = file.notes;
+    for expired in notes.due(now) {
+        wanted.remove(&expired);
+        notes.remove(&expired);
+    }
     let mut summary = LoadSummary::default();
     let mut changes = Vec::new();
     for Entry { prefix, listing } in entries {
-        let after = wanted.remove(prefix).map(|list| Listing { list, origin: Origin::File });
+        let after = wanted.remove(prefix).map(|list| from_file(list, prefix, &notes));
         match (listing.origin, after) {
-            (Origin::Hand, Some(after)) if after.list != listing.list => summary.overruled.push(*prefix),
-            (Origin::Hand, _) | (Origin::Session, None) => {}
+            (Origin::Hand, after) => {
+                // What is noted about it is somebody's, too.
+                notes.remove(prefix);
+                if after.is_some_and(|after| after.list != listing.list) {
+                    summary.overruled.push(*prefix);
+                }
+            }
+            (Origin::Session, None) => {}
             (Origin::File, None) => {
                 summary.removed += 1;
                 changes.push(Change { prefix: *prefix, before: Some(*listing), after });
@@ -157,18 +216,21 @@ pub fn load(entries: &[Entry], allow: &[Cidr], deny: &[Cidr]) -> Result<(Vec<Cha
         }
     }
     summary.written += wanted.len();
-    let file = |list| Some(Listing { list, origin: Origin::File });
     changes.extend(wanted.into_iter().map(|(prefix, list)| Change {
         prefix,
         before: None,
-        after: file(list),
+        after: Some(from_file(list, &prefix, &notes)),
     }));
-    Ok((changes, summary))
+    Ok(Load { changes, notes, summary })
+}
+
+fn from_file(list: List, prefix: &Cidr, notes: &Notes) -> Listing {
+    Listing { list, origin: Origin::File, noted: notes.contains(prefix) }
 }
 
 /// Whether a file's lists can be loaded, onto no others.
-pub fn check(allow: &[Cidr], deny: &[Cidr]) -> Result<(), Problem> {
-    let number = wanted(allow, deny)?.len();
+pub fn check(file: &FileLists) -> Result<(), Problem> {
+    let number = wanted(file)?.len();
     if number > abi::MOST_PREFIXES as usize {
         let most = abi::MOST_PREFIXES;
         return Err(Problem::Usage(format!(
@@ -178,9 +240,9 @@ pub fn check(allow: &[Cidr], deny: &[Cidr]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn wanted(allow: &[Cidr], deny: &[Cidr]) -> Result<BTreeMap<Cidr, List>, Problem> {
-    let mut wanted: BTreeMap<Cidr, List> = allow.iter().map(|prefix| (*prefix, List::Allow)).collect();
-    for prefix in deny {
+fn wanted(file: &FileLists) -> Result<BTreeMap<Cidr, List>, Problem> {
+    let mut wanted: BTreeMap<Cidr, List> = file.allow.iter().map(|prefix| (*prefix, List::Allow)).collect();
+    for prefix in &file.deny {
         if wanted.insert(*prefix, List::Deny) == Some(List::Allow) {
             return Err(Problem::Usage(format!(
                 "{prefix} is in both `allow` and `deny`; remove it from one"
@@ -193,8 +255,13 @@ fn wanted(allow: &[Cidr], deny: &[Cidr]) -> Result<BTreeMap<Cidr, List>, Problem
 
 /// The first of many.
 pub fn names(prefixes: &[Cidr]) -> String {
-    let first: Vec<String> = prefixes.iter().take(NAMED).map(Cidr::to_string).collect();
-    match prefixes.len().saturating_sub(NAMED) {
+    names_of(prefixes, prefixes.len() as u64)
+}
+
+/// The same, of which not all need be at hand.
+pub fn names_of(first: &[Cidr], total: u64) -> String {
+    let first: Vec<String> = first.iter().take(NAMED).map(Cidr::to_string).collect();
+    match total.saturating_sub(NAMED as u64) {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
     }
@@ -203,13 +270,18 @@ pub fn names(prefixes: &[Cidr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::lists::note::{Comment, Note};
 
     fn cidr(text: &str) -> Cidr {
         text.parse().expect(text)
     }
 
     fn listing(list: List, origin: Origin) -> Listing {
-        Listing { list, origin }
+        Listing::new(list, origin)
+    }
+
+    fn note(comment: &str, expires: Option<u64>) -> Note {
+        Note { comment: Comment::of_line(comment), expires }
     }
 
     fn before(entries: &[(&str, Option<Listing>)]) -> BTreeMap<Cidr, Option<Listing>> {
@@ -229,6 +301,7 @@ mod tests {
                 ("10.2.0.0/16", Some(file)),
                 ("10.3.0.0/16", Some(allowed)),
             ]),
+            &Notes::default(),
         );
         let change = |text, before| Change {
             prefix: cidr(text),
@@ -245,6 +318,7 @@ mod tests {
                 ],
                 added: 1,
                 already: 2,
+                updated: 0,
                 moved: vec![cidr("10.3.0.0/16")],
             }
         );
@@ -253,15 +327,78 @@ mod tests {
     }
 
     #[test]
-    fn all_are_removed_or_none() {
-        let allowed = Some(listing(List::Allow, Origin::Hand));
+    fn a_note_is_replaced_by_the_one_given_now_or_none() {
+        let plain = listing(List::Deny, Origin::Hand);
+        let noted = Listing { noted: true, ..plain };
+        let before = before(&[
+            ("10.0.0.1", None),
+            ("10.0.0.2", Some(plain)),
+            ("10.0.0.3", Some(noted)),
+            ("10.0.0.4", Some(noted)),
+        ]);
+        let mut notes = Notes::default();
+        for prefix in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
+            notes.insert(cidr(prefix), note("why", None));
+        }
+        let addition = add(List::Deny, &before, &notes);
+        let change = |text, before, after| Change { prefix: cidr(text), before, after: Some(after) };
+        // The third one's flag is right already.
+        assert_eq!(
+            addition.changes,
+            [
+                change("10.0.0.1", None, noted),
+                change("10.0.0.2", Some(plain), noted),
+                change("10.0.0.4", Some(noted), plain),
+            ]
+        );
+        assert_eq!((addition.added, addition.already, addition.updated), (1, 3, 3));
+    }
+
+    #[test]
+    fn what_is_on_the_list_is_removed_and_the_rest_is_named() {
+        let allowed = Some(listing(List::Allow, Origin::File));
         let denied = Some(listing(List::Deny, Origin::Hand));
-        let error =
+        let removal =
             remove(List::Allow, &before(&[("10.0.0.1", allowed), ("10.0.0.2", denied), ("10.0.0.3", None)]));
-        let error = error.expect_err("two are missing").to_string();
-        assert!(error.starts_with("not on the allow list: 10.0.0.2, 10.0.0.3; nothing"), "{error}");
-        let changes = remove(List::Allow, &before(&[("10.0.0.1", allowed)])).expect("it is there");
-        assert_eq!(changes, [Change { prefix: cidr("10.0.0.1"), before: allowed, after: None }]);
+        assert_eq!(removal.missing, [cidr("10.0.0.2"), cidr("10.0.0.3")]);
+        assert_eq!(removal.changes, [Change { prefix: cidr("10.0.0.1"), before: allowed, after: None }]);
+        assert_eq!(removal.from_file(), [cidr("10.0.0.1")]);
+    }
+
+    #[test]
+    fn flushing_leaves_the_other_list() {
+        let entry = |text: &str, list| Entry { prefix: cidr(text), listing: listing(list, Origin::Hand) };
+        let entries = [entry("10.0.0.1", List::Allow), entry("10.0.0.2", List::Deny)];
+        let removal = flush(List::Deny, &entries);
+        let before = Some(entries[1].listing);
+        assert_eq!(removal.changes, [Change { prefix: cidr("10.0.0.2"), before, after: None }]);
+        assert_eq!((removal.missing, removal.changes.len()), (vec![], 1));
+    }
+
+    #[test]
+    fn a_files_notes_leave_those_given_by_hand_and_what_has_expired_stays_out() {
+        let entries = [
+            Entry { prefix: cidr("10.0.0.1"), listing: listing(List::Deny, Origin::Hand) },
+            Entry { prefix: cidr("10.0.0.2"), listing: listing(List::Deny, Origin::File) },
+            Entry { prefix: cidr("10.0.0.3"), listing: listing(List::Deny, Origin::File) },
+        ];
+        let mut notes = Notes::default();
+        notes.insert(cidr("10.0.0.1"), note("ours", None));
+        notes.insert(cidr("10.0.0.2"), note("new", Some(2000)));
+        notes.insert(cidr("10.0.0.3"), note("", Some(1000)));
+        notes.insert(cidr("10.0.0.4"), note("", Some(1000)));
+        let deny = notes.prefixes().copied().collect();
+        let load = load(&entries, FileLists { allow: vec![], deny, notes }, 1000).expect("a plan");
+        let noted = Some(Listing { noted: true, ..entries[1].listing });
+        assert_eq!(
+            load.changes,
+            [
+                Change { prefix: cidr("10.0.0.2"), before: Some(entries[1].listing), after: noted },
+                Change { prefix: cidr("10.0.0.3"), before: Some(entries[2].listing), after: None },
+            ]
+        );
+        assert_eq!(load.notes.prefixes().collect::<Vec<_>>(), [&cidr("10.0.0.2")]);
+        assert_eq!(load.summary, LoadSummary { written: 1, removed: 1, overruled: vec![] });
     }
 
     #[test]
@@ -279,7 +416,12 @@ mod tests {
         let cidrs = |texts: &[&str]| texts.iter().map(|text| cidr(text)).collect::<Vec<_>>();
         let allow = cidrs(&["10.0.0.1", "10.0.0.7", "10.0.0.8"]);
         let deny = cidrs(&["10.0.0.2", "10.0.0.5"]);
-        let (changes, summary) = load(&entries, &allow, &deny).expect("a plan");
+        let file = |allow: &[Cidr], deny: &[Cidr]| FileLists {
+            allow: allow.to_vec(),
+            deny: deny.to_vec(),
+            notes: Notes::default(),
+        };
+        let Load { changes, summary, .. } = load(&entries, file(&allow, &deny), 0).expect("a plan");
         let shown: Vec<_> = changes
             .iter()
             .map(|change| (change.prefix.to_string(), change.after.map(|after| after.list)))
@@ -296,9 +438,10 @@ mod tests {
         );
         assert_eq!(summary, LoadSummary { written: 3, removed: 1, overruled: vec![cidr("10.0.0.5")] });
         assert!(
-            load(&entries, &allow, &allow).is_err_and(|error| error.to_string().contains("10.0.0.1 is in"))
+            load(&entries, file(&allow, &allow), 0)
+                .is_err_and(|error| error.to_string().contains("10.0.0.1 is in"))
         );
-        assert!(load(&entries, &cidrs(&["10.0.0.1/8"]), &[]).is_err());
+        assert!(load(&entries, file(&cidrs(&["10.0.0.1/8"]), &[]), 0).is_err());
     }
 
     #[test]

@@ -1,41 +1,38 @@
 //! The lists of prefixes whose SYNs always pass or are always dropped.
 //!
-//! They are in the map [`PREFIXES`](defender_common::abi::map::PREFIXES) alone, and last until everything is detached.
-//! Who changes them holds the write lock.
+//! They are in the map [`PREFIXES`](defender_common::abi::map::PREFIXES) alone, and last until everything is detached; what is
+//! noted about some of them is in a file. Who changes them holds the write lock.
 
+mod notes;
 pub mod turns;
 
-use std::{collections::BTreeMap, fs, io, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use defender_common::abi;
 
 use crate::{
-    dataplane::{maps::Maps, pins::PinRoot},
+    dataplane::maps::Maps,
+    files,
+    host::wall_clock,
     model::{
         lists::{
             entry::{Entry, List, Listing, Origin},
+            file::FileLists,
+            note::Notes,
             plan::{self, Change, ListCounts, LoadSummary},
         },
         prefix::Cidr,
     },
-    state::{directory::StateDirectory, json, lock::WriteLock},
+    state::{directory::StateDirectory, json},
 };
+
+pub use self::notes::Identity;
 
 /// The lists, for who holds the write lock.
 pub struct Lists<'a> {
     maps: &'a mut Maps,
     directory: &'a StateDirectory,
-}
-
-/// Changes the lists of what is attached below `root`.
-pub fn change<T>(root: &PinRoot, change: impl FnOnce(&mut Lists) -> Result<T>) -> Result<T> {
-    root.require_attached()?;
-    let directory = StateDirectory::of(root);
-    directory.create()?;
-    let _write = WriteLock::take(&directory)?;
-    let mut maps = Maps::open(root).context("cannot change the lists of the running datapath")?;
-    change(&mut Lists::of(&mut maps, &directory))
 }
 
 /// All that is on the lists, by prefix.
@@ -48,6 +45,20 @@ pub fn entries(maps: &Maps) -> Result<Vec<Entry>> {
         .map(|(prefix, bits)| (Cidr::from_mapped(prefix), Listing::from_abi(bits)))
         .collect();
     Ok(all.into_iter().map(|(prefix, listing)| Entry { prefix, listing }).collect())
+}
+
+/// What is noted about entries.
+pub fn notes_of(entries: &[Entry], directory: &StateDirectory) -> Result<Notes> {
+    if entries.iter().any(|entry| entry.listing.noted) {
+        notes::read(directory)
+    } else {
+        Ok(Notes::default())
+    }
+}
+
+/// Which file has the notes; it changes with them. None: there are none.
+pub fn notes_identity(directory: &StateDirectory) -> Option<Identity> {
+    notes::identity(directory)
 }
 
 /// How many there are, without counting them where that is known.
@@ -64,18 +75,43 @@ impl<'a> Lists<'a> {
         Self { maps, directory }
     }
 
-    /// Takes prefixes off a list: all, or none and an error. Returns what was done.
-    pub fn remove(&mut self, list: List, prefixes: &[Cidr]) -> Result<Vec<Change>> {
-        let changes = plan::remove(list, &look_up(self.maps, prefixes)?)?;
-        self.apply(&changes)?;
-        Ok(changes)
+    /// Replaces what came from the configuration file by what is in it now.
+    pub fn load_from_file(&mut self, file: FileLists) -> Result<LoadSummary> {
+        let load = plan::load(&entries(self.maps)?, file, wall_clock::now())?;
+        self.note_if_possible(load.notes);
+        self.apply(&load.changes)?;
+        self.forget_notes(&load.changes);
+        Ok(load.summary)
     }
 
-    /// Replaces what came from the configuration file by what is in it now.
-    pub fn load_from_file(&mut self, allow: &[Cidr], deny: &[Cidr]) -> Result<LoadSummary> {
-        let (changes, summary) = plan::load(&entries(self.maps)?, allow, deny)?;
+    /// Where notes cannot be kept, the lists count nevertheless.
+    fn note_if_possible(&self, notes: Notes) {
+        if let Err(error) = notes::add(self.directory, notes) {
+            log::warn!("{error:#}: comments and times of expiry of the configuration file are left out");
+        }
+    }
+
+    /// Forgets what was noted about entries that have no note any more.
+    fn forget_notes(&self, changes: &[Change]) {
+        if let Err(error) = notes::forget(self.directory, &without_note(changes)) {
+            log::warn!("{error:#}: notes of entries that are gone take up room there");
+        }
+    }
+
+    /// Takes out those of `due` whose time has come. They may have changed since somebody read when.
+    fn expire(&mut self, due: &[Cidr], now: u64, notes: &mut notes::Reader) -> Result<Vec<Change>> {
+        let notes = notes.read(self.directory)?;
+        let due: Vec<Cidr> = due
+            .iter()
+            .filter(|prefix| notes.get(prefix).is_some_and(|note| note.is_due(now)))
+            .copied()
+            .collect();
+        let gone = |(prefix, before): (Cidr, Option<Listing>)| {
+            before.filter(|before| before.noted).map(|_| Change { prefix, before, after: None })
+        };
+        let changes: Vec<Change> = look_up(self.maps, &due)?.into_iter().filter_map(gone).collect();
         self.apply(&changes)?;
-        Ok(summary)
+        Ok(changes)
     }
 
     /// Counts again where the count is missing: nobody is changing the lists, so someone has removed it.
@@ -105,7 +141,7 @@ impl<'a> Lists<'a> {
         if let Some(bits) = self.maps.prefixes.longest(prefix.mapped().0)? {
             return Ok(Admission::Listed(Entry::found(administrator, bits)));
         }
-        let after = Some(Listing { list: List::Allow, origin: Origin::Session });
+        let after = Some(Listing::new(List::Allow, Origin::Session));
         self.apply(&[Change { prefix, before: None, after }])?;
         Ok(Admission::Done)
     }
@@ -135,7 +171,7 @@ impl<'a> Lists<'a> {
             );
         }
         // Who is stopped halfway leaves no count.
-        self.forget_counts()?;
+        files::remove(&self.directory.lists())?;
         let written = self.write(&in_order(changes, before));
         self.write_flag()?;
         json::write(&self.directory.lists(), if written.is_ok() { &after } else { &before })?;
@@ -161,16 +197,6 @@ impl<'a> Lists<'a> {
         }
     }
 
-    fn forget_counts(&self) -> Result<()> {
-        let path = self.directory.lists();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The datapath looks at the lists only if there is something on them.
     fn write_flag(&mut self) -> Result<()> {
         let config = self.maps.config.get(0)?;
@@ -190,6 +216,13 @@ fn look_up(maps: &Maps, prefixes: &[Cidr]) -> Result<BTreeMap<Cidr, Option<Listi
         Ok((*prefix, bits.map(Listing::from_abi)))
     };
     prefixes.iter().map(look_up).collect()
+}
+
+/// Prefixes whose entries have had a note, and have none any more.
+fn without_note(changes: &[Change]) -> Vec<Cidr> {
+    let has_note = |listing: Option<Listing>| listing.is_some_and(|listing| listing.noted);
+    let lost = changes.iter().filter(|change| has_note(change.before) && !has_note(change.after));
+    lost.map(|change| change.prefix).collect()
 }
 
 /// What became of who administers this host.
@@ -217,7 +250,7 @@ mod tests {
     #[test]
     fn what_is_new_comes_first_if_there_is_room() {
         let change = |text: &str, new: bool| {
-            let listing = Some(Listing { list: List::Deny, origin: Origin::File });
+            let listing = Some(Listing::new(List::Deny, Origin::File));
             let (before, after) = if new { (None, listing) } else { (listing, None) };
             Change { prefix: text.parse().expect(text), before, after }
         };

@@ -21,7 +21,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     faults::scene::{PORT, Scene, Situation},
-    harness::{PROGRAM, connect, eventually, process::Scratch, services, status},
+    harness::{
+        PROGRAM, connect, eventually,
+        process::{Scratch, faketime_library},
+        services, status,
+    },
 };
 
 /// The port of listeners that come and go.
@@ -207,7 +211,7 @@ impl Drop for Group {
 pub(crate) fn clock_steps(scene: &mut Scene<'_>) -> Result<()> {
     let scratch = Scratch::new()?;
     let file = scratch.write("now", "+0")?;
-    let library = find_library()?;
+    let library = faketime_library()?;
     scene.defend_anew(
         fresh_pin_root(),
         &[
@@ -226,14 +230,6 @@ pub(crate) fn clock_steps(scene: &mut Scene<'_>) -> Result<()> {
     }
     scene.keep(scratch);
     Ok(())
-}
-
-/// What steps the clock of one process.
-fn find_library() -> Result<String> {
-    let places =
-        fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join("faketime/libfaketime.so.1"));
-    let found = places.into_iter().find(|path| path.exists()).context("libfaketime is not installed")?;
-    Ok(found.display().to_string())
 }
 
 /// Without tools the firewall is not known, and that is told.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -130,6 +131,19 @@ pub(crate) fn run(namespace: &Namespace, program: &str, arguments: &str) -> Resu
     let output = command(namespace, program, arguments)?.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start {program}; is it installed?"))?;
     succeeded(&output).with_context(|| format!("{program} {arguments}"))
+}
+
+/// What steps the clock of one process.
+pub(crate) fn faketime_library() -> Result<String> {
+    let places =
+        fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    let found = places.into_iter().find(|path| path.exists()).context("libfaketime is not installed")?;
+    Ok(found.display().to_string())
+}
+
+/// Lets a file be run.
+pub(crate) fn make_executable(path: &Path) -> Result<()> {
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
 fn command(namespace: &Namespace, program: &str, arguments: &str) -> Result<Command> {

@@ -54,6 +54,9 @@ fn by_hand() -> Result<()> {
     ensure!(wait(&mut add, PATIENCE)?.success());
     let told = succeeded(&defender.ask(&["deny", "list", "--limit", "1"])?)?;
     ensure!(told.contains("500,000") || told.contains("499,999"), "{told}");
+    let flushed = succeeded(&defender.ask(&["deny", "flush", "--json"])?)?;
+    ensure!(flushed.contains("\"removed\":500000,"), "{flushed}");
+    ensure!(Maps::open(&PinRoot::new(&defender.pins)?)?.prefixes.is_empty()?);
     Ok(())
 }
 
