@@ -33,6 +33,21 @@ const KERNEL_PROGRAMS: [(&str, &str); 6] = [
     ("xz", "xz-utils"),
 ];
 
+/// Programs that build a release.
+const DISTRIBUTION_PROGRAMS: [(&str, &str); 5] =
+    [("git", "git"), ("gzip", "gzip"), ("readelf", "binutils"), ("skopeo", "skopeo"), ("umoci", "umoci")];
+
+/// Programs that check a release: they lint, install into a Debian of its own, and run what is for other processors.
+const DISTRIBUTION_CHECK_PROGRAMS: [(&str, &str); 7] = [
+    ("debootstrap", "debootstrap"),
+    ("dpkg-deb", "dpkg"),
+    ("lintian", "lintian"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("rpm", "rpm"),
+    ("rpmlint", "rpmlint"),
+    ("systemd-nspawn", "systemd-container"),
+];
+
 /// Installs the programs that tests run. None is started as a service.
 pub(crate) fn test_programs() -> Result<()> {
     install_missing(&TEST_PROGRAMS)
@@ -41,6 +56,16 @@ pub(crate) fn test_programs() -> Result<()> {
 /// Installs the programs needed to try other kernels.
 pub(crate) fn kernel_programs() -> Result<()> {
     install_missing(&KERNEL_PROGRAMS)
+}
+
+/// Installs the programs that build a release.
+pub(super) fn distribution_programs() -> Result<()> {
+    install_missing(&DISTRIBUTION_PROGRAMS)
+}
+
+/// Installs the programs that check a release.
+pub(super) fn distribution_check_programs() -> Result<()> {
+    install_missing(&DISTRIBUTION_CHECK_PROGRAMS)
 }
 
 fn install_missing(programs: &[(&str, &str)]) -> Result<()> {
