@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match cli::run(&arguments) {
         Ok(status) => status,
         Err(error) => {
-            logger::say(&format!("defender: {error:#}"));
+            logger::fail(&error);
             problem::exit_status(&error)
         }
     }

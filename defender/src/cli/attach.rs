@@ -1,5 +1,7 @@
 //! `run` and `attach`.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::{AttachArguments, RunArguments};
@@ -12,11 +14,27 @@ use crate::{
     host::ssh,
 };
 
+/// How long programs that are run for events may take at the end.
+const LAST_HOOKS: Duration = Duration::from_secs(5);
+
 pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
     let controller = Controller::new()?;
     let mut session = begin(root, &arguments.attach, arguments.replace)?;
-    match controller.run(&mut session)? {
-        Ended::Signal if arguments.keep => {
+    let hooks = session.hooks();
+    let ended = controller.run(&mut session).and_then(|ended| end(session, ended, arguments.keep));
+    hooks.finish(LAST_HOOKS);
+    ended
+}
+
+/// Ends a session in the way that was asked for.
+fn end(session: Session, ended: Ended, keep: bool) -> Result<()> {
+    match ended {
+        Ended::Restart => {
+            session.leave()?;
+            log::info!("ending for a restart: everything stays attached");
+            Ok(())
+        }
+        Ended::Signal if keep => {
             session.leave()?;
             log::info!("everything stays attached; keys are not rotated until `defender run` takes over");
             Ok(())
@@ -27,6 +45,7 @@ pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
             Ok(())
         }
         Ended::HandedOver => {
+            drop(session);
             log::info!("another controller takes over: everything stays attached");
             Ok(())
         }
@@ -80,6 +99,9 @@ fn introduce(session: &Session) {
     let names: Vec<_> = services.values().map(|service| service.endpoint.to_string()).collect();
     let found = if names.is_empty() { "nothing listens yet".to_owned() } else { names.join(", ") };
     let only = if settings.ports.is_empty() { "" } else { " (other ports are not defended)" };
+    if let Some((path, _)) = &settings.file {
+        log::info!("settings of {} are in force", path.display());
+    }
     log::info!("mode {} on {}: {found}{only}", settings.mode(), session.interfaces().join(", "));
     for port in &settings.ports {
         if !services.values().any(|service| service.endpoint.port == *port) {

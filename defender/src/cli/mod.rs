@@ -108,8 +108,8 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct AttachArguments {
-    /// Interfaces to defend
-    #[arg(long, required = true, value_delimiter = ',', value_name = "IF")]
+    /// Interfaces to defend [default: those of the configuration file, or those with a default route]
+    #[arg(long, value_delimiter = ',', value_name = "IF")]
     iface: Vec<String>,
     /// What happens to SYNs [default: as before, or auto]
     #[arg(long, value_enum)]
@@ -117,7 +117,7 @@ struct AttachArguments {
     /// Defend only these ports [default: as before, or every port with a listener]
     #[arg(long, value_delimiter = ',', value_parser = parse_port)]
     port: Option<Vec<u16>>,
-    /// Read settings and lists from this file; SIGHUP reloads it [default: no file]
+    /// Read settings and lists from this file; SIGHUP reloads it [default: /etc/defender/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Connections that the flow table has room for, 64 bytes each; fixed until `detach` [default: as before, or 131072]
@@ -397,6 +397,8 @@ mod tests {
             "defender explain 443",
             "defender explain 443 --json",
             "defender config check config.toml",
+            "defender run",
+            "defender run --config /etc/defender/config.toml --replace",
             "defender run --iface eth0 --no-allow-ssh",
             "defender run --iface eth0 --replace",
             "defender allow add 192.0.2.7,192.0.2.0/24 2001:db8::/32",
@@ -417,7 +419,6 @@ mod tests {
         }
         for line in [
             "defender",
-            "defender run",
             "defender run --iface eth0 --mode on",
             "defender attach --port 0",
             "defender conns --state listen",

@@ -9,6 +9,7 @@ use defender_common::{abi, load, mitigation::Level};
 use crate::{
     control::{attack_view, recovery},
     dataplane::{detach, maps::Maps, pins::PinRoot},
+    logger,
     model::{attacks::Attacks, mode::Mode, policy, settings::Settings, triggers},
     problem::Problem,
     state::{
@@ -85,7 +86,7 @@ pub fn detach_all(root: &PinRoot) -> Result<()> {
     let _write = WriteLock::take(&directory)?;
     match Maps::pinned_version(root) {
         Ok(Some(abi::ABI_VERSION)) => match Maps::open(root) {
-            Ok(mut maps) => drain(root, &directory, &mut maps)?,
+            Ok(mut maps) => drain(root, &directory, &mut maps, |_| {})?,
             Err(error) => log::warn!("not waiting for clients that hold a cookie: {error:#}"),
         },
         Ok(_) => {}
@@ -112,9 +113,14 @@ pub fn detach_interface(root: &PinRoot, interface: &str) -> Result<()> {
     detach::interface(root, interface)
 }
 
-/// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours.
-pub(super) fn drain(root: &PinRoot, directory: &StateDirectory, maps: &mut Maps) -> Result<()> {
-    if let Err(error) = end_attacks(root, directory, maps) {
+/// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours. `tell` is told the end of attacks, as JSON.
+pub(super) fn drain(
+    root: &PinRoot,
+    directory: &StateDirectory,
+    maps: &mut Maps,
+    tell: impl Fn(String),
+) -> Result<()> {
+    if let Err(error) = end_attacks(root, directory, maps, tell) {
         log::warn!("cannot record the end of current attacks: {error:#}");
     }
     let mut challenged = false;
@@ -133,15 +139,17 @@ pub(super) fn drain(root: &PinRoot, directory: &StateDirectory, maps: &mut Maps)
 }
 
 /// Tells that the attacks under way are nobody's concern any more.
-fn end_attacks(root: &PinRoot, directory: &StateDirectory, maps: &Maps) -> Result<()> {
+fn end_attacks(root: &PinRoot, directory: &StateDirectory, maps: &Maps, tell: impl Fn(String)) -> Result<()> {
     let left = Findings::read(directory)?.unwrap_or_default().attacks;
     let mut attacks = Attacks::restore(&left);
     let mut journal = Journal::of(root);
     for id in left.into_keys() {
         let (view, now) = attack_view::view(maps, id)?;
         if let Some(record) = attacks.abandon(id, &view, now) {
-            log::warn!("{}", record.words);
-            journal.append(&record.json()?);
+            logger::log_with(log::Level::Warn, &record.journal_fields(), &record.words);
+            let line = record.json()?;
+            journal.append(&line);
+            tell(line);
         }
     }
     Ok(())

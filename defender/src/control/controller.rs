@@ -23,8 +23,8 @@ use crate::{
         sysctl_watch::SysctlWatch,
     },
     dataplane::maps::Events,
-    host::{firewall::Firewall, tool},
-    model::{presence_filter, settings::Layer},
+    host::{firewall::Firewall, service_manager::ServiceManager, tool},
+    model::{config_file::ConfigFile, presence_filter},
 };
 
 /// How often everything is looked at, whether or not an event said so.
@@ -37,6 +37,10 @@ const FIREWALL_PERIOD: Duration = Duration::from_secs(10);
 const FIREWALL_PATIENCE: Duration = Duration::from_secs(20);
 /// How long what still runs in other threads is waited for at the end.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How often the service manager learns in the time that it allows that the loop lives.
+const FEEDS: u32 = 4;
+/// SIGRTMIN+1 as glibc and systemd count: ends the controller and leaves everything attached.
+const RESTART: libc::c_int = 35;
 /// A listener is announced a moment before the kernel lists it.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// Listeners that come and go all the time are looked at no more often than this.
@@ -47,6 +51,8 @@ const LEAST_PAUSE: Duration = Duration::from_millis(10);
 pub enum Ended {
     /// A signal asked for it.
     Signal,
+    /// Likewise, and everything is to stay attached: the service is started anew in a moment.
+    Restart,
     /// Someone else has detached the datapath.
     Detached,
     /// Another controller takes over.
@@ -73,7 +79,9 @@ impl Controller {
 
     /// Keeps `session` true until a signal, or until someone detaches it.
     pub fn run(mut self, session: &mut Session) -> Result<Ended> {
-        let ended = self.runtime.block_on(watch(session, &mut self.signals));
+        let mut manager = ServiceManager::new();
+        let ended = self.runtime.block_on(watch(session, &mut self.signals, &mut manager));
+        manager.stopping();
         tool::end_all();
         self.runtime.shutdown_timeout(LAST_WAIT);
         session.keep_baselines();
@@ -81,7 +89,7 @@ impl Controller {
     }
 }
 
-async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
+async fn watch(session: &mut Session, signals: &mut Signals, manager: &mut ServiceManager) -> Result<Ended> {
     let mut events = Events::open(session.root())?;
     let mut tick = steady(PERIOD);
     let mut rotation = steady(lifetimes::KEY_PERIOD);
@@ -94,18 +102,30 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
     let mut reloading = session.take_due_reload().map(spawn_reload);
     let mut reload_again = false;
     let mut logs = Box::pin(session.logs()?.pass_on());
+    // Fed by this loop itself, so that a loop that hangs is noticed.
+    let mut watchdog = manager.watchdog().map(|limit| steady(limit / FEEDS));
+    manager.status(session.status_line());
+    // Where clients are defended already, lists of the file are read only now.
+    if reloading.is_none() {
+        manager.ready();
+    }
     loop {
+        manager.status(session.status_line());
         if walking.is_none() {
             walking = begin_walk(session, &mut failures);
         }
         let attached = tokio::select! {
             signal = signals.next() => match signal {
                 Asked::End => return Ok(Ended::Signal),
+                Asked::Restart => return Ok(Ended::Restart),
                 Asked::HandOver if session.is_to_hand_over() => return Ok(Ended::HandedOver),
                 Asked::HandOver => continue,
                 Asked::Reload => {
                     reload_again = reloading.is_some();
                     reloading = reloading.or_else(|| session.begin_reload().map(spawn_reload));
+                    if reloading.is_some() {
+                        manager.reloading();
+                    }
                     continue;
                 }
             },
@@ -113,7 +133,15 @@ async fn watch(session: &mut Session, signals: &mut Signals) -> Result<Ended> {
                 if mem::take(&mut reload_again) {
                     reloading = session.begin_reload().map(spawn_reload);
                 }
-                session.complete_reload(read)
+                let attached = session.complete_reload(read);
+                if reloading.is_none() {
+                    manager.ready();
+                }
+                attached
+            }
+            () = due(&mut watchdog) => {
+                manager.alive();
+                continue;
             }
             _ = rotation.tick() => session.rotate_keys(),
             _ = tick.tick() => {
@@ -175,8 +203,16 @@ fn begin_walk(session: &mut Session, failures: &mut Failures) -> Option<JoinHand
     }
 }
 
-fn spawn_reload(reload: Reload) -> JoinHandle<Result<Layer>> {
+fn spawn_reload(reload: Reload) -> JoinHandle<Result<ConfigFile>> {
     spawn_blocking(move || reload.run())
+}
+
+/// Waits for the next tick, if there is one.
+async fn due(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
+    }
 }
 
 /// Waits for what another thread is at, if it is.
@@ -273,6 +309,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
+    restart: Signal,
     hangup: Signal,
     assign: Signal,
 }
@@ -288,6 +325,7 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             quit: listen(SignalKind::quit())?,
+            restart: listen(SignalKind::from_raw(RESTART))?,
             hangup: listen(SignalKind::hangup())?,
             assign: listen(SignalKind::from_raw(HAND_OVER as i32))?,
         })
@@ -298,6 +336,7 @@ impl Signals {
             _ = self.interrupt.recv() => Asked::End,
             _ = self.terminate.recv() => Asked::End,
             _ = self.quit.recv() => Asked::End,
+            _ = self.restart.recv() => Asked::Restart,
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.assign.recv() => Asked::HandOver,
         }
@@ -309,6 +348,8 @@ impl Signals {
 enum Asked {
     /// To end.
     End,
+    /// To end and leave everything attached.
+    Restart,
     /// To read the configuration file again.
     Reload,
     /// To leave everything to another controller.

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod attack_view;
 pub mod controller;
 pub mod firewall;
+pub mod interface_choice;
 pub mod interfaces;
 pub mod recovery;
 pub mod reload;

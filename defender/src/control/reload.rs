@@ -6,12 +6,7 @@ use anyhow::Result;
 
 use crate::{
     dataplane::pins::PinRoot,
-    model::{
-        config_file::ConfigFile,
-        lists::plan::LoadSummary,
-        prefix::Cidr,
-        settings::{Layer, Settings},
-    },
+    model::{config_file::ConfigFile, lists::plan::LoadSummary, prefix::Cidr, settings::Settings},
     problem::Problem,
     state::{config_file, lists::turns::Turns},
 };
@@ -28,16 +23,14 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Puts the lists in force, and returns the settings, which are not in force yet. A file that makes no sense changes
-    /// nothing.
-    pub fn run(self) -> Result<Layer> {
-        let (mut layer, mut lists) = (Layer::default(), FileLists::default());
+    /// Puts the lists in force, and returns the rest, which is not in force yet. A file that makes no sense changes nothing.
+    pub fn run(self) -> Result<ConfigFile> {
+        let file = self.path.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
         if let Some(path) = self.path {
-            let (settings, of_file) = with_file(&self.settings, path.clone(), config_file::read(&path)?)?;
-            (layer, lists) = (settings.file.map(|(_, layer)| layer).unwrap_or_default(), of_file);
+            with_file(&self.settings, path, file.without_lists())?;
         }
-        report_changes(&Turns::of(&self.root)?.load(&lists.0, &lists.1)?);
-        Ok(layer)
+        report_changes(&Turns::of(&self.root)?.load(&file.allow, &file.deny)?);
+        Ok(file.without_lists())
     }
 }
 
@@ -47,7 +40,7 @@ pub(super) fn with_file(
     path: PathBuf,
     file: ConfigFile,
 ) -> Result<(Settings, FileLists), Problem> {
-    let settings = Settings { file: Some((path, file.layer)), ..settings.clone() };
+    let settings = Settings { file: Some((path, file.layer)), hook: file.hook, ..settings.clone() };
     settings.check()?;
     Ok((settings, (file.allow, file.deny)))
 }

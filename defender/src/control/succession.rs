@@ -114,7 +114,7 @@ impl Predecessor {
         let process = pidfd_open(pid).with_context(|| format!("cannot find process {pid}"))?;
         // After the descriptor is there: from here on it is this process or none.
         ensure!(
-            has_open(pid, &directory.controller_lock()),
+            ControllerLock::is_held_by(directory, pid) || has_open(pid, &directory.controller_lock()),
             "the lock names process {pid}, which does not have {} open; nothing was done. See who has: `fuser {0}`",
             directory.controller_lock().display()
         );

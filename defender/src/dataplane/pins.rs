@@ -272,7 +272,18 @@ impl PinRoot {
             }
             remove_directory(&directory)?;
         }
-        remove_directory(&self.0)
+        match fs::remove_dir(&self.0) {
+            // A service manager has mounted it for this process alone, and removes it.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Ok(())
+            }
+            removed => ignore_missing(removed).with_context(|| format!("cannot remove {}", self.0.display())),
+        }
     }
 
     /// Detaches `interface`.

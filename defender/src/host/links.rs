@@ -201,6 +201,11 @@ pub fn names() -> Result<Vec<String>> {
     Ok(all()?.iter().map(|link| name_of(link).to_owned()).collect())
 }
 
+/// The name of the interface with this index, if there is one.
+pub fn name_by_index(index: u32) -> Result<Option<String>> {
+    Ok(all()?.iter().find(|link| link.header.index == index).map(|link| name_of(link).to_owned()))
+}
+
 /// The interface called `name`, in the calling thread's network namespace.
 pub fn interface(name: &str) -> Result<Link> {
     let links = all()?;

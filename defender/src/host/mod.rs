@@ -6,6 +6,7 @@
 pub mod addresses;
 mod ethtool;
 pub mod firewall;
+pub mod hooks;
 pub mod links;
 pub mod namespace;
 mod netdev;
@@ -13,6 +14,7 @@ mod netlink;
 pub mod process;
 pub mod random;
 pub mod routes;
+pub mod service_manager;
 pub mod sockets;
 pub mod ssh;
 pub mod sysctl;

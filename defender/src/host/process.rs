@@ -2,14 +2,22 @@
 
 use std::fs;
 
+use nix::{sys::signal::kill, unistd::Pid};
+
 /// Whether a process is stopped by SIGSTOP or a debugger.
 pub fn is_stopped(pid: u32) -> bool {
     matches!(state_of(pid), Some('T' | 't'))
 }
 
-/// Whether a process exists and runs a program. A zombie does not.
+/// Whether a process exists and runs a program. A zombie does not, where it can be seen: `/proc` may hide processes that have
+/// more capabilities (hidepid, proc(5)).
 pub fn is_alive(pid: u32) -> bool {
-    state_of(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    state_of(pid).map_or_else(|| is_there(pid), |state| !matches!(state, 'Z' | 'X'))
+}
+
+fn is_there(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+    pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH))
 }
 
 fn state_of(pid: u32) -> Option<char> {

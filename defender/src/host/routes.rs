@@ -1,12 +1,15 @@
 //! TCP attributes of the routes to this host's clients (`ip route`: `mtu`, `advmss`, `window`, `initrwnd`,
 //! `hoplimit`).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context as _, Result};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType},
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -61,24 +64,67 @@ fn said_by(route: &RouteMessage) -> Metrics {
     found
 }
 
+/// Index of each interface that has a default route in the main table, with the families that have one.
+pub fn default_interfaces() -> Result<BTreeMap<u32, Vec<&'static str>>> {
+    let mut found: BTreeMap<u32, Vec<&'static str>> = BTreeMap::new();
+    for (family, name) in [(AddressFamily::Inet, "IPv4"), (AddressFamily::Inet6, "IPv6")] {
+        let routes = unicast(family)?;
+        for index in routes.iter().filter(|route| is_default(route)).flat_map(devices) {
+            let families = found.entry(index).or_default();
+            if !families.contains(&name) {
+                families.push(name);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    let main = RouteHeader::RT_TABLE_MAIN;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    route.header.destination_prefix_length == 0
+        && table.unwrap_or(route.header.table.into()) == u32::from(main)
+}
+
+/// The interfaces that a route leads to: one, or that of each next hop.
+fn devices(route: &RouteMessage) -> Vec<u32> {
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    route.attributes.iter().flat_map(of).collect()
+}
+
+/// All unicast routes of a family.
+fn unicast(family: AddressFamily) -> Result<Vec<RouteMessage>> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    request.header.kind = RouteType::Unicast;
+    let request = RouteNetlinkMessage::GetRoute(request);
+    let answers =
+        netlink::snapshot(NETLINK_ROUTE, Checking::Strict, &request).context("cannot list routes")?;
+    let route = |answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    };
+    Ok(answers.into_iter().filter_map(route).collect())
+}
+
 /// Non-default routes through an interface that have attributes of their own, as `PREFIX/LENGTH`. This
 /// lists all routes, of which there may be many.
 pub fn special(ifindex: u32) -> Result<Vec<String>> {
     let mut special = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        request.header.kind = RouteType::Unicast;
-        let request = RouteNetlinkMessage::GetRoute(request);
-        let routes =
-            netlink::snapshot(NETLINK_ROUTE, Checking::Strict, &request).context("cannot list routes")?;
-        special.extend(routes.iter().filter_map(|route| special_prefix(route, ifindex)));
+        special.extend(unicast(family)?.iter().filter_map(|route| special_prefix(route, ifindex)));
     }
     Ok(special)
 }
 
-fn special_prefix(message: &RouteNetlinkMessage, ifindex: u32) -> Option<String> {
-    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+fn special_prefix(route: &RouteMessage, ifindex: u32) -> Option<String> {
     let length = route.header.destination_prefix_length;
     let is_by = route.attributes.contains(&RouteAttribute::Oif(ifindex));
     let is_learnt = route.header.flags.contains(RouteFlags::Cloned);
@@ -103,6 +149,29 @@ mod tests {
 
     fn of(interface: &str) -> [Metrics; 2] {
         default_metrics(nix::net::if_::if_nametoindex(interface).unwrap())
+    }
+
+    #[test]
+    fn interfaces_with_a_default_route_are_found_in_the_main_table() {
+        in_namespace(|| {
+            shell(
+                "for end in 0 1 2 3; do
+                   ip link add dfnd$end type veth peer name dfnp$end; ip link set dfnd$end up; ip link set dfnp$end up
+                   ip addr add 192.0.2.1$end/29 dev dfnd$end; ip addr add 2001:db8:$end::1/64 dev dfnd$end nodad
+                 done",
+            );
+            let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+            assert!(default_interfaces().unwrap().is_empty());
+            shell(
+                "ip route add default nexthop via 192.0.2.9 dev dfnd0 onlink nexthop via 192.0.2.9 dev dfnd1 onlink
+                 ip -6 route add default via 2001:db8:0::2 dev dfnd0
+                 ip route add default dev dfnd2 table 100
+                 ip route add 198.51.100.0/24 dev dfnd3",
+            );
+            let expected =
+                BTreeMap::from([(index("dfnd0"), vec!["IPv4", "IPv6"]), (index("dfnd1"), vec!["IPv4"])]);
+            assert_eq!(default_interfaces().unwrap(), expected);
+        });
     }
 
     #[test]

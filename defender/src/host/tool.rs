@@ -96,7 +96,7 @@ fn outcome(status: ExitStatus, output: String, errors: &str) -> Tool {
 }
 
 /// How a process ended, as text.
-fn ended(status: ExitStatus) -> String {
+pub(super) fn ended(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with status {code}"),
         (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
@@ -167,7 +167,8 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     }
 }
 
-fn kill(child: &mut Child) {
+/// Kills a process with its group, which it leads.
+pub(super) fn kill(child: &mut Child) {
     let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     wait(child, LAST_WAIT);
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     endpoint::Endpoint,
-    event::{AttackSummary, Cause, EventKind, Observation, Record, Totals, Transition, words},
+    event::{self, AttackSummary, Cause, EventKind, Observation, Record, Totals, Transition, words},
     evidence::Network,
     mode::Mode,
     timestamp,
@@ -53,6 +53,12 @@ pub struct Attack {
 }
 
 impl Attack {
+    /// In a few words.
+    pub fn describe(&self) -> String {
+        let service = event::service(&self.address, self.port);
+        format!("{} on {service} (level {})", self.kind.describe(), self.level().name())
+    }
+
     fn level(&self) -> Level {
         Level::from_abi(self.level)
     }

@@ -1,8 +1,9 @@
-//! The configuration file: settings and lists of sources, in TOML.
+//! The configuration file: settings, lists of sources, interfaces and hooks, in TOML.
 
 use std::{
     ops::Range,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use toml::{
@@ -12,8 +13,10 @@ use toml::{
 
 use crate::{
     model::{
+        hooks::{DEFAULT_TIMEOUT, Hook, TIMEOUTS},
         lists::{entry::parse_prefix, plan},
         prefix::Cidr,
+        section_table::SectionKey,
         setting_table::Setting,
         settings::{Key, Layer, Settings, parse_port},
     },
@@ -29,17 +32,38 @@ pub struct ConfigFile {
     pub allow: Vec<Cidr>,
     /// Sources that are always dropped.
     pub deny: Vec<Cidr>,
+    /// The interfaces to defend; empty: those with a default route.
+    pub interfaces: Vec<String>,
+    /// What is run for each event.
+    pub hook: Option<Hook>,
 }
 
 impl ConfigFile {
     /// Reads the text of a file that is, or would be, at `path`. `read_list` reads the lists that it names. Errors name file,
     /// line and column.
     pub fn parse(path: &Path, text: &str, read_list: &ReadList<'_>) -> Result<Self, Problem> {
-        let mut reader = Reader { path, text, read_list, file: Self::default(), keys: Vec::new() };
+        let mut reader = Reader {
+            path,
+            text,
+            read_list,
+            file: Self::default(),
+            keys: Vec::new(),
+            timeout: DEFAULT_TIMEOUT,
+        };
         let table = DeTable::parse(text).map_err(|error| reader.wrong(error.span(), error.message()))?;
         reader.table(&table.into_inner())?;
         reader.check()?;
-        Ok(reader.file)
+        Ok(reader.finish())
+    }
+
+    /// Everything but the lists, which may be long.
+    pub fn without_lists(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            interfaces: self.interfaces.clone(),
+            hook: self.hook.clone(),
+            ..Self::default()
+        }
     }
 }
 
@@ -59,6 +83,8 @@ struct Reader<'a> {
     file: ConfigFile,
     /// Where each setting is.
     keys: Vec<(Key, Range<usize>)>,
+    /// How long a hook may take, wherever that stands.
+    timeout: Duration,
 }
 
 impl Reader<'_> {
@@ -75,11 +101,13 @@ impl Reader<'_> {
                 ("deny", _) => self.file.deny.extend(self.prefixes(item)?),
                 ("allow_file", _) => self.file.allow.extend(self.list(item)?),
                 ("deny_file", _) => self.file.deny.extend(self.list(item)?),
+                (text, _) if !SectionKey::of(text).is_empty() => self.section(text, item)?,
                 (text, _) => match Setting::named(text) {
                     Some(setting) => self.setting(Key::all(setting), name.span(), item)?,
                     None => {
-                        let lists = "allow, deny, allow_file, deny_file, [port.N]";
-                        return Err(self.unknown(name, &format!("{}, {lists}", Setting::names(|_| true))));
+                        let (settings, sections) = (Setting::names(|_| true), SectionKey::sections());
+                        let others = "allow, deny, allow_file, deny_file, [port.N]";
+                        return Err(self.unknown(name, &format!("{settings}, {others}, {sections}")));
                     }
                 },
             }
@@ -108,6 +136,91 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    fn section(&mut self, section: &str, item: &Item<'_>) -> Result<(), Problem> {
+        let DeValue::Table(table) = item.get_ref() else {
+            return Err(self.wrong(Some(item.span()), &format!("expected a table: [{section}]")));
+        };
+        let known = SectionKey::of(section);
+        for (name, item) in table {
+            match known.iter().find(|key| key.name() == name.get_ref()) {
+                Some(SectionKey::Interfaces) => self.file.interfaces = self.interfaces(item)?,
+                Some(SectionKey::OnEvent) => {
+                    let command = self.command(item)?;
+                    self.file.hook = Some(Hook { command, timeout: DEFAULT_TIMEOUT });
+                }
+                Some(SectionKey::HookTimeout) => self.timeout = self.hook_timeout(item)?,
+                None => {
+                    let names: Vec<_> = known.iter().map(|key| key.name()).collect();
+                    return Err(self.unknown(name, &names.join(", ")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn interfaces(&self, item: &Item<'_>) -> Result<Vec<String>, Problem> {
+        let names = self.strings(SectionKey::Interfaces, item)?;
+        if names.is_empty() {
+            return Err(self.expected(SectionKey::Interfaces, item, "none is named"));
+        }
+        match names.iter().find(|name| !is_interface_name(name)) {
+            Some(wrong) => Err(self.expected(
+                SectionKey::Interfaces,
+                item,
+                &format!("no interface can be called {wrong:?}"),
+            )),
+            None => Ok(names),
+        }
+    }
+
+    fn command(&self, item: &Item<'_>) -> Result<Vec<String>, Problem> {
+        let command = self.strings(SectionKey::OnEvent, item)?;
+        match command.first() {
+            Some(program) if program.starts_with('/') && !command.iter().any(|word| word.contains('\0')) => {
+                Ok(command)
+            }
+            Some(program) => {
+                Err(self.expected(SectionKey::OnEvent, item, &format!("{program:?} is no absolute path")))
+            }
+            None => Err(self.expected(SectionKey::OnEvent, item, "it is empty")),
+        }
+    }
+
+    fn hook_timeout(&self, item: &Item<'_>) -> Result<Duration, Problem> {
+        let time = match item.get_ref() {
+            DeValue::Integer(number) => decimal(number).parse().ok().map(Duration::from_secs),
+            DeValue::String(text) => humantime::parse_duration(text).ok(),
+            _ => None,
+        };
+        let [least, most] = TIMEOUTS;
+        time.filter(|time| (least..=most).contains(time))
+            .ok_or_else(|| self.expected(SectionKey::HookTimeout, item, "it is none"))
+    }
+
+    fn strings(&self, key: SectionKey, item: &Item<'_>) -> Result<Vec<String>, Problem> {
+        let wrong = |item: &Item<'_>| self.expected(key, item, "it is none");
+        let DeValue::Array(items) = item.get_ref() else { return Err(wrong(item)) };
+        let string = |item: &Item<'_>| match item.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            _ => Err(wrong(item)),
+        };
+        items.iter().map(string).collect()
+    }
+
+    fn expected(&self, key: SectionKey, item: &Item<'_>, why: &str) -> Problem {
+        let (section, name, allowed) = (key.section(), key.name(), key.allowed());
+        self.wrong(Some(item.span()), &format!("{section}.{name}: {why}; expected {allowed}"))
+    }
+
+    /// All has been read.
+    fn finish(self) -> ConfigFile {
+        let mut file = self.file;
+        if let Some(hook) = &mut file.hook {
+            hook.timeout = self.timeout;
+        }
+        file
     }
 
     fn setting(&mut self, key: Key, span: Range<usize>, item: &Item<'_>) -> Result<(), Problem> {
@@ -178,6 +291,13 @@ impl Reader<'_> {
     }
 }
 
+/// Whether the kernel takes this name (net/core/dev.c, `dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    const SIZE: usize = 16;
+    let forbidden = |letter: char| letter == '/' || letter == ':' || letter.is_ascii_whitespace();
+    !name.is_empty() && name.len() < SIZE && !matches!(name, "." | "..") && !name.contains(forbidden)
+}
+
 /// A number as people write it elsewhere: TOML allows other radices, too.
 fn decimal(number: &DeInteger<'_>) -> String {
     i64::from_str_radix(number.as_str(), number.radix())
@@ -231,6 +351,21 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_and_hooks_have_sections() {
+        let file = read(
+            "[hooks]\ntimeout = \"2m\"\non_event = [\"/usr/bin/logger\", \"-t\", \"syn flood\"]\n\
+             [interfaces]\nnames = [\"eth0\", \"bond0.7\"]\n",
+        )
+        .expect("good");
+        let command = ["/usr/bin/logger", "-t", "syn flood"].map(str::to_owned).into();
+        assert_eq!(file.hook, Some(Hook { command, timeout: Duration::from_secs(120) }));
+        assert_eq!(file.interfaces, ["eth0", "bond0.7"]);
+        let file = read("hooks.on_event = [\"/bin/true\"]").expect("good");
+        assert_eq!(file.hook.map(|hook| hook.timeout), Some(DEFAULT_TIMEOUT));
+        assert!(read("[hooks]\ntimeout = 20\n").expect("good").hook.is_none());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_place_and_what_is_allowed() {
         for (text, place, words) in [
             ("mode = \"auto\"\nmood = 1", "2:1", "half_open_factor"),
@@ -254,6 +389,18 @@ mod tests {
             ("[port.443]\nallow = []", "2:1", "out_of_state"),
             ("critical = 20", "1:1", "must not be above"),
             ("[port.443]\nmin_active = 5\nstart = 12", "3:1", "must be below"),
+            ("interfaces = [\"eth0\"]", "1:14", "[interfaces]"),
+            ("[interfaces]\niface = []", "2:1", "names"),
+            ("[interfaces]\nnames = []", "2:9", "none is named"),
+            ("[interfaces]\nnames = [\"eth0\", \"eth0/1\"]", "2:9", "eth0/1"),
+            ("[interfaces]\nnames = [\"averyveryverylongname\"]", "2:9", "averyveryverylongname"),
+            ("[interfaces]\nnames = [1]", "2:10", "an array of interface names"),
+            ("[hooks]\non_event = \"/bin/true\"", "2:12", "array"),
+            ("[hooks]\non_event = [\"true\"]", "2:12", "absolute path"),
+            ("[hooks]\non_event = []", "2:12", "empty"),
+            ("[hooks]\ntimeout = 0", "2:11", "1s to 1h"),
+            ("[hooks]\ntimeout = \"2h\"", "2:11", "1s to 1h"),
+            ("[hooks]\non_end = []", "2:1", "on_event, timeout"),
         ] {
             let error = error(text);
             assert!(

@@ -76,8 +76,18 @@ impl EventKind {
         }
     }
 
+    /// Its name, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynFlood => "syn_flood",
+            Self::AckFlood => "ack_flood",
+            Self::RstFlood => "rst_flood",
+            Self::Protection => "protection",
+        }
+    }
+
     /// In words.
-    const fn describe(self) -> &'static str {
+    pub const fn describe(self) -> &'static str {
         match self {
             Self::SynFlood => "SYN flood",
             Self::AckFlood => "ACK flood",
@@ -274,6 +284,20 @@ impl Record {
     pub fn json(&self) -> Result<String> {
         serde_json::to_string(self).context("cannot write JSON")
     }
+
+    /// The fields that it has in systemd's journal, besides the sentence.
+    pub fn journal_fields(&self) -> [(&'static str, String); 8] {
+        [
+            ("DEFENDER_EVENT", self.event.name().to_owned()),
+            ("DEFENDER_KIND", self.kind.name().to_owned()),
+            ("DEFENDER_LEVEL", self.level.clone()),
+            ("DEFENDER_FROM", self.from.clone()),
+            ("DEFENDER_TRIGGER", self.trigger.clone()),
+            ("DEFENDER_MODE", self.mode.name().to_owned()),
+            ("ADDRESS", self.address.clone()),
+            ("PORT", self.port.to_string()),
+        ]
+    }
 }
 
 /// What the words of a record are made of, besides itself.
@@ -419,6 +443,17 @@ fn came_to(summary: &AttackSummary) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn the_journal_has_the_names_of_json() {
+        let json: serde_json::Value = serde_json::from_str(&example().json().expect("JSON")).expect("JSON");
+        for (field, value) in example().journal_fields() {
+            let name = field.trim_start_matches("DEFENDER_").to_ascii_lowercase();
+            let expected =
+                json[name.as_str()].as_str().map_or_else(|| json[name.as_str()].to_string(), str::to_owned);
+            assert_eq!(value, expected, "{field}");
+        }
+    }
 
     /// A record of the beginning of an attack.
     pub(crate) fn example() -> Record {

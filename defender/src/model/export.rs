@@ -144,7 +144,7 @@ mod tests {
             allow in vec(prefix(), 0..5),
             deny in vec(prefix(), 0..5),
         ) {
-            let settings = Settings { set, file: file.map(|layer| ("before".into(), layer)), ports: vec![] };
+            let settings = Settings { set, file: file.map(|layer| ("before".into(), layer)), ports: vec![], hook: None };
             prop_assume!(settings.check().is_ok());
             // A prefix is on one list only.
             prop_assume!(allow.iter().all(|prefix| !deny.contains(prefix)));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{
+        hooks::Hook,
         mode::Mode,
         setting_table::{Setting, Value},
     },
@@ -133,6 +134,9 @@ pub struct Settings {
     pub file: Option<(PathBuf, Layer)>,
     /// The ports to defend; empty: all that have a listener.
     pub ports: Vec<u16>,
+    /// What the file has run for each event.
+    #[serde(default)]
+    pub hook: Option<Hook>,
 }
 
 /// Where a value comes from.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     dataplane::engine,
-    model::{evidence::Evidence, lists::plan::ListCounts},
+    model::{evidence::Evidence, hooks::HookCounts, lists::plan::ListCounts},
     report::{
         VERSION,
         health::Fault,
@@ -103,6 +103,8 @@ struct Status<'a> {
     prefixes: ListCounts,
     /// Further notes for the operator, one sentence each.
     warnings: &'a [String],
+    /// What became of the events that hooks were to be run for, since the controller started.
+    hooks: HookCounts,
 }
 
 #[derive(Serialize)]
@@ -210,6 +212,7 @@ pub fn status(snapshot: &Snapshot) -> Result<String> {
         services: snapshot.services.iter().map(StatusService::from).collect(),
         prefixes: snapshot.listed,
         warnings: &snapshot.warnings,
+        hooks: snapshot.hooks,
     };
     serde_json::to_string_pretty(&status).context("cannot write JSON")
 }

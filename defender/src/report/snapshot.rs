@@ -28,6 +28,7 @@ use crate::{
     model::{
         endpoint::Endpoint,
         evidence::{Evidence, Sample, per_second},
+        hooks::HookCounts,
         lists::plan::ListCounts,
         mode::Mode,
         policy,
@@ -68,6 +69,8 @@ pub struct Snapshot {
     pub listed: ListCounts,
     /// Notes for the operator.
     pub warnings: Vec<String>,
+    /// What became of hooks.
+    pub hooks: HookCounts,
 }
 
 /// An attached interface.
@@ -159,10 +162,13 @@ impl Snapshot {
         services.sort_by_key(|service| service.endpoint);
         let settings = state::in_force(root, state::settings::read)?;
         let control = control(&directory);
+        let hooks = findings.hooks;
         let mut warnings = warnings(&config, &settings, &ports, findings, control);
         warnings.extend(unlisted);
+        warnings.extend(hooks.warning());
         Ok(Self {
             warnings,
+            hooks,
             control,
             suspended: config.flags & abi::CONFIG_SUSPENDED != 0,
             settings,
@@ -488,6 +494,7 @@ pub(super) mod tests {
             states: [("ESTABLISHED", 12), ("SYN_RECV", 3)].into(),
             listed: ListCounts { allowed: 2, denied: 1_200_000 },
             warnings: vec!["something is odd".into()],
+            hooks: HookCounts::default(),
         }
     }
 }

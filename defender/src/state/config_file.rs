@@ -1,6 +1,6 @@
 //! Reads the configuration file, and files of prefixes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     files,
@@ -12,9 +12,23 @@ use crate::{
     problem::Problem,
 };
 
+/// The configuration file that is read where none is named, if it exists.
+const USUAL: &str = "/etc/defender/config.toml";
+
+/// The configuration file at its usual place, if it exists.
+pub fn usual() -> Option<PathBuf> {
+    let path = PathBuf::from(USUAL);
+    path.exists().then_some(path)
+}
+
 /// Reads a configuration file, and the lists that it names. Errors name file, line and column.
 pub fn read(path: &Path) -> Result<ConfigFile, Problem> {
     ConfigFile::parse(path, &files::read_named(path, config_file::MOST_BYTES)?, &read_list)
+}
+
+/// The same, without the prefixes of the lists that it names.
+pub fn read_without_lists(path: &Path) -> Result<ConfigFile, Problem> {
+    ConfigFile::parse(path, &files::read_named(path, config_file::MOST_BYTES)?, &|_| Ok(Vec::new()))
 }
 
 /// Reads a file of prefixes.

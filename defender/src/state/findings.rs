@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{attacks::Attack, triggers::TriggerInputs},
+    model::{attacks::Attack, hooks::HookCounts, triggers::TriggerInputs},
     state::{directory::StateDirectory, json},
 };
 
@@ -24,6 +24,9 @@ pub struct Findings {
     /// What else people should know.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What became of hooks.
+    #[serde(default)]
+    pub hooks: HookCounts,
 }
 
 impl Findings {

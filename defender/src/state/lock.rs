@@ -111,6 +111,13 @@ impl ControllerLock {
         let file = [of_root, of_file].into_iter().flatten().find(is_held)?;
         holder_of(&file).or_else(|| pid_at(&path))
     }
+
+    /// Whether the kernel says that this process has the lock.
+    pub fn is_held_by(directory: &StateDirectory, pid: u32) -> bool {
+        let of_root = File::open(directory.pins()).ok();
+        let of_file = files::open_to_read(&directory.controller_lock()).ok().flatten();
+        [of_root, of_file].iter().flatten().any(|file| holder_of(file) == Some(pid))
+    }
 }
 
 impl WriteLock {

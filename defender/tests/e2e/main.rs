@@ -21,3 +21,4 @@ mod regressions;
 mod round_trip;
 mod service;
 mod states;
+mod systemd;

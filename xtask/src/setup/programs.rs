@@ -8,7 +8,7 @@ use defender_build::program;
 use super::apt;
 
 /// Programs that tests run, each with its Debian package.
-const TEST_PROGRAMS: [(&str, &str); 12] = [
+const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
@@ -20,6 +20,8 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("ps", "procps"),
     ("python3", "python3"),
     ("sshd", "openssh-server"),
+    ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
 ];
 

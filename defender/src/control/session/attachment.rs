@@ -73,9 +73,12 @@ impl Session {
         }
         link::attach_interface(&mut self.programs, &self.root, link, rollback)?;
         let mode = links::interface(&link.name)?.xdp.first().map_or("unknown", |program| program.mode.name());
-        log::info!("{}: {done} ({mode} XDP)", link.name);
+        log::info!(INTERFACE = link.name; "{}: {done} ({mode} XDP)", link.name);
         if !link.up {
-            log::warn!("{} is down: nothing arrives until `ip link set {} up`", link.name, link.name);
+            log::warn!(
+                INTERFACE = link.name;
+                "{} is down: nothing arrives until `ip link set {} up`", link.name, link.name
+            );
         }
         Ok(())
     }
@@ -90,7 +93,10 @@ impl Session {
         link::remove_stale_vlans(&self.root, link)?;
         for vlan in &link.vlans {
             if link::attach_vlan(&mut self.programs, &self.root, link, vlan, rollback)? {
-                log::info!("{}: the hand-off is attached to {} as well", link.name, vlan.name);
+                log::info!(
+                    INTERFACE = link.name;
+                    "{}: the hand-off is attached to {} as well", link.name, vlan.name
+                );
             }
         }
         let hop_limit = sysctl::hop_limit(&link.name)?;
@@ -108,7 +114,7 @@ impl Session {
         for name in self.links.interfaces.clone() {
             if !names.contains(&name) {
                 if self.links.missing.insert(name.clone()) {
-                    log::warn!("{name} is gone; it is attached again when it comes back");
+                    log::warn!(INTERFACE = name; "{name} is gone; it is attached again when it comes back");
                 }
                 continue;
             }
@@ -122,7 +128,7 @@ impl Session {
         }
         self.services.judgements.set_interfaces(names_at_ip(&found));
         for name in self.links.take_in(&found) {
-            log::info!("{name}: can be defended again");
+            log::info!(INTERFACE = name; "{name}: can be defended again");
         }
         self.links.held.adopt(&self.root)?;
         self.retain_interfaces(&found)
@@ -133,7 +139,7 @@ impl Session {
         for name in self.links.interfaces.iter_mut().filter(|name| !names.contains(name)) {
             if let Some(now) = self.links.held.new_name(name)?.filter(|now| names.contains(now)) {
                 self.links.held.rename(&self.root, name, &now)?;
-                log::warn!("{name} was renamed to {now} and stays defended");
+                log::warn!(INTERFACE = now; "{name} was renamed to {now} and stays defended");
                 *name = now;
             }
         }

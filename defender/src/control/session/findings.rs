@@ -53,11 +53,11 @@ impl Session {
         let Some(service) = self.services.table.services.get(&id) else { return };
         let mode = self.configuration.settings.mode_of(service.endpoint.port);
         let record = protection::record(&service.endpoint, mode, reason, wall_clock::now());
-        log::log!(if reason.is_some() { Level::Warn } else { Level::Info }, "{}", record.words);
-        self.keep(&record);
+        self.report(if reason.is_some() { Level::Warn } else { Level::Info }, &record);
     }
 
     pub(super) fn publish(&mut self, findings: Findings) -> Result<()> {
+        let findings = Findings { hooks: self.hooks.counts(), ..findings };
         for warning in findings.warnings.iter().filter(|warning| !self.findings.warnings.contains(warning)) {
             log::warn!("{warning}");
         }

@@ -15,6 +15,7 @@ mod watch;
 use std::{
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,7 @@ use crate::{
     },
     host::{
         firewall::{Firewall, Tracking},
+        hooks::HookRunner,
         links::{self, Link},
         namespace, random, sysctl, wall_clock,
     },
@@ -62,13 +64,13 @@ use crate::{
 /// What the caller wants.
 #[derive(Clone, Debug, Default)]
 pub struct SessionOptions {
-    /// The interfaces to defend.
+    /// The interfaces to defend; empty: those of the configuration file, else those with a default route.
     pub interfaces: Vec<String>,
     /// The mode of services without one of their own; none: as it was, or the default.
     pub mode: Option<Mode>,
     /// The ports to defend; none: as it was, or all.
     pub ports: Option<Vec<u16>>,
-    /// The configuration file; none: there is none.
+    /// The configuration file; none: that of the controller that is replaced, or the one at the usual place, if it exists.
     pub config: Option<PathBuf>,
     /// How many connections the flow table is made for; none: as it was, or [`DEFAULT_FLOWS`].
     pub flows: Option<u32>,
@@ -111,6 +113,7 @@ pub struct Session {
     generations: Generations,
     conntrack: Conntrack,
     findings: Findings,
+    hooks: Arc<HookRunner>,
 }
 
 /// What this host is like.
@@ -126,9 +129,9 @@ struct Host {
 impl Session {
     /// Loads, fills, attaches and pins; takes over what is there already. Fails without leaving anything behind.
     pub fn begin(root: PinRoot, options: &SessionOptions) -> Result<Self> {
-        let links =
-            options.interfaces.iter().map(|name| links::interface(name)).collect::<Result<Vec<_>>>()?;
         let directory = StateDirectory::of(&root);
+        let names = settings::interfaces(&root, &directory, options)?;
+        let links = names.iter().map(|name| links::interface(name)).collect::<Result<Vec<_>>>()?;
         let fresh = directory.create()?;
         let mut rollback = Rollback::default();
         let session = Self::begin_in(root, directory.clone(), options, links, &mut rollback);
@@ -200,6 +203,7 @@ impl Session {
             keys: KeySchedule::new(Instant::now()),
             generations: Generations::default(),
             conntrack: Conntrack::default(),
+            hooks: Arc::default(),
             findings,
             root,
         };
@@ -234,6 +238,11 @@ impl Session {
     /// What was found out.
     pub fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    /// What runs the operator's program. It outlives the session, whose last events it is told.
+    pub fn hooks(&self) -> Arc<HookRunner> {
+        Arc::clone(&self.hooks)
     }
 
     /// What the programs log.

@@ -87,7 +87,13 @@ impl Session {
                 }
             }
         };
-        admin::drain(&self.root, &self.owner.directory, &mut self.maps)?;
+        let (hooks, hook) = (&self.hooks, self.configuration.settings.hook.as_ref());
+        let tell = |event| {
+            if let Some(hook) = hook {
+                hooks.offer(hook, event);
+            }
+        };
+        admin::drain(&self.root, &self.owner.directory, &mut self.maps, tell)?;
         self.remove_all()
     }
 

@@ -11,7 +11,10 @@ use defender_common::abi;
 
 use super::{Attached, Session, SessionOptions, owner::Turn};
 use crate::{
-    control::reload::{self, FileLists, Reload},
+    control::{
+        interface_choice,
+        reload::{self, FileLists, Reload},
+    },
     dataplane::pins::PinRoot,
     model::{
         config_file::ConfigFile,
@@ -19,7 +22,7 @@ use crate::{
         mode::Mode,
         policy,
         setting_table::{Setting, Value},
-        settings::{Key, Layer, Settings},
+        settings::{Key, Settings},
         sysctls,
     },
     problem::Problem,
@@ -76,7 +79,7 @@ impl Session {
     }
 
     /// Puts in force what was read. A file that makes no sense changes nothing.
-    pub fn complete_reload(&mut self, read: Result<Layer>) -> Result<Attached> {
+    pub fn complete_reload(&mut self, read: Result<ConfigFile>) -> Result<Attached> {
         let _write = match self.turn()? {
             Turn::Ours(lock) => lock,
             Turn::Detached => return Ok(Attached::No),
@@ -91,12 +94,13 @@ impl Session {
             read?;
             return Ok(Attached::Yes);
         };
-        let settings = read.and_then(|layer| {
-            let file = ConfigFile { layer, ..ConfigFile::default() };
-            Ok(reload::with_file(&self.configuration.settings, path.clone(), file)?.0)
+        let settings = read.and_then(|file| {
+            let names = file.interfaces.clone();
+            Ok((reload::with_file(&self.configuration.settings, path.clone(), file)?.0, names))
         });
         match settings {
-            Ok(settings) => {
+            Ok((settings, names)) => {
+                self.report_new_interfaces(&names);
                 state::settings::write(&self.owner.directory, &settings)?;
                 self.configuration.settings = settings;
                 self.write_config(self.maps.config.get(0)?)?;
@@ -106,6 +110,16 @@ impl Session {
             Err(error) => log::error!("{error:#}; settings unchanged"),
         }
         Ok(Attached::Yes)
+    }
+
+    /// Interfaces are attached at the start only: whoever adds one to the file learns what to do.
+    fn report_new_interfaces(&self, names: &[String]) {
+        let is_new = |name: &&String| !self.links.interfaces.contains(name);
+        for name in names.iter().filter(is_new) {
+            log::warn!(
+                "{name} is in the file but not attached; restart, or `defender run --replace`, attaches it"
+            );
+        }
     }
 
     /// Takes in what `defender set` has changed meanwhile: services are never written by older settings. Where nothing can be
@@ -188,25 +202,50 @@ fn asked_for(mut settings: Settings, mode: Option<Mode>, ports: Option<&[u16]>) 
     settings
 }
 
+/// What was in force, where something is attached.
+fn before(root: &PinRoot, directory: &StateDirectory) -> Result<Settings> {
+    let attached = !root.interfaces()?.is_empty();
+    let before = if attached { state::settings::read(directory)? } else { None };
+    Ok(before.unwrap_or_default())
+}
+
+/// The configuration file: the one that is named, that of the controller that is replaced, or the one at the usual place.
+fn file_to_read(options: &SessionOptions, before: &Settings) -> Option<PathBuf> {
+    let before = before.file.as_ref().map(|(path, _)| path.clone()).filter(|_| options.replace);
+    options.config.clone().or(before).or_else(config_file::usual)
+}
+
+/// The interfaces to defend.
+pub(super) fn interfaces(
+    root: &PinRoot,
+    directory: &StateDirectory,
+    options: &SessionOptions,
+) -> Result<Vec<String>> {
+    if !options.interfaces.is_empty() {
+        return Ok(options.interfaces.clone());
+    }
+    interface_choice::choose(root, file_to_read(options, &before(root, directory)?).as_deref())
+}
+
 /// What is asked for, on top of what was in force.
 pub(super) fn read(
     root: &PinRoot,
     directory: &StateDirectory,
     options: &SessionOptions,
 ) -> Result<(Settings, FileLists)> {
-    let attached = !root.interfaces()?.is_empty();
-    let before = if attached { state::settings::read(directory)? } else { None };
-    let mut settings = asked_for(before.unwrap_or_default(), options.mode, options.ports.as_deref());
-    let before = settings.file.as_ref().map(|(path, _)| path).filter(|_| options.replace);
-    let Some(path) = options.config.as_ref().or(before) else {
+    let before = before(root, directory)?;
+    let path = file_to_read(options, &before);
+    let mut settings = asked_for(before, options.mode, options.ports.as_deref());
+    let Some(path) = path else {
         if let Some((path, _)) = settings.file.take() {
             log::info!("{} is no longer used: no --config was given", path.display());
         }
+        settings.hook = None;
         settings.check().map_err(Problem::from)?;
         return Ok((settings, FileLists::default()));
     };
     // Other processes read it, with other working directories.
-    let path = path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+    let path = path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))?;
     let file = config_file::read(&path)?;
     Ok(reload::with_file(&settings, path, file)?)
 }
@@ -226,7 +265,7 @@ mod tests {
 
     #[test]
     fn lists_of_a_file_wait_where_clients_are_defended_already() {
-        let file = Some((PathBuf::from("/etc/defender.toml"), Layer::default()));
+        let file = Some((PathBuf::from("/etc/defender.toml"), Settings::default().set));
         let settings = Settings { file, ..Settings::default() };
         let configuration = Configuration::new(settings, true);
         assert!(configuration.lists_are_due && configuration.file == Some("/etc/defender.toml".into()));

@@ -16,12 +16,15 @@ use super::{Attached, Session};
 use crate::{
     control::attack_view,
     host::wall_clock,
+    logger,
     model::{
         attacks::{Attack, Attacks, By, Now, View},
         baseline::{Baselines, Percentiles},
         endpoint::Endpoint,
         event::Record,
         mode::Mode,
+        status_line::status_line,
+        sysctls,
     },
     state::{findings::Findings, journal::Journal},
 };
@@ -135,8 +138,7 @@ impl Session {
             .attacks
             .observe(id, view, now, || attack_view::syn_sources(maps, id, view, now).unwrap_or_default());
         for record in &reported.records {
-            log::warn!("{}", record.words);
-            self.keep(record);
+            self.report(log::Level::Warn, record);
         }
         if let (Some(second), Some(endpoint)) = (reported.second, view.endpoint)
             && view.mode != Mode::Off
@@ -147,10 +149,28 @@ impl Session {
         }
     }
 
-    pub(super) fn keep(&mut self, record: &Record) {
+    /// Says an event to everybody: the log, the journal of events, the operator's program.
+    pub(super) fn report(&mut self, level: log::Level, record: &Record) {
+        logger::log_with(level, &record.journal_fields(), &record.words);
         match record.json() {
-            Ok(line) => self.watch.journal.append(&line),
+            Ok(line) => {
+                self.watch.journal.append(&line);
+                if let Some(hook) = &self.configuration.settings.hook {
+                    self.hooks.offer(hook, line);
+                }
+            }
             Err(error) => log::warn!("{error:#}"),
         }
+    }
+
+    /// What is going on, in a line.
+    pub fn status_line(&self) -> String {
+        status_line(
+            self.configuration.settings.mode(),
+            &self.links.interfaces,
+            self.services.table.services.len(),
+            self.findings.attacks.values(),
+            sysctls::config_flags(&self.host.sysctls) & abi::CONFIG_SUSPENDED != 0,
+        )
     }
 }

@@ -1,6 +1,6 @@
 //! Everyday operation: nothing that hosts, users and files do stops the defence or makes it report what is not true.
 
-mod bed;
+pub(crate) mod bed;
 mod ends;
 mod files;
 mod lists;

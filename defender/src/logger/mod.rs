@@ -1,14 +1,19 @@
-//! Messages for the operator: one line each, on standard error. If they cannot be written, they are lost,
-//! and the defence continues.
+//! Messages for the operator: one line each, on standard error. Where that leads to systemd's journal, they go there with
+//! priority and fields. If they cannot be written, they are lost, and the defence continues.
+
+mod journal;
 
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use self::journal::{Entry, Journal};
 
 /// How long to wait for a slow reader, in milliseconds. After one such wait, messages do not wait again
 /// until a complete write succeeded.
@@ -21,8 +26,48 @@ static LOST: Mutex<u64> = Mutex::new(0);
 
 struct Stderr;
 
+/// The journal, if standard error leads there.
+fn journal() -> Option<&'static Journal> {
+    static JOURNAL: OnceLock<Option<Journal>> = OnceLock::new();
+    JOURNAL.get_or_init(|| Journal::behind(io::stderr(), Duration::from_millis(PATIENCE.into()))).as_ref()
+}
+
+/// Sends an entry to the journal. Returns whether that is where messages go; if not, they go to standard error.
+fn is_sent(entry: impl FnOnce() -> Entry) -> bool {
+    let Some(journal) = journal() else { return false };
+    let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+    if *lost != 0 {
+        let note = Entry::new(Level::Warn, &format!("{lost} messages could not be written here"));
+        if journal.send(&note, false).is_ok() {
+            *lost = 0;
+        }
+    }
+    match journal.send(&entry(), *lost == 0) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            *lost += 1;
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Says why the program fails.
+pub fn fail(error: &anyhow::Error) {
+    if !is_sent(|| Entry::new(Level::Error, &format!("{error:#}"))) {
+        say(&format!("defender: {error:#}"));
+    }
+}
+
+/// Logs a message with fields for the journal.
+pub fn log_with(level: Level, fields: &[(&str, String)], message: &str) {
+    let mut builder = Record::builder();
+    let builder = builder.level(level).target(module_path!()).key_values(&fields);
+    log::logger().log(&builder.args(format_args!("{message}")).build());
+}
+
 /// Writes a line to standard error if possible.
-pub fn say(line: &str) {
+fn say(line: &str) {
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     let (patience, text) = match *lost {
         0 => (PATIENCE, format!("{line}\n")),
@@ -64,6 +109,9 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
+            return;
+        }
+        if is_sent(|| Entry::of(record)) {
             return;
         }
         say(&match record.level() {
