@@ -51,10 +51,11 @@ fn join(users: &BTreeMap<String, BTreeSet<String>>) -> String {
     all
 }
 
-/// What is linked into the program, on any architecture.
+/// What is linked into the program and its eBPF programs, on any architecture.
 fn linked() -> Result<BTreeSet<Library>> {
     let mut tree = cargo::cargo("tree");
-    tree.args(["--quiet", "--locked", "--package", "defender", "--edges", "normal"]);
+    tree.args(["--quiet", "--locked", "--edges", "normal"]);
+    tree.args(["--package", "defender", "--package", "defender-ebpf"]);
     tree.args(["--prefix", "none", "--format", "{p}"]);
     for architecture in Architecture::ALL {
         tree.args(["--target", architecture.target()]);

@@ -77,8 +77,9 @@ impl Release {
         self.file(&format!("{NAME}-chart-{}.tgz", self.version()))
     }
 
-    pub(super) fn sbom(&self) -> PathBuf {
-        self.file(&format!("{NAME}-{}.cdx.json", self.version()))
+    /// The list of components of a part of the program.
+    pub(super) fn sbom(&self, part: &str) -> PathBuf {
+        self.file(&format!("{NAME}{part}-{}.cdx.json", self.version()))
     }
 
     pub(super) fn checksums(&self) -> PathBuf {

@@ -13,23 +13,36 @@ use crate::{
     process,
 };
 
-/// Writes it. cargo-cyclonedx puts one into the directory of every member of the workspace; only the program's is kept.
+/// Members of the workspace that are in the released program, each with its part of the name of its list.
+const SHIPPED: [(&str, &str); 2] = [("defender", ""), ("defender-ebpf", "-ebpf")];
+
+/// Writes one for the controller and one for the eBPF programs. cargo-cyclonedx puts a list into the directory of every member
+/// of the workspace.
 pub(super) fn write(release: &Release) -> Result<()> {
     // The tool adds the extension.
     let name = format!("{NAME}.cdx");
     let mut list = cargo::cargo("cyclonedx");
     list.args(["--quiet", "--quiet", "--format", "json", "--spec-version", "1.5", "--no-build-deps"]);
     list.args(["--target", "all", "--override-filename", &name]);
-    let made = process::must(&mut list);
-    let program = workspace().join("defender").join(format!("{name}.json"));
-    let kept = made.and_then(|()| {
-        fs::rename(&program, release.sbom()).context("cargo-cyclonedx wrote no list for defender")
-    });
+    list.env("SOURCE_DATE_EPOCH", release.date().to_string());
+    let name = format!("{name}.json");
+    let kept = process::must(&mut list).and_then(|()| keep(release, &name));
     for member in members() {
         // Members that have none are fine.
-        let _ = fs::remove_file(member.join(format!("{name}.json")));
+        let _ = fs::remove_file(member.join(&name));
     }
     kept
+}
+
+/// Takes those of what is shipped. They name no directory of this machine.
+fn keep(release: &Release, name: &str) -> Result<()> {
+    for (member, part) in SHIPPED {
+        let list = fs::read_to_string(workspace().join(member).join(name))
+            .with_context(|| format!("cargo-cyclonedx wrote no list for {member}"))?;
+        let list = list.replace(&format!("file://{}", workspace().display()), &format!("file:///{NAME}"));
+        fs::write(release.sbom(part), list)?;
+    }
+    Ok(())
 }
 
 /// Directories that may be members of the workspace.
