@@ -40,9 +40,11 @@ const DISTRIBUTION_PROGRAMS: [(&str, &str); 5] =
     [("git", "git"), ("gzip", "gzip"), ("readelf", "binutils"), ("skopeo", "skopeo"), ("umoci", "umoci")];
 
 /// Programs that check a release: they lint, install into a Debian of its own, and run what is for other processors.
-const DISTRIBUTION_CHECK_PROGRAMS: [(&str, &str); 7] = [
+const DISTRIBUTION_CHECK_PROGRAMS: [(&str, &str); 9] = [
+    ("bwrap", "bubblewrap"),
     ("debootstrap", "debootstrap"),
     ("dpkg-deb", "dpkg"),
+    ("ip", "iproute2"),
     ("lintian", "lintian"),
     ("qemu-aarch64-static", "qemu-user-static"),
     ("rpm", "rpm"),
