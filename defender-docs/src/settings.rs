@@ -1,7 +1,7 @@
 //! `settings.md`, from the table of settings.
 
 use clap::ValueEnum as _;
-use defender::model::{mode::Mode, setting_table::Setting};
+use defender::model::{mode::Mode, section_table::SectionKey, setting_table::Setting};
 
 use crate::markdown::{code, head, sentence, table};
 
@@ -18,7 +18,13 @@ A key may be for one port where the table says so: `443.mode`, `443.start`. The 
 4. what the configuration file says for all ports;
 5. the default.
 
-`--mode` and `--port` of `run` and `attach` replace what was set before. Without `--config`, no file is in force.";
+`--mode` and `--port` of `run` and `attach` replace what was set before. Without `--config`,
+`/etc/defender/config.toml` is in force if it exists.";
+
+const SECTIONS: &str = "
+What concerns the program rather than services stands in the file only, in sections. Interfaces are read at the start
+([how](../how-to/run-as-a-service.md#choose-the-interfaces)), [hooks](../how-to/hooks.md) on SIGHUP as well.
+";
 
 const AFTER: &str = "
 `end` must be below `start`, and `start` not above `critical`. Whatever they say, `critical` leaves as many places in the backlog
@@ -41,6 +47,14 @@ pub(crate) fn page() -> String {
         + AFTER
         + "\n## Modes\n"
         + &table(["mode", "meaning"], &modes)
+        + "\n## Sections of the configuration file\n"
+        + SECTIONS
+        + &table(["section", "key", "value", "default", "meaning"], &SectionKey::ALL.map(section_row))
+}
+
+fn section_row(key: SectionKey) -> [String; 5] {
+    let (allowed, default) = (key.allowed().to_owned(), key.default().to_owned());
+    [code(&format!("[{}]", key.section())), code(key.name()), allowed, default, sentence(key.description())]
 }
 
 fn row(setting: Setting) -> [String; 5] {

@@ -58,7 +58,7 @@ impl Session {
     /// Begins to read the configuration file again; none: there is none.
     pub fn begin_reload(&self) -> Option<Reload> {
         if self.configuration.file.is_none() {
-            log::info!("SIGHUP ignored: `defender run` was given no --config");
+            log::info!("SIGHUP ignored: no configuration file is in force");
             return None;
         }
         Some(self.reload())

@@ -166,7 +166,6 @@ fn the_filter_allows_every_system_call_of_a_whole_life() -> Result<()> {
     ensure!(used.len() > 40 && used.contains("bpf") && used.contains("execve"), "{used:?}");
     for name in NAMES {
         let allowed = allowed(&unit(name)?)?;
-        // Tools that list rules raise limits where they may, and go on where they may not.
         let refused: Vec<_> = used.difference(&allowed).collect();
         ensure!(refused.is_empty(), "{name} refuses {refused:?}");
         let without = unit(name)?.replace("SystemCallFilter=bpf\n", "");
