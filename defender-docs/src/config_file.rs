@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use defender::model::setting_table::{Setting, Value};
+use defender::model::{
+    section_table::SectionKey,
+    setting_table::{Setting, Value},
+};
 
 /// Columns of a line of the file.
 const WIDTH: usize = 100;
@@ -36,7 +39,7 @@ pub(crate) fn page() -> String {
     let settings = Setting::ALL.into_iter().map(entry);
     let mut text = INTRODUCTION.to_owned();
     text.extend(settings);
-    text + LISTS + &ports()
+    text + LISTS + &ports() + &sections()
 }
 
 /// A setting: what it means, what it takes, and a line that sets its default.
@@ -60,6 +63,34 @@ fn ports() -> String {
     let names = wrap(&(PORTS.trim_start().to_owned() + &Setting::names(Setting::is_per_port) + "."));
     let names = names.join("\n# ");
     format!("\n{names}\n#[port.443]\n#mode = \"always\"\n")
+}
+
+/// The sections, each key with its default as words and with an example.
+fn sections() -> String {
+    let mut text = String::new();
+    let mut last = "";
+    for key in SectionKey::ALL {
+        if last != key.section() {
+            write!(text, "\n#[{}]\n", key.section()).expect("a String takes everything");
+        }
+        last = key.section();
+        let (allowed, default) = (key.allowed(), key.default());
+        for line in wrap(&format!("{} Takes {allowed}; default: {default}.", key.description())) {
+            writeln!(text, "# {line}").expect("a String takes everything");
+        }
+        writeln!(text, "#{} = {}", key.name(), section_example(key)).expect("a String takes everything");
+    }
+    text
+}
+
+fn section_example(key: SectionKey) -> &'static str {
+    match (key.section(), key.name()) {
+        ("interfaces", "names") => r#"["eth0"]"#,
+        ("hooks", "on_event") => r#"["/usr/local/bin/notify", "--json"]"#,
+        ("hooks", "timeout") => r#""10s""#,
+        ("metrics", "listen") => r#""127.0.0.1:9815""#,
+        (section, name) => panic!("{section}.{name} needs an example here"),
+    }
 }
 
 /// Lines of a text, none longer than the file is wide.

@@ -17,9 +17,9 @@ CASES = [
     ({}, "--keep", "livenessProbe"),
     ({"detachOnExit": True}, "--config=", "--keep"),
     ({"interfaces": ["eth0", "eth1"]}, "--iface=eth1", "livenessProbe"),
-    ({"metrics": {"listen": "127.0.0.1:9464"}}, 'host: "127.0.0.1"', "privileged: true"),
-    ({"metrics": {"listen": "[::1]:9464"}}, 'host: "::1"', "privileged: true"),
-    ({"metrics": {"listen": "0.0.0.0:9464"}}, "path: /readyz", "host:"),
+    ({"metrics": {"listen": "127.0.0.1:9815"}}, 'host: "127.0.0.1"', "privileged: true"),
+    ({"metrics": {"listen": "[::1]:9815"}}, 'host: "::1"', "privileged: true"),
+    ({"metrics": {"listen": "0.0.0.0:9815"}}, "path: /readyz", "host:"),
     ({"seLinuxOptions": {"type": "spc_t"}, "imagePullSecrets": [{"name": "key"}]}, "spc_t", "privileged: true"),
 ]
 
