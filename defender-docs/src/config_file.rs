@@ -13,15 +13,16 @@ const WIDTH: usize = 100;
 const INTRODUCTION: &str = "\
 # Configuration of defender, in TOML.
 #
-# Every line here is a comment, so defaults are in force. To change one, remove the # in front of its
-# key, then type:
+# Every line here is a comment, so defaults are in force. To change one, remove the # in front of
+# its key, then type:
 #   defender config check /etc/defender/config.toml
 #   systemctl reload defender
 # A bad file changes nothing, and the log says why. `defender get` shows what is in force.
 ";
 
 const LISTS: &str = "
-# Sources whose SYNs are never challenged, and sources whose SYNs are dropped: addresses or prefixes.
+# Sources whose SYNs are never challenged, and sources whose SYNs are dropped, as addresses or
+# prefixes.
 #allow = [\"192.0.2.0/24\", \"2001:db8::/32\"]
 #deny = [\"198.51.100.0/24\"]
 

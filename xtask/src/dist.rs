@@ -28,6 +28,9 @@ pub(crate) struct Arguments {
     /// Then check the files: lint them, and install, upgrade and remove the packages in a Debian of its own.
     #[arg(long)]
     check: bool,
+    /// Check the files of an earlier run and build none.
+    #[arg(long, requires = "check")]
+    no_build: bool,
 }
 
 /// Builds the files, and checks them if asked to.
@@ -37,8 +40,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.check {
         setup::distribution_checks()?;
     }
-    let release = Release::begin()?;
-    build(&release, &arguments.architectures)?;
+    let release = Release::new()?;
+    if !arguments.no_build {
+        release.clear()?;
+        build(&release, &arguments.architectures)?;
+    }
     if arguments.check {
         check::all(&release, &arguments.architectures)?;
     }

@@ -11,12 +11,20 @@ mod lint;
 mod rpm;
 mod workflow;
 
+use std::fs;
+
 use anyhow::Result;
 
-use super::{architecture::Architecture, release::Release, step};
+use super::{
+    architecture::Architecture,
+    release::{Release, trial_directory},
+    step,
+};
+use crate::{privilege, process};
 
 /// Checks everything. Stops at the first finding.
 pub(super) fn all(release: &Release, architectures: &[Architecture]) -> Result<()> {
+    clear()?;
     for architecture in architectures {
         step(&format!("check: binary for {architecture}"), || binary::check(release, *architecture))?;
         step(&format!("check: linters for {architecture}"), || lint::check(release, *architecture))?;
@@ -30,5 +38,13 @@ pub(super) fn all(release: &Release, architectures: &[Architecture]) -> Result<(
         step("check: life of the .rpm", || rpm::check(release, *architecture))?;
     }
     step("check: chart", || chart::check(release))?;
-    step("check: workflow", workflow::check)
+    step("check: workflow", workflow::check)?;
+    clear()
+}
+
+/// Removes what an earlier try has left, which root may own.
+fn clear() -> Result<()> {
+    let directory = trial_directory();
+    process::quietly(privilege::as_root("rm")?.args(["-r", "-f", "--one-file-system"]).arg(&directory))?;
+    Ok(fs::create_dir_all(directory)?)
 }

@@ -18,7 +18,8 @@ pub(super) fn build(release: &Release, architecture: Architecture) -> Result<()>
 
 fn deb(release: &Release, architecture: Architecture) -> Result<Command> {
     let mut deb = subcommand("deb", release)?;
-    deb.args(["--quiet", "--no-build", "--no-strip", "--locked", "--package", "defender"]);
+    deb.args(["--quiet", "--no-build", "--no-strip", "--compress-system", "--locked"]);
+    deb.args(["--package", "defender"]);
     deb.args(["--target", architecture.target(), "--output"]).arg(release.deb(architecture));
     Ok(deb)
 }

@@ -26,17 +26,21 @@ pub(super) struct Release {
 }
 
 impl Release {
-    /// Empties the directory of a release before.
-    pub(super) fn begin() -> Result<Self> {
-        let directory = workspace().join("target/dist");
-        for directory in [&directory, &work_directory()] {
+    /// The release of this checkout.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { directory: workspace().join("target/dist"), date: date()? })
+    }
+
+    /// Removes the files of an earlier run.
+    pub(super) fn clear(&self) -> Result<()> {
+        for directory in [&self.directory, &work_directory()] {
             if directory.exists() {
                 fs::remove_dir_all(directory)
                     .with_context(|| format!("cannot empty {}", directory.display()))?;
             }
             fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
-        Ok(Self { directory, date: date()? })
+        Ok(())
     }
 
     #[expect(clippy::unused_self, reason = "the version of this release")]
@@ -94,6 +98,11 @@ impl Release {
 /// Where files are made that go into packages. The manifests of the packages name it.
 pub(super) fn work_directory() -> PathBuf {
     workspace().join("target/packaging")
+}
+
+/// Where files are tried. It is emptied before each try.
+pub(super) fn trial_directory() -> PathBuf {
+    workspace().join("target/packaging-trial")
 }
 
 /// The program as Cargo built it.

@@ -82,14 +82,14 @@ fn standard_library(target: &str) -> Result<PathBuf> {
     Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(target))
 }
 
-/// A subcommand of Cargo, unless there is one. It is built without optimisation: it runs for seconds.
+/// A subcommand of Cargo, unless there is one.
 fn install(name: &str, version: &str) -> Result<()> {
     if program::find(name).is_some() {
         return Ok(());
     }
-    say(&format!("building {name} {version}, which takes a minute or two"));
+    say(&format!("building {name} {version}, which takes minutes"));
     let mut install = program::command("cargo");
-    install.args(["install", name, "--version", version, "--locked", "--quiet", "--debug"]);
+    install.args(["install", name, "--version", version, "--locked", "--quiet"]);
     // It must not go into the workspace's target directory.
     install.env_remove("CARGO_TARGET_DIR");
     process::must(&mut install)

@@ -36,8 +36,14 @@ const KERNEL_PROGRAMS: [(&str, &str); 6] = [
 ];
 
 /// Programs that build a release.
-const DISTRIBUTION_PROGRAMS: [(&str, &str); 5] =
-    [("git", "git"), ("gzip", "gzip"), ("readelf", "binutils"), ("skopeo", "skopeo"), ("umoci", "umoci")];
+const DISTRIBUTION_PROGRAMS: [(&str, &str); 6] = [
+    ("git", "git"),
+    ("gzip", "gzip"),
+    ("readelf", "binutils"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("xz", "xz-utils"),
+];
 
 /// Programs that check a release: they lint, install into a Debian of its own, and run what is for other processors.
 const DISTRIBUTION_CHECK_PROGRAMS: [(&str, &str); 9] = [

@@ -12,13 +12,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{cargo, dist::release::work_directory, kernels::archive::Mirrors, privilege, process};
+use crate::{cargo, dist::release::trial_directory, kernels::archive::Mirrors, privilege, process};
 
 /// The oldest release whose kernel can run the programs.
 const SUITE: &str = "trixie";
 
 /// What the smallest installation lacks. Nothing of it runs before the system boots.
-const PACKAGES: &str = "--include=systemd,systemd-sysv,dbus,iproute2";
+const PACKAGES: &str = "--include=systemd,systemd-sysv,dbus,iproute2,procps";
 
 /// Environment of programs in it: nobody answers questions.
 pub(super) const ENVIRONMENT: [&str; 4] = [
@@ -28,8 +28,8 @@ pub(super) const ENVIRONMENT: [&str; 4] = [
     "HOME=/root",
 ];
 
-/// What dpkg writes for itself, whatever is installed.
-const DPKG: [&str; 3] = ["/var/log/", "/var/lib/dpkg/", "/var/cache/"];
+/// What dpkg and systemctl write for themselves, whatever is installed.
+const OTHERS: [&str; 4] = ["/var/log/", "/var/lib/dpkg/", "/var/cache/", "/run/systemd/"];
 
 /// A copy that can be changed. It is removed in the end.
 pub(super) struct Debian {
@@ -57,7 +57,7 @@ impl Debian {
     /// A fresh copy.
     pub(super) fn copy(name: &str) -> Result<Self> {
         let pristine = prepare()?;
-        let root = work_directory().join(name);
+        let root = trial_directory().join(name);
         as_root("cp", |cp| {
             cp.args(["--archive", "--reflink=auto", "--no-target-directory"]).arg(&pristine).arg(&root)
         })?;
@@ -96,10 +96,10 @@ impl Debian {
         self.root.join(path.trim_start_matches('/')).symlink_metadata().is_ok()
     }
 
-    /// Every path, except what dpkg writes for itself.
+    /// Every path, except what dpkg and systemctl write for themselves.
     pub(super) fn paths(&self) -> Result<BTreeSet<String>> {
         let all = self.run(&["find", "/", "-xdev"])?;
-        let kept = all.lines().filter(|path| !DPKG.iter().any(|own| path.starts_with(own)));
+        let kept = all.lines().filter(|path| !OTHERS.iter().any(|own| path.starts_with(own)));
         Ok(kept.map(str::to_owned).collect())
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     dist::{
         architecture::Architecture,
-        release::{Release, work_directory},
+        release::{Release, trial_directory, work_directory},
     },
     privilege, process,
 };
@@ -59,7 +59,7 @@ const PATIENCE: &str = "120";
 
 fn run(release: &Release, architecture: Architecture) -> Result<()> {
     let layout = work_directory().join("image").join(architecture.debian());
-    let bundle = work_directory().join("bundle");
+    let bundle = trial_directory().join("bundle");
     let mut unpack = privilege::as_root("umoci")?;
     unpack.args(["--log", "error", "unpack", "--image"]);
     unpack.arg(format!("{}:{}", layout.display(), release.version())).arg(&bundle);
@@ -79,7 +79,7 @@ fn run(release: &Release, architecture: Architecture) -> Result<()> {
     contained
         .args(["sh", "-e", "-u", "-c", CONTAINED, "sh"])
         .arg(bundle.join("rootfs"))
-        .arg(work_directory().join("container"));
+        .arg(trial_directory().join("container"));
     process::quietly(&mut contained)?;
     Ok(())
 }

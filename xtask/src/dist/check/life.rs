@@ -9,7 +9,7 @@ use super::debian::Debian;
 use crate::{
     dist::{
         architecture::Architecture,
-        release::{NAME, Release, work_directory},
+        release::{NAME, Release, trial_directory},
     },
     process,
 };
@@ -38,6 +38,7 @@ const TRACES: &str = "mkdir -p /run/defender/x /var/lib/defender/x /sys/fs/bpf/d
 /// Installs and removes it.
 pub(super) fn check(release: &Release, architecture: Architecture) -> Result<()> {
     let debian = Debian::copy("debian")?;
+    debian.shell("mkdir -p /sys/fs/bpf")?;
     let before = debian.paths()?;
     install(&debian, release, architecture)?;
     upgrade(&debian, release, architecture)?;
@@ -79,7 +80,7 @@ fn upgrade(debian: &Debian, release: &Release, architecture: Architecture) -> Re
     debian.run(&["dpkg", "--install", &same])?;
     kept(debian)?;
 
-    debian.run(&["deb-systemd-helper", "disable", "defender.service"])?;
+    debian.run(&["systemctl", "disable", "defender.service"])?;
     let later = debian.add(&later_version(release, architecture)?)?;
     debian.run(&["dpkg", "--install", "--force-confold", &later])?;
     kept(debian)?;
@@ -96,8 +97,8 @@ fn kept(debian: &Debian) -> Result<()> {
 
 /// The same package as version 99, with another configuration file.
 pub(super) fn later_version(release: &Release, architecture: Architecture) -> Result<PathBuf> {
-    let directory = work_directory().join("later");
-    let later = work_directory().join("later.deb");
+    let directory = trial_directory().join("later");
+    let later = trial_directory().join("later.deb");
     let package = release.deb(architecture);
     let script = r#"
         rm -rf "$2"
