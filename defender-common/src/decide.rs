@@ -8,7 +8,7 @@ use crate::{
     abi::{
         CONFIG_SUSPENDED, Config, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_ALLOW,
         PREFIX_DENY, SERVICE_ACCEPTS_COOKIES, SERVICE_KERNEL_COOKIES, SERVICE_UNPROTECTABLE, Service,
-        Triggers,
+        TriggerLimits,
     },
     classify::Class,
     load,
@@ -248,7 +248,7 @@ fn syn(lookups: &mut impl Lookups) -> Reason {
 pub fn beyond_limits(
     level: Level,
     load: &impl Peek<Load>,
-    triggers: &Triggers,
+    triggers: &TriggerLimits,
     charge: impl FnOnce() -> bool,
     is_known: impl FnOnce() -> bool,
 ) -> Option<Reason> {
@@ -543,7 +543,7 @@ mod tests {
                 charged = true;
                 budget
             };
-            let beyond = beyond_limits(level, &load, &Triggers { replies: limit, ..Triggers::default() }, charge, || known);
+            let beyond = beyond_limits(level, &load, &TriggerLimits { replies: limit, ..TriggerLimits::default() }, charge, || known);
             let within = |parts| limit == 0 || replies * parts < u64::from(limit);
             let expected = match level {
                 Level::Limit if !within(1) => Some(Reason::SynOverLimit),

@@ -13,7 +13,7 @@
 //! beyond a trigger level.
 
 use crate::{
-    abi::{AGE_BUCKETS, Load, SECONDS, Triggers},
+    abi::{AGE_BUCKETS, Load, SECONDS, TriggerLimits},
     field,
     lifetimes::{self, COOKIE_GRACE, KERNEL_COOKIE_GRACE},
     mitigation::{Level, Measures, Trigger, rise, turn},
@@ -143,31 +143,36 @@ pub fn kernel_cookies(load: &impl Peek<Load>, now: u32) -> bool {
 
 /// How many connections are half open in the listeners' queues, by that which was looked at last.
 #[inline(always)]
-pub fn queued(load: &impl Peek<Load>, triggers: &Triggers) -> u32 {
+pub fn queued(load: &impl Peek<Load>, triggers: &TriggerLimits) -> u32 {
     of_all(Queue::unpack(peek!(load.queue)).half_open, triggers)
 }
 
 /// Of these: older than a second.
 #[inline(always)]
-fn aged(load: &impl Peek<Load>, triggers: &Triggers) -> u32 {
+fn aged(load: &impl Peek<Load>, triggers: &TriggerLimits) -> u32 {
     of_all(Queue::unpack(peek!(load.queue)).aged(), triggers)
 }
 
 /// A count of one listener's queue, for all that share the service's clients.
 #[inline(always)]
-const fn of_all(count: u32, triggers: &Triggers) -> u32 {
+const fn of_all(count: u32, triggers: &TriggerLimits) -> u32 {
     count.saturating_mul(if triggers.listeners == 0 { 1 } else { triggers.listeners })
 }
 
 /// Whether a listener's queue has room for a SYN that only the kernel can answer.
 #[inline(always)]
-pub const fn has_room(queue: Queue, triggers: &Triggers) -> bool {
+pub const fn has_room(queue: Queue, triggers: &TriggerLimits) -> bool {
     triggers.critical == 0 || of_all(queue.half_open, triggers) < triggers.critical
 }
 
 /// The same, where such SYNs may come fast: those on their way count.
 #[inline(always)]
-pub fn has_room_besides_passing(load: &impl Peek<Load>, queue: Queue, triggers: &Triggers, now: u32) -> bool {
+pub fn has_room_besides_passing(
+    load: &impl Peek<Load>,
+    queue: Queue,
+    triggers: &TriggerLimits,
+    now: u32,
+) -> bool {
     triggers.critical == 0
         || of_all(queue.half_open, triggers).saturating_add(on_their_way(load, triggers, now))
             < triggers.critical
@@ -176,7 +181,7 @@ pub fn has_room_besides_passing(load: &impl Peek<Load>, queue: Queue, triggers: 
 /// How many of the passing SYNs count as queued: at most half of `critical`, so they never reach it alone. A firewall may drop
 /// them, and then the queue does not grow.
 #[inline(always)]
-fn on_their_way(load: &impl Peek<Load>, triggers: &Triggers, now: u32) -> u32 {
+fn on_their_way(load: &impl Peek<Load>, triggers: &TriggerLimits, now: u32) -> u32 {
     let (passing, most) = (passing(load, now), triggers.critical / 2);
     if passing < most { passing } else { most }
 }
@@ -197,7 +202,7 @@ fn in_period(load: &impl Peek<Load>, period: u32) -> u32 {
 
 /// Whether one more SYN-ACK in this second is within the reply limit, divided by `parts`.
 #[inline(always)]
-pub fn is_within_limit(load: &impl Peek<Load>, triggers: &Triggers, parts: u32) -> bool {
+pub fn is_within_limit(load: &impl Peek<Load>, triggers: &TriggerLimits, parts: u32) -> bool {
     triggers.replies == 0 || replies(load, peek!(load.second) as u32).saturating_mul(parts) < triggers.replies
 }
 
@@ -209,7 +214,7 @@ pub fn averted_now(load: &impl Peek<Load>) -> u32 {
 
 /// How many connections are half open, or would be.
 #[inline(always)]
-pub fn half_open(load: &impl Peek<Load>, triggers: &Triggers) -> u32 {
+pub fn half_open(load: &impl Peek<Load>, triggers: &TriggerLimits) -> u32 {
     queued(load, triggers).saturating_add(averted_now(load))
 }
 
@@ -232,7 +237,7 @@ fn out_of_state(load: &impl Peek<Load>, second: u32) -> u32 {
 
 /// The measures of a service. [`advance`] has reached the second of `time`.
 #[inline(always)]
-pub fn measures(load: &impl Peek<Load>, triggers: &Triggers, time: Time) -> Measures {
+pub fn measures(load: &impl Peek<Load>, triggers: &TriggerLimits, time: Time) -> Measures {
     let second = time.second;
     let (last, earlier) = (second.wrapping_sub(1), second.wrapping_sub(2));
     let queued = queued(load, triggers).saturating_add(on_their_way(load, triggers, time.ms));
@@ -286,7 +291,12 @@ pub fn batch(load: &impl Peek<Load>, seen: u64) -> u32 {
 /// Brings a service to the present second: empties old age buckets, and may change the level. `keep` is how many age buckets
 /// half-open connections live for.
 #[inline(always)]
-pub fn advance<W: Words>(load: &Shared<Load>, triggers: &Triggers, keep: u32, time: Time) -> Option<Change> {
+pub fn advance<W: Words>(
+    load: &Shared<Load>,
+    triggers: &TriggerLimits,
+    keep: u32,
+    time: Time,
+) -> Option<Change> {
     let idle = pass::<W>(load, keep, time)?;
     settle::<W>(load, triggers, idle, time)
 }
@@ -327,7 +337,12 @@ pub fn pass<W: Words>(load: &Shared<Load>, keep: u32, time: Time) -> Option<bool
 
 /// Settles the level at the beginning of a second.
 #[inline(always)]
-pub fn settle<W: Words>(load: &Shared<Load>, triggers: &Triggers, idle: bool, time: Time) -> Option<Change> {
+pub fn settle<W: Words>(
+    load: &Shared<Load>,
+    triggers: &TriggerLimits,
+    idle: bool,
+    time: Time,
+) -> Option<Change> {
     let present = mitigation(load);
     field!(load.aged[time.second as usize & (SECONDS - 1)]).set(aged(load, triggers));
     let measures = measures(load, triggers, time);
@@ -346,7 +361,7 @@ fn retire<W: Words>(load: &Shared<Load>, second: u32) {
 #[inline(always)]
 pub fn count_syn<W: Words>(
     load: &Shared<Load>,
-    triggers: &Triggers,
+    triggers: &TriggerLimits,
     arrivals: u64,
     time: Time,
 ) -> Option<Change> {
@@ -357,7 +372,7 @@ pub fn count_syn<W: Words>(
 }
 
 #[inline(always)]
-fn climb<W: Words>(load: &Shared<Load>, triggers: &Triggers, time: Time) -> Option<Change> {
+fn climb<W: Words>(load: &Shared<Load>, triggers: &TriggerLimits, time: Time) -> Option<Change> {
     let present = mitigation(load);
     // In a flood there is nothing more to compare.
     let top = if triggers.replies == 0 { Level::Challenge } else { Level::Limit };
@@ -452,7 +467,7 @@ mod tests {
     use super::*;
 
     const KEEP: u32 = 59;
-    const LINES: Triggers = Triggers {
+    const LINES: TriggerLimits = TriggerLimits {
         start: 32,
         critical: 96,
         end: 15,
@@ -467,12 +482,12 @@ mod tests {
     const LIFE: u64 = 63_000_000_000;
     const SECOND: u64 = 1_000_000_000;
     /// Of a long queue, where it is known what is usual.
-    const LONG: Triggers = Triggers { start: 1024, critical: 3072, end: 491, flood: 1000, ..LINES };
+    const LONG: TriggerLimits = TriggerLimits { start: 1024, critical: 3072, end: 491, flood: 1000, ..LINES };
 
     /// A service in a world of its own, as the datapath treats it.
     struct World {
         load: Load,
-        triggers: Triggers,
+        triggers: TriggerLimits,
         ns: u64,
         changes: Vec<(u64, Change)>,
         /// When the connections in the listener's queue began.
@@ -483,7 +498,7 @@ mod tests {
     }
 
     impl World {
-        fn new(triggers: Triggers) -> Self {
+        fn new(triggers: TriggerLimits) -> Self {
             let (load, ns, changes) = (Load::default(), 5_000 * SECOND, Vec::new());
             let mut world =
                 Self { load, triggers, ns, changes, queue: Vec::new(), poll: Vec::new(), polls: false };
@@ -616,7 +631,7 @@ mod tests {
 
     #[test]
     fn one_of_several_listeners_stands_for_all() {
-        let triggers = Triggers { listeners: 4, ..LINES };
+        let triggers = TriggerLimits { listeners: 4, ..LINES };
         let load =
             Load { queue: Queue { half_open: 9, young: 2, ..Queue::default() }.pack(), ..Load::default() };
         let measures = measures(&load, &triggers, Time::at(5_000 * SECOND));
@@ -757,7 +772,7 @@ mod tests {
 
     #[test]
     fn a_long_pause_ends_everything_at_once() {
-        let triggers = Triggers { replies: 100, ..LINES };
+        let triggers = TriggerLimits { replies: 100, ..LINES };
         let mut world = World::new(triggers);
         for _ in 0..3000 {
             world.syn();
@@ -772,7 +787,7 @@ mod tests {
 
     #[test]
     fn what_gets_no_answer_uses_up_no_limit() {
-        let mut world = World::new(Triggers { replies: 100, ..LINES });
+        let mut world = World::new(TriggerLimits { replies: 100, ..LINES });
         for _ in 0..LINES.critical + 10 {
             world.syn();
         }
@@ -791,7 +806,7 @@ mod tests {
     #[test]
     fn strangers_keep_a_part_of_the_limit() {
         let mut load = Load { second: 7, ..Load::default() };
-        let triggers = Triggers { replies: 100, ..LINES };
+        let triggers = TriggerLimits { replies: 100, ..LINES };
         let answered = |load: &mut Load, parts| {
             let before = load.replies[7 & (SECONDS - 1)];
             while is_within_limit(load, &triggers, parts) {
@@ -801,7 +816,7 @@ mod tests {
         };
         assert_eq!(answered(&mut load, crate::mitigation::STRANGERS_PART), 50);
         assert_eq!(answered(&mut load, 1), 50);
-        assert!(is_within_limit(&load, &Triggers { replies: 0, ..triggers }, u32::MAX));
+        assert!(is_within_limit(&load, &TriggerLimits { replies: 0, ..triggers }, u32::MAX));
     }
 
     #[test]
@@ -865,7 +880,7 @@ mod tests {
         /// the minimum at least, and calm is never challenged.
         #[test]
         fn the_ladder_keeps_its_promises(acts in acts(), flood in prop_oneof![Just(0u32), 1u32..200]) {
-            let mut world = World::new(Triggers { flood, ..LINES });
+            let mut world = World::new(TriggerLimits { flood, ..LINES });
             let (mut under_way, mut proofs) = (Vec::new(), 0);
             for act in acts {
                 match act {

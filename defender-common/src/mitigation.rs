@@ -1,9 +1,9 @@
 //! Mitigation levels of a service, and when they change.
 //!
 //! The datapath decides both directions with the functions here: up at the packet that reaches a trigger level, down at the first
-//! packet of a later second. The controller derives the trigger levels ([`Triggers`]) and reports changes.
+//! packet of a later second. The controller derives the trigger levels ([`TriggerLimits`]) and reports changes.
 
-use crate::{abi::Triggers, clock::age};
+use crate::{abi::TriggerLimits, clock::age};
 
 /// At level `known_sources`, unknown sources get this part of the reply limit: one half. A new client may have to try again, but
 /// is never shut out.
@@ -72,21 +72,21 @@ impl Level {
 pub enum Trigger {
     /// None was taken yet.
     Nothing,
-    /// Connections stay half open: [`Triggers::start`].
+    /// Connections stay half open: [`TriggerLimits::start`].
     HalfOpen,
-    /// The listener's queue reaches [`Triggers::critical`].
+    /// The listener's queue reaches [`TriggerLimits::critical`].
     Queue,
-    /// Far more SYNs than usual, most of which lead to nothing: [`Triggers::rate`].
+    /// Far more SYNs than usual, most of which lead to nothing: [`TriggerLimits::rate`].
     SynRate,
-    /// Out-of-state packets: [`Triggers::out_of_state`].
+    /// Out-of-state packets: [`TriggerLimits::out_of_state`].
     OutOfState,
-    /// More answers than the limit allows: [`Triggers::replies`].
+    /// More answers than the limit allows: [`TriggerLimits::replies`].
     Replies,
     /// For a second, more than twice as many SYNs as the limit allows answers to.
     RepliesTwice,
-    /// The load has been below [`Triggers::end`] for long enough.
+    /// The load has been below [`TriggerLimits::end`] for long enough.
     Quiet,
-    /// A surge of SYNs fills the listener's queue: [`Triggers::flood`].
+    /// A surge of SYNs fills the listener's queue: [`TriggerLimits::flood`].
     Flood,
 }
 
@@ -186,7 +186,7 @@ impl Measures {
 
     /// More SYNs than usual come, and most of this second's and the last's are half open.
     #[inline(always)]
-    const fn floods(&self, triggers: &Triggers) -> bool {
+    const fn floods(&self, triggers: &TriggerLimits) -> bool {
         let fresh = self.queued.saturating_sub(self.stale);
         triggers.flood != 0 && self.syns >= triggers.flood && fresh > self.syns / 2 + self.syns_before / 2
     }
@@ -194,7 +194,7 @@ impl Measures {
 
 /// The higher level that a packet leads to, if any, and its trigger.
 #[inline(always)]
-pub const fn rise(level: Level, measures: &Measures, triggers: &Triggers) -> Option<(Level, Trigger)> {
+pub const fn rise(level: Level, measures: &Measures, triggers: &TriggerLimits) -> Option<(Level, Trigger)> {
     match level {
         // Answers at this level are those of mode `always`.
         Level::Pass | Level::Challenge if triggers.replies != 0 && measures.replies >= triggers.replies => {
@@ -210,7 +210,7 @@ pub const fn rise(level: Level, measures: &Measures, triggers: &Triggers) -> Opt
 
 /// The trigger that starts mitigation, if any.
 #[inline(always)]
-const fn alarm(measures: &Measures, triggers: &Triggers) -> Option<Trigger> {
+const fn alarm(measures: &Measures, triggers: &TriggerLimits) -> Option<Trigger> {
     let filled = triggers.start != 0 && measures.queued >= triggers.start;
     if triggers.critical != 0 && measures.queued >= triggers.critical {
         Some(Trigger::Queue)
@@ -236,7 +236,7 @@ pub const fn turn(
     since: u32,
     idle: bool,
     measures: &Measures,
-    triggers: &Triggers,
+    triggers: &TriggerLimits,
     now: u32,
 ) -> Option<(Level, Trigger)> {
     if matches!(level, Level::Pass) {
@@ -266,7 +266,7 @@ pub const fn turn(
 }
 
 #[inline(always)]
-const fn is_normal(measures: &Measures, triggers: &Triggers) -> bool {
+const fn is_normal(measures: &Measures, triggers: &TriggerLimits) -> bool {
     measures.half_open <= triggers.end
         && measures.out_of_state_before <= triggers.out_of_state / 2
         && !measures.surges(triggers.rate / 2, measures.syns_before)
@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    const LINES: Triggers = Triggers {
+    const LINES: TriggerLimits = TriggerLimits {
         start: 25,
         critical: 75,
         end: 12,
@@ -320,10 +320,10 @@ mod tests {
         )
     }
 
-    fn triggers() -> impl Strategy<Value = Triggers> {
+    fn triggers() -> impl Strategy<Value = TriggerLimits> {
         let number = || prop_oneof![Just(0u32), 1u32..200, any::<u32>()];
         prop::array::uniform8(number()).prop_map(
-            |[start, critical, end, rate, out_of_state, replies, min_active, flood]| Triggers {
+            |[start, critical, end, rate, out_of_state, replies, min_active, flood]| TriggerLimits {
                 start,
                 critical,
                 end,
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_flood_that_fills_the_queue_is_noticed_before_it_is_old() {
-        let triggers = Triggers { flood: 30, ..LINES };
+        let triggers = TriggerLimits { flood: 30, ..LINES };
         let flood = Measures { queued: 25, half_open: 25, syns: 30, syns_before: 19, ..Measures::default() };
         assert_eq!(rise(Level::Pass, &flood, &triggers), Some((Level::Challenge, Trigger::Flood)));
         let calm = [
@@ -385,8 +385,8 @@ mod tests {
             ("half of this second's went on", Measures { syns: 32, ..flood }, triggers),
             ("half of the last second's went on", Measures { syns_before: 20, ..flood }, triggers),
             ("some are older", Measures { stale: 1, ..flood }, triggers),
-            ("nobody knows what is usual", flood, Triggers { flood: 0, ..triggers }),
-            ("there is no line", flood, Triggers { start: 0, ..triggers }),
+            ("nobody knows what is usual", flood, TriggerLimits { flood: 0, ..triggers }),
+            ("there is no line", flood, TriggerLimits { start: 0, ..triggers }),
         ];
         for (case, measures, triggers) in calm {
             assert_eq!(rise(Level::Pass, &measures, &triggers), None, "{case}");
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn a_limit_that_is_lifted_holds_nobody_back() {
         // `defender set reply_limit 0`: the datapath takes no SYN for one within a limit of 0.
-        let triggers = Triggers { replies: 0, ..LINES };
+        let triggers = TriggerLimits { replies: 0, ..LINES };
         let flood =
             Measures { half_open: 10_000, replies: 6000, replies_before: 6000, ..Measures::default() };
         for level in [Level::Limit, Level::KnownSources] {
@@ -476,7 +476,7 @@ mod tests {
         fn what_has_come_down_does_not_go_up_at_once(measures in measures(), triggers in triggers(), now: u32) {
             // As the controller draws triggers: down is below up, and up is not above danger.
             let start = triggers.start.max(1);
-            let triggers = Triggers { start, critical: triggers.critical.max(start), end: triggers.end.min(start - 1), ..triggers };
+            let triggers = TriggerLimits { start, critical: triggers.critical.max(start), end: triggers.end.min(start - 1), ..triggers };
             let quiet = Measures { syns: 0, out_of_state: 0, replies: 0, ..measures };
             let since = now.wrapping_sub(triggers.min_active);
             if turn(Level::Challenge, since, false, &quiet, &triggers, now) == Some((Level::Pass, Trigger::Quiet)) {

@@ -72,11 +72,10 @@ fn row(argument: &Arg) -> [String; 2] {
     let names: Vec<_> =
         argument.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
     let value = if takes_value { names.join(" ") } else { String::new() };
-    let name = match argument.get_long() {
-        Some(long) if value.is_empty() => format!("--{long}"),
-        Some(long) => format!("--{long} {value}"),
-        None => value,
-    };
+    let short = argument.get_short().map(|short| format!("-{short}"));
+    let long = argument.get_long().map(|long| format!("--{long}"));
+    let names: Vec<_> = short.into_iter().chain(long).collect();
+    let name = [names.join(", "), value].join(" ").trim().to_owned();
     let mut meaning = sentence(&argument.get_help().map(ToString::to_string).unwrap_or_default());
     let possible = argument.get_possible_values();
     if takes_value && !possible.is_empty() {

@@ -11,12 +11,12 @@ use crate::{
 };
 
 const INTRODUCTION: &str = "\
-Every listing has `--json`. Each prints one object with `\"version\": 1`. Fields are added in later versions, never renamed or
-removed. `[]` after a name stands for each element of an array.";
+Every command has `-o json`, or `--json` for short. Each prints one object with `\"version\": 1`, with `--watch` one a line. Fields
+are added in later versions, never renamed or removed. `[]` after a name stands for each element of an array.";
 
 /// Each command with its struct, as file and name.
-const COMMANDS: [(&str, &str, &str, &str); 9] = [
-    ("defender stats --json", "One object; with `--watch`, one a line.", "json", "Stats"),
+const COMMANDS: [(&str, &str, &str, &str); 14] = [
+    ("defender stats --json", "", "json", "Stats"),
     ("defender status --json", "", "json", "Status"),
     ("defender conns --json", "On one line.", "conns", "ConnsListing"),
     ("defender conns --summary --json", "", "conns", "ConnsSummary"),
@@ -24,7 +24,23 @@ const COMMANDS: [(&str, &str, &str, &str); 9] = [
     ("defender explain --json", "", "explain", "Explained"),
     ("defender allow list --json", "On one line. `deny list --json` is the same.", "lists", "PrefixListing"),
     ("defender doctor --json", "", "report", "Report"),
+    (
+        "defender get --json",
+        "On one line. `set --json` prints the same, of the setting that was changed.",
+        "outcome",
+        "ShownSettings",
+    ),
+    ("defender config check --json", "On one line.", "outcome", "CheckedConfig"),
+    ("defender attach --json", "On one line.", "outcome", "AttachedInterfaces"),
+    ("defender detach --json", "On one line.", "outcome", "DetachedInterfaces"),
     ("defender events --json", "See [events](events.md).", "", ""),
+    (
+        "Messages",
+        "With `-o json`, messages on standard error are JSON as well, one a line; so are those of `run`, while it runs. The error \
+         that ends a command is the last.",
+        "logger",
+        "Message",
+    ),
 ];
 
 /// `json.md`.

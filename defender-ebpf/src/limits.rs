@@ -41,7 +41,7 @@ extern "C" fn beyond_limits(service: u64, prefix: u64, places: u64, now: u64) ->
     let triggers = &service::of(service as u32).triggers;
     let level = Level::from_abi((service >> 32) as u8);
     match decide::beyond_limits(level, load::of(service as u32), triggers, charge, || {
-        validated_sources::are_known(places)
+        validated_sources::are_validated(places)
     }) {
         None => NONE,
         Some(Reason::SynOverLimit) => OVER_LIMIT,
@@ -64,7 +64,7 @@ pub(crate) extern "C" fn out_of_state_quota(places: u64, now: u64) -> u64 {
         NONE
     } else if is_within(field!(counters.out_of_state), now as u32) {
         ANYBODYS
-    } else if validated_sources::are_known(places) {
+    } else if validated_sources::are_validated(places) {
         VALID_SOURCES
     } else {
         NONE

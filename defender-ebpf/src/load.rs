@@ -50,9 +50,9 @@ extern "C" fn load_note(id: u64, looked: u64) -> u64 {
     0
 }
 
-/// Whether what the listener's queues hold may decide something now.
+/// Whether the level may change now: in a new second, or where any SYN may start mitigation.
 #[inline(always)]
-pub(crate) fn depends_on_queue(found: &Found, load: &Shared<Load>, time: Time) -> bool {
+pub(crate) fn may_change_level(found: &Found, load: &Shared<Load>, time: Time) -> bool {
     field!(load.second).get() != time.second as u64 || Policy::may_begin(found.service, load)
 }
 
@@ -72,18 +72,21 @@ impl Arrival {
     }
 }
 
-/// Counts a SYN. In a flood most are not counted one by one; then there is something to do only in a new second, or where any
-/// SYN may start mitigation.
+/// Counts a SYN. In a flood most are not counted one by one; then there is something to do only where it
+/// [`may_change_level`].
 #[inline(always)]
 pub(crate) fn count_syn(
     found: &Found,
     load: &Shared<Load>,
     counters: &Shared<ServiceCounters>,
     time: Time,
+    may_change_level: bool,
 ) -> Arrival {
     let count = load::batch(load, field!(counters.syn_received).get());
-    advance(found.id, load, time);
-    if count != 0 || Policy::may_begin(found.service, load) {
+    if may_change_level {
+        advance(found.id, load, time);
+    }
+    if count != 0 || may_change_level {
         tell(found.id, load_count(found.id as u64, count as u64, pack(time)), time);
     }
     Arrival { count, level: load::mitigation(load).level }

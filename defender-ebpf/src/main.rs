@@ -1,7 +1,7 @@
 //! The eBPF programs: one function for each hook. What they decide is in `defender-common`.
 #![no_std]
 #![no_main]
-// Kernel functions can only be called from inline assembly (kfunc.rs).
+// Kernel functions can only be called from inline assembly (conntrack/kfunc.rs, engine/reqsk.rs).
 #![feature(asm_experimental_arch)]
 #![expect(unstable_features, reason = "asm_experimental_arch")]
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros pass contexts by value")]
@@ -14,11 +14,9 @@ mod conntrack;
 mod context;
 mod egress;
 mod engine;
-mod established;
+mod fast_path;
 mod flow;
-mod handoff;
 mod ingress;
-mod kfunc;
 mod limits;
 mod listener;
 mod load;
@@ -64,7 +62,7 @@ fn defender_xdp_skb(ctx: XdpContext) -> u32 {
 /// tcx ingress: assigns what XDP tagged to its listener.
 #[classifier]
 fn defender_handoff(ctx: TcContext) -> i32 {
-    handoff::accept(&ctx)
+    engine::accept(&ctx)
 }
 
 /// Mends conntrack's entries of assigned connections. The hand-off calls it where there is conntrack.

@@ -27,9 +27,8 @@ use defender_common::{
 use crate::{
     account, clock, config,
     context::PacketContext,
-    established,
+    engine, fast_path,
     flow::{self, Presence},
-    handoff,
     ingress::{MAX_NETWORK_OFFSET, own_interface},
     load::{self, Arrival},
     packet::XdpPacket,
@@ -45,13 +44,13 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
     let packet = XdpPacket::of_xdp(ctx.ctx);
     let action = match ethernet::parse(&packet) {
         Ok(Frame { network: Network::V4, network_offset, .. }) => {
-            match established::judge4(&packet, network_offset) {
+            match fast_path::judge4(&packet, network_offset) {
                 Some(reason) => conclude_early(reason),
                 None => ipv4_packet(ctx.ctx, network_offset as u64),
             }
         }
         Ok(Frame { network: Network::V6, network_offset, .. }) => {
-            match established::judge6(&packet, network_offset) {
+            match fast_path::judge6(&packet, network_offset) {
                 Some(reason) => conclude_early(reason),
                 None => ipv6_packet(ctx.ctx, network_offset as u64),
             }
@@ -190,13 +189,17 @@ fn handle_syn<A: Replies + Tupled>(context: &mut PacketContext<'_, A>, found: &F
     let time = clock::time();
     context.now = Some(time.ms);
     let watched = context.local && found.service.mode != MODE_OFF;
-    if watched && load::depends_on_queue(found, context.load, time) {
+    let may_change_level = watched && load::may_change_level(found, context.load, time);
+    if may_change_level {
         let looked = context.look();
         load::note_looked(found.id, looked);
     }
     let load = context.load;
-    let Arrival { count, level } =
-        if watched { load::count_syn(found, load, counters, time) } else { Arrival::uncounted(load) };
+    let Arrival { count, level } = if watched {
+        load::count_syn(found, load, counters, time, may_change_level)
+    } else {
+        Arrival::uncounted(load)
+    };
     context.level = Some(level);
     let reason = match decide(Class::Syn, context) {
         Reason::SynChallenged => syn_ack::challenge(context),
@@ -238,7 +241,7 @@ fn handle_segment<A: Tupled>(context: &mut PacketContext<'_, A>, found: &Found, 
     };
     context.presence = presence;
     let reason = match decide(class, context) {
-        reason @ (Reason::Cookie | Reason::CookieRecent) => handoff::tag(context, reason),
+        reason @ (Reason::Cookie | Reason::CookieRecent) => engine::prove(context, reason),
         reason => reason,
     };
     account::segment(found.id, reason, context.proofs as u64);

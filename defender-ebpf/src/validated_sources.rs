@@ -22,7 +22,7 @@ pub(crate) fn note<A: Address>(source: A, config: &Config, second: u32) {
 
 /// Whether a source is known whose places these are, the first in the upper half.
 #[inline(always)]
-pub(crate) fn are_known(places: u64) -> bool {
+pub(crate) fn are_validated(places: u64) -> bool {
     let [first, second] = [places >> 32, places].map(|place| byte(place as u32).get());
     // In a flood of strangers nobody needs the clock.
     first != 0 && second != 0 && {

@@ -5,6 +5,7 @@ mod checks;
 mod cli;
 mod demo;
 mod format;
+mod progress;
 mod rounds;
 mod soak;
 mod svg;

@@ -10,7 +10,7 @@
 //! - [`host`] is what the kernel says about this host: listeners, interfaces, addresses, sysctls, firewall.
 //! - [`model`] is plain values and rules: settings, thresholds, attacks, baselines, services.
 
-// They panic where the reader has gone: `cli::show` and `logger::fail` do not.
+// They panic where the reader has gone: `cli::output` and `logger` do not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;

@@ -2,16 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use defender::{cli, logger, problem};
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    cli::complete();
+    let arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     match cli::run(&arguments) {
         Ok(status) => status,
         Err(error) => {
-            logger::fail(&error);
-            problem::exit_status(&error)
+            let status = problem::status_of(&error);
+            logger::failure(&format!("{error:#}"), status);
+            ExitCode::from(status)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Failures that callers tell apart, and the exit status each ends with.
 
-use std::{io, process::ExitCode};
+use std::io;
 
 use thiserror::Error;
 
@@ -46,11 +46,7 @@ pub const WRONG_USAGE: u8 = 2;
 pub const NEEDS_PRIVILEGE: u8 = 3;
 
 /// The exit status for `error`.
-pub fn exit_status(error: &anyhow::Error) -> ExitCode {
-    ExitCode::from(status_of(error))
-}
-
-fn status_of(error: &anyhow::Error) -> u8 {
+pub fn status_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         match cause.downcast_ref::<Problem>() {
             Some(Problem::Usage(_)) => return WRONG_USAGE,

@@ -16,10 +16,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{
     archive::{DebianKernel, Mirrors, Suite},
@@ -60,11 +62,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let logs = cache.join("logs");
     fs::create_dir_all(&logs)?;
     let mut tried = Vec::new();
-    for (row, kernel) in rows::select(&available.kernels, &arguments.only)? {
-        let report = available.boot(row, kernel, &logs, &arguments.check);
+    let chosen = rows::select(&available.kernels, &arguments.only)?;
+    let bar = bar(chosen.len());
+    for (row, kernel) in chosen {
+        bar.set_message(row.name);
+        let report = available.boot(row, kernel, &logs, &arguments.check, &bar);
         let report = report.unwrap_or_else(|error| GuestReport::failed(&format!("{error:#}")));
         tried.push(Tried { name: row.name, release: kernel.version.to_string(), report });
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     Ok(conclude(&tried, &logs))
 }
 
@@ -113,6 +120,7 @@ impl Available {
         kernel: &DebianKernel,
         logs: &Path,
         checks: &[String],
+        bar: &ProgressBar,
     ) -> Result<GuestReport> {
         let unpacked = Unpacked::new(&self.cache, &self.suites[row.suite], kernel)?;
         let initramfs = self.cache.join("initramfs");
@@ -123,15 +131,24 @@ impl Available {
         if row.expected == ExpectedResult::Refused {
             arguments = vec!["--check".to_owned(), "refused".to_owned()];
         }
-        println!("{}: {}", row.name, kernel.version);
+        bar.suspend(|| println!("{}: {}", row.name, kernel.version));
         let guest = Guest {
             kernel: unpacked.kernel(),
             initramfs,
             arguments,
             log: logs.join(format!("{}.log", row.name)),
         };
-        guest.run(|line| println!("  {line}"))
+        guest.run(|line| bar.suspend(|| println!("  {line}")))
     }
+}
+
+/// How many kernels are done, on a terminal.
+fn bar(kernels: usize) -> ProgressBar {
+    const TEMPLATE: &str = "{spinner} kernels [{bar:30}] {pos}/{len}, {elapsed} so far: {msg}";
+    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(kernels as u64).with_style(style.progress_chars("=> "));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 /// A program's output, if it succeeds.

@@ -1,7 +1,7 @@
 //! Kernel functions that programs call.
 //!
 //! Each is called through a sentinel immediate of its own, until the loader has put the function's BTF id in
-//! (`defender-ebpf/src/kfunc.rs`).
+//! (`defender-ebpf/src/conntrack/kfunc.rs`, `engine/reqsk.rs`).
 
 /// `bpf_sk_assign_tcp_reqsk`, kernel 6.9 (`net/core/filter.c`).
 pub const ASSIGN_REQSK: &str = "bpf_sk_assign_tcp_reqsk";

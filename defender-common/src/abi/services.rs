@@ -40,7 +40,7 @@ pub struct Service {
     /// The device it is bound to; 0: none. For reports.
     pub device: u32,
     /// The levels that start and end mitigation.
-    pub triggers: Triggers,
+    pub triggers: TriggerLimits,
 }
 
 /// The value of `SERVICES`, by id.
@@ -49,7 +49,7 @@ pub type Services = [Service; SERVICE_SLOTS as usize];
 /// The trigger levels of a service's [`crate::mitigation`]. A second is 2³⁰ ns; 0 means that a trigger is not set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Triggers {
+pub struct TriggerLimits {
     /// Start at so many connections that are half-open for over a second, or at all in a surge.
     pub start: u32,
     /// Start at so many half-open connections, whatever their age.

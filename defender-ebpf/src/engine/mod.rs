@@ -5,9 +5,10 @@
 //!
 //! A further engine is a module beside [`reqsk`] with the same functions, a number in `defender_common::abi::engine`, and
 //! an arm in each function below; `defender/src/dataplane/engine.rs` is its counterpart. One that uses the kernel's own cookies makes and
-//! checks them by `bpf_tcp_raw_gen_syncookie_ipv4` and `bpf_tcp_raw_check_syncookie_ipv4`. Its ACKs need no [`assign`]: TCP
-//! completes the handshake by itself.
+//! checks them by `bpf_tcp_raw_gen_syncookie_ipv4` and `bpf_tcp_raw_check_syncookie_ipv4`. Its ACKs pass as they are,
+//! because TCP completes the handshake by itself: for it, [`prove`] does nothing, and tcx ingress is left alone.
 
+mod handoff;
 mod reqsk;
 
 use aya_ebpf::programs::TcContext;
@@ -17,6 +18,7 @@ use defender_common::{
     wire::{Packet, address::Flow, options::Offer, tcp::Segment},
 };
 
+pub(crate) use self::handoff::{accept, tag as prove};
 use crate::{
     context::PacketContext,
     socket::{SocketRef, Tupled},
@@ -93,7 +95,7 @@ pub(crate) fn check<A: Tupled>(
 
 /// Hands a proven connection over to its listener, with the packet at hand. `hash` is the flow's.
 #[inline(always)]
-pub(crate) fn assign<A: Tupled>(
+fn assign<A: Tupled>(
     ctx: &TcContext,
     listener: &SocketRef,
     (flow, hash): (&Flow<A>, u64),

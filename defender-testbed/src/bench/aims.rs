@@ -78,7 +78,7 @@ fn of(defence: Defence, rows: &[DefenceRow]) -> Vec<Aim> {
             Bound::AtLeast(0.999),
         ),
         aim(
-            "p99 of handshakes at 200k/s, in calm's",
+            "p99 of handshakes at 200k/s, in those without a flood",
             // If no client gets through, the slowest one never finishes.
             ratio(own(JUDGED_AT), own(FloodLevel::NoFlood), |round| round.p99.unwrap_or(f64::INFINITY)),
             Bound::AtMost(1.2),
@@ -97,9 +97,9 @@ fn success(own: Option<&DefenceRow>, other: Option<&DefenceRow>) -> Option<Figur
 }
 
 fn of_bulk(bulk: &[Bulk]) -> Option<Aim> {
-    let calm = |between| bulk.iter().find(|bulk| bulk.between == between && !bulk.flooded);
-    let (own, pass) = (calm(Between::Defender)?, calm(Between::Pass)?);
-    let what = "bulk data in calm, in what a program that passes lets through".to_owned();
+    let unflooded = |between| bulk.iter().find(|bulk| bulk.between == between && !bulk.flooded);
+    let (own, pass) = (unflooded(Between::Defender)?, unflooded(Between::Pass)?);
+    let what = "bulk data without a flood, in what a program that passes lets through".to_owned();
     let ratios: Vec<_> = own.rates.iter().zip(&pass.rates).map(|(own, pass)| own / pass).collect();
     Some(Aim { what, found: Figure::of(&ratios), bound: Bound::AtLeast(0.98) })
 }

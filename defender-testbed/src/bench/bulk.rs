@@ -92,7 +92,7 @@ pub(super) fn measure(program: &Path, count: u32, tell: impl Fn(&str)) -> Result
         }
         for ((between, flooded), rates) in turns {
             let rate = once(&bed, program, *between, *flooded)?;
-            let flood = if *flooded { "flooded" } else { "calm" };
+            let flood = if *flooded { "flooded" } else { "no flood" };
             tell(&format!(
                 "round {round} of {count}: {}, {flood}: {:.2} Gbit/s",
                 between.title(),

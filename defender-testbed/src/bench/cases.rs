@@ -121,8 +121,8 @@ pub(super) const CASES: [Case; 15] = [
     .aims(90.0, 137.0)
     .asks_table(),
     Case::new(
-        "data_calm",
-        "data, auto in calm",
+        "data_not_mitigating",
+        "data, auto, not mitigating",
         Frame::Established,
         ServiceMode::Normal,
         Reason::Established,
@@ -132,7 +132,7 @@ pub(super) const CASES: [Case; 15] = [
     .aims(15.0, 23.0),
     Case::new(
         "data_attacked",
-        "data, auto under attack",
+        "data, auto, mitigating",
         Frame::Established,
         ServiceMode::Mitigating,
         Reason::Connection,
@@ -151,8 +151,8 @@ pub(super) const CASES: [Case; 15] = [
     .takes(403)
     .aims(40.0, 61.0),
     Case::new(
-        "syn_calm",
-        "SYN passes, auto in calm",
+        "syn_not_mitigating",
+        "SYN passes, auto, not mitigating",
         Frame::Opening,
         ServiceMode::Normal,
         Reason::SynNotMitigating,

@@ -11,7 +11,7 @@ use defender_common::{
     abi::{
         CONFIG_PREFIXES, Config, FILTER_LEN, FLOW_ENTRIES, FilterBytes, FlowBucket, HalfOpenBucket,
         HalfOpenBuckets, KeySlot, Keys, Load, Loads, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, Port, Ports,
-        SERVICE_IN_USE, Service, Services, Triggers, ValidCookieBucket, ValidCookieBuckets, map,
+        SERVICE_IN_USE, Service, Services, TriggerLimits, ValidCookieBucket, ValidCookieBuckets, map,
     },
     cookie::{Host, Proposal},
     flow::{self, Admitted, FlowEntry},
@@ -160,7 +160,7 @@ impl Field {
                 ServiceMode::Monitor => MODE_MONITOR,
             },
             flags: SERVICE_IN_USE,
-            triggers: Triggers { min_active: u32::MAX / 4, ..Triggers::default() },
+            triggers: TriggerLimits { min_active: u32::MAX / 4, ..TriggerLimits::default() },
             ..self.services.get(SERVICE)?
         };
         self.services.set(SERVICE, service)?;

@@ -86,7 +86,7 @@ fn by_flows(field: &mut Field, meter: &mut Meter<'_>) -> Result<Growth> {
         Ok((f64::from(flows), cost))
     });
     let points = points.collect::<Result<_>>()?;
-    Ok(Growth { name: "flows", title: "data under attack, by connections in the table", points })
+    Ok(Growth { name: "flows", title: "data while mitigating, by connections in the table", points })
 }
 
 fn by_services(field: &mut Field, meter: &mut Meter<'_>) -> Result<Growth> {

@@ -36,7 +36,10 @@ use self::{
     packets::{Cost, MANY},
 };
 pub(crate) use crate::rounds::Defence;
-use crate::rounds::{self, DefenceRow, DefenceTurn, FloodLevel};
+use crate::{
+    progress::Progress,
+    rounds::{self, DefenceRow, DefenceTurn, FloodLevel},
+};
 
 /// How often to repeat measurements beyond their limit, and the pause before each.
 const TRIES: usize = 6;
@@ -181,6 +184,7 @@ fn measure_packets(plan: &BenchPlan, report: &mut BenchReport) -> Result<()> {
         if plan.quick { (QUICK_RUNS, &[None][..]) } else { (RUNS, &[None, Some(MANY)][..]) };
     let runs = plan.runs.unwrap_or(usual);
     let cases = plan.cases()?;
+    let progress = Progress::of("packets", cases.len() * rounds.len());
     for many in rounds {
         for subject in Subject::FLOORS {
             report.floors.push((subject, *many, packets::floor(&mut meter, subject, runs, *many)?));
@@ -188,14 +192,14 @@ fn measure_packets(plan: &BenchPlan, report: &mut BenchReport) -> Result<()> {
         for (index, case) in cases.iter().enumerate() {
             let cost = case.measure(&mut field, &mut meter, runs, *many);
             let cost = cost.with_context(|| format!("cannot measure {}", case.name))?;
-            tell(&format!("{}, {} flows: {:.0} ns", case.title, cost.flows, cost.net.least));
+            progress.step(&format!("{}, {} flows: {:.0} ns", case.title, cost.flows, cost.net.least));
             match many {
                 None => report.packets.push(Priced { case: *case, few: cost, many: None }),
                 Some(_) => report.packets[index].many = Some(cost),
             }
         }
         if many.is_none() {
-            measure_again(&cases, &mut field, &mut meter, runs, report)?;
+            measure_again(&cases, &mut field, &mut meter, runs, report, &progress)?;
         }
     }
     Ok(())
@@ -209,6 +213,7 @@ fn measure_again(
     meter: &mut Meter<'_>,
     runs: u32,
     report: &mut BenchReport,
+    progress: &Progress,
 ) -> Result<()> {
     for _ in 0..TRIES {
         let beyond = guard::beyond(report);
@@ -218,7 +223,7 @@ fn measure_again(
         thread::sleep(PAUSE);
         for (index, _) in beyond {
             let cost = cases[index].measure(field, meter, runs, None)?;
-            tell(&format!("{}, again: {:.0} ns", cases[index].title, cost.net.least));
+            progress.say(&format!("{}, again: {:.0} ns", cases[index].title, cost.net.least));
             let few = &mut report.packets[index].few;
             if cost.net.least < few.net.least {
                 *few = cost;
@@ -237,9 +242,11 @@ fn measure_end_to_end(plan: &BenchPlan) -> Result<Vec<DefenceRow>> {
         watched: Some(WATCHED),
         turns: turns(plan),
     };
+    let progress = Progress::of("end to end", plan.measurements());
     let mut rows = rounds::run(&plan, |round, cell, sample| {
         let success = sample.clients().success() * 100.0;
-        tell(&format!("round {round} of {}: {cell}: {success:.1} % of clients within 1 s", plan.rounds));
+        progress
+            .step(&format!("round {round} of {}: {cell}: {success:.1} % of clients within 1 s", plan.rounds));
     })?;
     rows.sort_by_key(|row| (row.cell.defence, row.cell.level));
     Ok(rows)

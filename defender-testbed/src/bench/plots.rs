@@ -66,7 +66,7 @@ fn growth_lines(growth: &Grown) -> String {
         (format!("by {}", growth.name), points.collect())
     });
     let lines = Lines {
-        title: "How the cost of a packet grows: data under attack by flows, SYN → SYN-ACK by all else",
+        title: "How the cost of a packet grows: data while mitigating, by flows, SYN → SYN-ACK by all else",
         x_axis: "how many",
         y_axis: "nanoseconds, median",
         series: series.collect(),
@@ -130,7 +130,7 @@ fn bulk_rates(report: &BenchReport) -> String {
     let bars = Bars {
         title: "Bulk data through one connection (iperf3)",
         axis: "Gbit/s",
-        series: vec!["calm".to_owned(), FloodLevel::Paced(bulk::RATE).rate()],
+        series: vec!["no flood".to_owned(), FloodLevel::Paced(bulk::RATE).rate()],
         groups: groups.collect(),
     };
     bars.draw()

@@ -10,7 +10,10 @@ use anyhow::Result;
 pub(crate) use crate::rounds::Defence;
 pub(crate) use output::{json, print};
 
-use crate::rounds::{self, DefenceRow, DefenceTurn, FloodLevel};
+use crate::{
+    progress::Progress,
+    rounds::{self, DefenceRow, DefenceTurn, FloodLevel},
+};
 
 /// What to measure.
 #[derive(Debug)]
@@ -61,7 +64,8 @@ pub(crate) fn run(plan: &DemoPlan) -> Result<Vec<DefenceRow>> {
         watched: None,
         turns: plan.turns(),
     };
+    let progress = Progress::of("demo", rounds.measurements());
     rounds::run(&rounds, |round, cell, sample| {
-        eprintln!("round {round} of {}: {cell}: {}", plan.rounds, output::progress(sample));
+        progress.step(&format!("round {round} of {}: {cell}: {}", plan.rounds, output::progress(sample)));
     })
 }

@@ -66,12 +66,12 @@ impl Table<'_> {
     }
 
     fn slowest(&self) -> Option<String> {
-        let calm = self.find(Defence::Defender, FloodLevel::NoFlood)?.p99?;
+        let without = self.find(Defence::Defender, FloodLevel::NoFlood)?.p99?;
         let paced = self.find(Defence::Defender, self.paced())?.p99?;
         Some(format!(
-            "With the defender, the slowest hundredth of handshakes takes {} and more, {} in calm.",
+            "With the defender, the slowest hundredth of handshakes takes {} and more, {} without a flood.",
             duration(paced.median),
-            duration(calm.median),
+            duration(without.median),
         ))
     }
 

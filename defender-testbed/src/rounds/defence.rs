@@ -141,7 +141,7 @@ impl FloodLevel {
     /// Its name in the table and in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::NoFlood => "calm",
+            Self::NoFlood => "no flood",
             Self::Paced(_) => "paced",
             Self::Full => "full",
         }

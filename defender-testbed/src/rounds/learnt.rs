@@ -42,7 +42,7 @@ impl Learnt {
         let usual = &lines["services"][0]["inputs"]["syn_rate_p99"];
         ensure!(
             usual.is_u64(),
-            "{duration:?} of calm taught the defender nothing: {usual} SYNs a second are usual"
+            "the defender learned nothing in {duration:?} without a flood: its baseline is {usual} SYNs a second"
         );
         ensure!(controller.stop()?.success(), "the defender does not end");
         let path = controller.kept("baselines.json")?;

@@ -75,6 +75,13 @@ pub(crate) fn run(plan: &RoundsPlan, progress: impl Fn(u32, Cell, &Sample)) -> R
     Ok(samples.into_iter().flatten().map(|(cell, samples)| DefenceRow::new(cell, samples)).collect())
 }
 
+impl RoundsPlan {
+    /// How many measurements there will be.
+    pub(crate) fn measurements(&self) -> usize {
+        self.turns.iter().map(|turn| turn.levels.len()).sum::<usize>() * self.rounds as usize
+    }
+}
+
 impl DefenceTurn {
     fn cells(&self) -> impl Iterator<Item = Cell> {
         self.levels.iter().map(|level| Cell { defence: self.defence, level: *level })

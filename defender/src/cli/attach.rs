@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{AttachArguments, RunArguments};
+use super::{AttachArguments, RunArguments, output::show};
 use crate::{
     control::{
         controller::{Controller, Ended},
@@ -12,6 +12,7 @@ use crate::{
     },
     dataplane::pins::PinRoot,
     host::ssh,
+    report::outcome,
 };
 
 /// How long programs that are run for events may take at the end.
@@ -62,9 +63,11 @@ pub(super) fn attach(root: PinRoot, arguments: &AttachArguments) -> Result<()> {
     if let Some(reload) = session.take_due_reload() {
         reload.run()?;
     }
+    let endpoints = session.table().services.values().map(|service| &service.endpoint);
+    let done = outcome::attached(session.interfaces(), session.settings(), endpoints)?;
     session.leave()?;
     log::info!("keys are not rotated and new listeners not noticed until `defender run` takes over");
-    Ok(())
+    if arguments.output.is_json() { show(&done) } else { Ok(()) }
 }
 
 fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool) -> Result<Session> {

@@ -5,13 +5,14 @@ use std::path::{self, Path};
 use anyhow::{Context as _, Result};
 
 use super::{ConfigCommand, output::show};
-use crate::{model::config_file::ConfigFile, state::config_file};
+use crate::{model::config_file::ConfigFile, report::outcome, state::config_file};
 
 pub(super) fn config(command: &ConfigCommand) -> Result<()> {
-    let ConfigCommand::Check { file } = command;
+    let ConfigCommand::Check { file, output } = command;
     // As `run` names it.
-    let file = path::absolute(file).with_context(|| format!("cannot find {}", file.display()))?;
-    show(&check(&file, &config_file::read(&file)?))
+    let path = path::absolute(file).with_context(|| format!("cannot find {}", file.display()))?;
+    let file = config_file::read(&path)?;
+    show(&if output.is_json() { outcome::config(&path, &file)? } else { check(&path, &file) })
 }
 
 /// One line about a valid file.

@@ -1,10 +1,17 @@
 //! `conns`.
 
+use std::{cell::RefCell, collections::BTreeMap};
+
 use anyhow::Result;
 
-use super::{ConnsArguments, SortKey, output::show};
+use super::{
+    ConnsArguments, SortKey,
+    output::{Format, width},
+};
 use crate::{
     dataplane::pins::PinRoot,
+    host::service_names,
+    model::listener::Family,
     report::{
         connections::{self, Connection},
         conns::{self, ConnsSummary, Filter, Order},
@@ -12,12 +19,15 @@ use crate::{
 };
 
 pub(super) fn conns(root: &PinRoot, arguments: &ConnsArguments) -> Result<()> {
-    root.require_attached()?;
-    let connections = chosen(connections::list(root)?, arguments);
-    show(&if arguments.summary {
-        summary(&connections, arguments)?
-    } else {
-        listing(connections, arguments)?
+    let format = arguments.output.format();
+    arguments.watch.run(format, || {
+        root.require_attached()?;
+        let connections = chosen(connections::list(root)?, arguments);
+        if arguments.summary {
+            summary(&connections, arguments, format)
+        } else {
+            listing(connections, arguments, format)
+        }
     })
 }
 
@@ -26,24 +36,41 @@ fn chosen(mut connections: Vec<Connection>, arguments: &ConnsArguments) -> Vec<C
         states: arguments.state.clone(),
         ports: arguments.port.clone(),
         sources: arguments.source.clone(),
+        family: match (arguments.ipv4, arguments.ipv6) {
+            (true, false) => Some(Family::V4),
+            (false, true) => Some(Family::V6),
+            _ => None,
+        },
     };
     connections.retain(|connection| filter.wants(connection));
     connections
 }
 
-fn summary(connections: &[Connection], arguments: &ConnsArguments) -> Result<String> {
+fn summary(connections: &[Connection], arguments: &ConnsArguments, format: Format) -> Result<String> {
     let summary = ConnsSummary::of(connections);
-    Ok(if arguments.json { summary.json()? + "\n" } else { summary.text() })
+    match format {
+        // One a line, if there are several.
+        Format::Json => Ok(summary.json(arguments.watch.repeats())? + "\n"),
+        Format::Text => Ok(summary.text(&names(arguments.numeric), width())),
+    }
 }
 
-fn listing(mut connections: Vec<Connection>, arguments: &ConnsArguments) -> Result<String> {
+fn listing(mut connections: Vec<Connection>, arguments: &ConnsArguments, format: Format) -> Result<String> {
     conns::sort(&mut connections, arguments.sort.into());
     let limit = arguments.limit.map(|limit| limit as usize);
-    Ok(if arguments.json {
-        conns::json(&connections, limit)? + "\n"
-    } else {
-        conns::text(&connections, limit)
-    })
+    match format {
+        Format::Json => Ok(conns::json(&connections, limit)? + "\n"),
+        Format::Text => Ok(conns::text(&connections, limit, &names(arguments.numeric), width())),
+    }
+}
+
+/// Names of ports. The database is asked once for each.
+fn names(numeric: bool) -> impl Fn(u16) -> Option<String> {
+    let known = RefCell::new(BTreeMap::new());
+    move |port| {
+        let name = || known.borrow_mut().entry(port).or_insert_with(|| service_names::name(port)).clone();
+        (!numeric).then(name).flatten()
+    }
 }
 
 impl From<SortKey> for Order {

@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use super::{DoctorArguments, output::show};
+use super::{
+    DoctorArguments,
+    output::{show, show_text, width},
+    progress::Progress,
+};
 use crate::{
     dataplane::{pins::PinRoot, survey},
     doctor::{self, Scope, UnprotectableService},
@@ -15,13 +19,18 @@ use crate::{
 pub(super) fn doctor(root: &PinRoot, arguments: &DoctorArguments) -> Result<ExitCode> {
     let options =
         Scope { interfaces: arguments.iface.clone(), ports: arguments.port.iter().copied().collect() };
-    let report = doctor::run(&options, &survey::survey(root), &unprotectable(root))?;
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&report).context("cannot write JSON")?
+    let progress = Progress::of("checking", 3, arguments.output.format());
+    let features = survey::survey(root);
+    progress.advance(1);
+    let unprotectable = unprotectable(root);
+    progress.advance(1);
+    let report = doctor::run(&options, &features, &unprotectable)?;
+    drop(progress);
+    if arguments.output.is_json() {
+        show(&(serde_json::to_string_pretty(&report).context("cannot write JSON")? + "\n"))?;
     } else {
-        report.to_string()
-    };
-    show(&(text + "\n"))?;
+        show_text(&report.text(width()))?;
+    }
     Ok(if report.failed() { ExitCode::from(problem::FAILED) } else { ExitCode::SUCCESS })
 }
 

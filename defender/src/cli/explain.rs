@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail};
 
-use super::{ExplainArguments, output::show};
+use super::{
+    ExplainArguments,
+    output::{show, show_text, width},
+};
 use crate::{
     dataplane::pins::PinRoot,
     report::{explain, snapshot},
@@ -14,5 +17,9 @@ pub(super) fn explain(root: &PinRoot, arguments: &ExplainArguments) -> Result<()
     if services.is_empty() {
         bail!("no service on port {port}; `defender status` lists all services");
     }
-    show(&if arguments.json { explain::json(&services)? + "\n" } else { explain::text(&services) })
+    if arguments.output.is_json() {
+        show(&(explain::json(&services)? + "\n"))
+    } else {
+        show_text(&explain::text(&services, width()))
+    }
 }

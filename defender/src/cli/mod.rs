@@ -1,6 +1,7 @@
 //! The command line.
 
 mod attach;
+mod completion;
 mod config;
 mod conns;
 mod detach;
@@ -10,18 +11,23 @@ mod explain;
 mod get;
 mod lists;
 mod output;
+mod progress;
 mod set;
 mod stats;
 mod status;
+mod values;
+mod watch;
 mod why;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use defender_common::tcp_state::State;
 use nix::sys::stat::{self, umask};
 
+use self::{completion::Shell, output::OutputArguments, values::parse_port, watch::WatchArguments};
 use crate::{
     control::recovery,
     dataplane::{features, pins::PinRoot},
@@ -30,10 +36,17 @@ use crate::{
         lists::entry::{List, parse_prefix},
         mode::Mode,
         prefix::Cidr,
+        timestamp::Moment,
     },
+    problem,
     report::{conns::parse_state, peer::Peer},
     state::{directory::StateDirectory, journal::Journal},
 };
+
+/// Where pins are, unless the command line or the environment says otherwise.
+const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/defender";
+/// Names another pin root.
+const PIN_ROOT_VARIABLE: &str = "DEFENDER_PIN_ROOT";
 
 /// Protect this host's TCP services against SYN floods, at the network interface
 ///
@@ -46,8 +59,8 @@ pub struct Arguments {
         long,
         global = true,
         value_name = "DIR",
-        env = "DEFENDER_PIN_ROOT",
-        default_value = "/sys/fs/bpf/defender"
+        env = PIN_ROOT_VARIABLE,
+        default_value = DEFAULT_PIN_ROOT
     )]
     pin_root: PathBuf,
     /// Log more (DEFENDER_LOG=error|warn|info|debug sets the level)
@@ -67,7 +80,8 @@ enum Command {
     Attach(AttachArguments),
     /// Remove defender from interfaces; connections go on
     ///
-    /// Works with or without a controller, and whatever has become of the pins.
+    /// Works with or without a controller, and whatever has become of the pins. Where nothing is attached, it says so and
+    /// succeeds.
     Detach(DetachArguments),
     /// Show what is defended, what is going on, and why
     ///
@@ -104,18 +118,34 @@ enum Command {
     ///
     /// Loads the programs into the verifier and unloads them, in about two seconds; changes nothing.
     Doctor(DoctorArguments),
+    /// Print a script that lets a shell complete commands, ports, interfaces and settings
+    ///
+    /// For example: `source <(defender completions bash)`. Packages install the scripts.
+    Completions(CompletionsArguments),
+}
+
+#[derive(Args, Debug)]
+struct CompletionsArguments {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
 }
 
 #[derive(Args, Debug)]
 struct AttachArguments {
     /// Interfaces to defend [default: those of the configuration file, or those with a default route]
-    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    #[arg(long, value_delimiter = ',', value_name = "IF", add = ArgValueCandidates::new(completion::interfaces))]
     iface: Vec<String>,
     /// What happens to SYNs [default: as before, or auto]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Defend only these ports [default: as before, or every port with a listener]
-    #[arg(long, value_delimiter = ',', value_parser = parse_port)]
+    /// Defend only these ports, by number or service name [default: as before, or every port with a listener]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Option<Vec<u16>>,
     /// Read settings and lists from this file; SIGHUP reloads it [default: /etc/defender/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
@@ -126,6 +156,8 @@ struct AttachArguments {
     /// Do not put the address of your SSH session on the allow list
     #[arg(long)]
     no_allow_ssh: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
@@ -143,35 +175,57 @@ struct RunArguments {
 #[derive(Args, Debug)]
 struct DetachArguments {
     /// Detach only from these interfaces
-    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    #[arg(long, value_delimiter = ',', value_name = "IF", add = ArgValueCandidates::new(completion::attached))]
     iface: Vec<String>,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct StatusArguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    watch: WatchArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct StatsArguments {
-    /// Print one JSON object (with --watch: one a line)
-    #[arg(long)]
-    json: bool,
-    /// Repeat every SECS seconds
-    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
-    watch: Option<u32>,
+    #[command(flatten)]
+    watch: WatchArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct ConnsArguments {
     /// Only these states, as the kernel or ss names them, in either case
-    #[arg(long, value_delimiter = ',', value_name = "S", value_parser = parse_state)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "S",
+        value_parser = parse_state,
+        add = ArgValueCandidates::new(completion::states)
+    )]
     state: Vec<State>,
-    /// Only these local ports
-    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = parse_port)]
+    /// Only these local ports, by number or service name
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "P",
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Vec<u16>,
+    /// Only connections over IPv4
+    #[arg(short = '4', long)]
+    ipv4: bool,
+    /// Only connections over IPv6
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Show ports as numbers, not by service name; JSON has numbers always
+    #[arg(short, long)]
+    numeric: bool,
     /// Only these client addresses or prefixes
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     source: Vec<Cidr>,
@@ -184,9 +238,10 @@ struct ConnsArguments {
     /// Count by port and state instead
     #[arg(long, conflicts_with_all = ["limit", "sort"])]
     summary: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    watch: WatchArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// What a listing of connections is sorted by.
@@ -204,22 +259,25 @@ struct WhyArguments {
     /// The peer's address, or address and port ([ADDR]:PORT for IPv6)
     #[arg(value_name = "ADDR[:PORT]")]
     peer: Peer,
-    /// Only this port of this host
-    #[arg(long, value_name = "LOCALPORT", value_parser = parse_port)]
+    /// Only this port of this host, by number or service name
+    #[arg(
+        long,
+        value_name = "LOCALPORT",
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Option<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct ExplainArguments {
-    /// The service's port
-    #[arg(value_parser = parse_port)]
+    /// The service's port, by number or service name
+    #[arg(value_parser = parse_port, add = ArgValueCandidates::new(completion::ports))]
     port: u16,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
@@ -272,62 +330,111 @@ enum ConfigCommand {
     Check {
         /// The file
         file: PathBuf,
+        #[command(flatten)]
+        output: OutputArguments,
     },
 }
 
 #[derive(Args, Debug)]
 struct EventsArguments {
-    /// Print JSON, one event a line
-    #[arg(long)]
-    json: bool,
-    /// Show the last N
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    /// Only services on these ports
-    #[arg(long, value_delimiter = ',', value_name = "P", value_parser = parse_port)]
+    #[command(flatten)]
+    output: OutputArguments,
+    /// Show the last N [default: 50; all with --since or --until]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Only events since then: a duration back from now, such as 90s, 1h or 2days, or a time in UTC such as
+    /// 2026-01-31T23:59:59Z
+    #[arg(long, value_name = "WHEN")]
+    since: Option<Moment>,
+    /// Only events until then, given likewise
+    #[arg(long, value_name = "WHEN")]
+    until: Option<Moment>,
+    /// Only services on these ports, by number or service name
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "P",
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Vec<u16>,
-    /// Print each new event as one line of JSON
-    #[arg(long, conflicts_with = "limit")]
+    /// Print each new event as it comes; with --since, what has happened since then first
+    #[arg(long, conflicts_with_all = ["limit", "until"])]
     follow: bool,
-    /// With --follow: print words instead of JSON
-    #[arg(long, requires = "follow", conflicts_with = "json")]
+    // It was needed when --follow printed JSON unless asked for text.
+    #[arg(long, hide = true, requires = "follow", conflicts_with_all = ["json", "output"])]
     text: bool,
 }
 
 #[derive(Args, Debug)]
 struct SetArguments {
     /// A setting, or PORT.SETTING for one port; docs/reference/settings.md lists them
+    #[arg(add = ArgValueCandidates::new(completion::settings))]
     key: String,
-    /// The new value; `default` removes what was set
+    /// The new value, with or without its unit (30s, 10k, 25%); `default` removes what was set
+    #[arg(add = ArgValueCandidates::new(completion::values))]
     value: String,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct GetArguments {
     /// Show the value in force of this setting
+    #[arg(add = ArgValueCandidates::new(completion::settings))]
     key: Option<String>,
     /// Print settings and lists in force as a configuration file
     #[arg(long, conflicts_with = "key")]
     export: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 #[derive(Args, Debug)]
 struct DoctorArguments {
     /// Check these interfaces [default: all hardware interfaces that are up]
-    #[arg(long, value_delimiter = ',', value_name = "IF")]
+    #[arg(long, value_delimiter = ',', value_name = "IF", add = ArgValueCandidates::new(completion::interfaces))]
     iface: Vec<String>,
-    /// Check only these ports [default: every port with a listener]
-    #[arg(long, value_delimiter = ',', value_parser = parse_port)]
+    /// Check only these ports, by number or service name [default: every port with a listener]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = parse_port,
+        add = ArgValueCandidates::new(completion::ports)
+    )]
     port: Vec<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
-/// A port of the command line.
-fn parse_port(text: &str) -> Result<u16, String> {
-    let port = text.parse().ok().filter(|port| *port != 0);
-    port.ok_or_else(|| "expected a port number from 1 to 65535".to_owned())
+/// Prints completions and exits if a shell asks for them. Nothing may be printed before.
+pub fn complete() {
+    completion::complete();
+}
+
+/// Reads the command line. If it is wrong, or asks for help only, the exit status is returned.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    let asks_for_json = output::asks_for_json(env::args_os());
+    if asks_for_json {
+        logger::use_json();
+    }
+    Arguments::try_parse().map_err(|error| {
+        if asks_for_json && error.use_stderr() {
+            logger::failure(&complaint(&error), problem::WRONG_USAGE);
+        } else {
+            // Nobody may read it.
+            let _ = error.print();
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(problem::WRONG_USAGE))
+    })
+}
+
+/// What is wrong with the command line, on one line and without the usage.
+fn complaint(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let complaint = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = complaint.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
 }
 
 /// Runs the given command.
@@ -336,7 +443,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     umask(stat::Mode::from_bits_truncate(0o077));
     logger::install(arguments.verbose);
     let root = PinRoot::new(&arguments.pin_root)?;
-    if !matches!(arguments.command, Command::Doctor(_) | Command::Config(_) | Command::Events(_)) {
+    if !matches!(
+        arguments.command,
+        Command::Doctor(_) | Command::Config(_) | Command::Events(_) | Command::Completions(_)
+    ) {
         features::require_privilege()?;
         root.require_private()?;
         StateDirectory::of(&root).require_private()?;
@@ -363,6 +473,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Get(arguments) => get::get(&root, arguments)?,
         Command::Config(command) => config::config(command)?,
         Command::Doctor(arguments) => return doctor::doctor(&root, arguments),
+        Command::Completions(arguments) => completion::completions(arguments.shell)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -385,6 +496,20 @@ mod tests {
             "defender --pin-root /sys/fs/bpf/x attach --iface eth0",
             "defender detach --iface eth0",
             "defender status --json",
+            "defender status -o json",
+            "defender stats --output text",
+            "defender status --watch 2",
+            "defender conns -46n --watch 1 --port 80",
+            "defender conns --ipv4 --numeric",
+            "defender events --since 1h --until 2026-01-31T23:59:59Z",
+            "defender events --follow --since 5m -o json",
+            "defender get -o json",
+            "defender set mode off -o json",
+            "defender config check config.toml -o json",
+            "defender detach --json",
+            "defender attach --iface eth0 -o json",
+            "defender run --iface eth0 -o json",
+            "defender completions fish",
             "defender stats --json --watch 2",
             "defender conns",
             "defender conns --state estab,SYN_RECV,time-wait --port 80,443 --source 192.0.2.0/24,2001:db8::7",
@@ -420,12 +545,20 @@ mod tests {
         for line in [
             "defender",
             "defender run --iface eth0 --mode on",
+            "defender status -o yaml",
+            "defender status -o text --json",
             "defender attach --port 0",
             "defender conns --state listen",
             "defender conns --source 192.0.2.0/33",
             "defender conns --sort name",
             "defender conns --summary --limit 3",
             "defender events --text",
+            "defender events --since yesterday",
+            "defender events --follow --until 1h",
+            "defender status --watch 0",
+            "defender completions",
+            "defender completions tcsh",
+            "defender completions bash --json",
             "defender events --limit 0",
             "defender events --follow --limit 5",
             "defender get mode --export",

@@ -1,37 +1,29 @@
 //! `stats`.
 
-use std::{
-    io::{self, IsTerminal as _},
-    time::Duration,
-};
-
 use anyhow::Result;
 
 use super::{
     StatsArguments,
-    output::{pause, show},
+    output::{Format, width},
 };
 use crate::{
     dataplane::pins::PinRoot,
     report::{json, snapshot::Snapshot, text},
 };
 
-/// Moves the cursor home and clears the screen below it.
-const CLEAR: &str = "\x1b[H\x1b[2J";
-
 pub(super) fn stats(root: &PinRoot, arguments: &StatsArguments) -> Result<()> {
-    loop {
-        let snapshot = Snapshot::take(root)?;
-        let clear = arguments.watch.is_some() && !arguments.json && io::stdout().is_terminal();
-        if clear {
-            show(CLEAR)?;
+    let format = arguments.output.format();
+    let mut before: Option<Snapshot> = None;
+    arguments.watch.run(format, || {
+        let mut snapshot = Snapshot::take(root)?;
+        if let Some(before) = &before {
+            snapshot.measure_since(before);
         }
-        show(&if arguments.json {
-            json::stats(&snapshot, arguments.watch.is_some())? + "\n"
-        } else {
-            text::stats(&snapshot)
-        })?;
-        let Some(seconds) = arguments.watch else { return Ok(()) };
-        pause(Duration::from_secs(seconds.into()));
-    }
+        let report = match format {
+            Format::Json => json::stats(&snapshot, arguments.watch.repeats())? + "\n",
+            Format::Text => text::stats(&snapshot, before.as_ref(), width()),
+        };
+        before = Some(snapshot);
+        Ok(report)
+    })
 }

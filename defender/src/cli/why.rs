@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use super::{WhyArguments, output::show};
+use super::{
+    WhyArguments,
+    output::{show, show_text, width},
+};
 use crate::{
     dataplane::pins::PinRoot,
     report::{
@@ -15,5 +18,9 @@ use crate::{
 pub(super) fn why(root: &PinRoot, arguments: &WhyArguments) -> Result<()> {
     let mut known = PeerFacts::gather(root, arguments.peer, arguments.port)?;
     conns::sort(&mut known.connections, Order::default());
-    show(&if arguments.json { why::json(&known)? + "\n" } else { why::text(&known) })
+    if arguments.output.is_json() {
+        show(&(why::json(&known)? + "\n"))
+    } else {
+        show_text(&why::text(&known, width()))
+    }
 }

@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use defender_common::{abi, load, mitigation::Level};
 
 use crate::{
     control::{attack_view, recovery},
     dataplane::{detach, maps::Maps, pins::PinRoot},
     logger,
-    model::{attacks::Attacks, mode::Mode, policy, settings::Settings, triggers},
+    model::{attacks::Attacks, map_values, mode::Mode, settings::Settings, triggers},
     problem::Problem,
     state::{
         self,
@@ -24,11 +24,11 @@ use crate::{
 /// How long clients that hold a SYN-ACK of ours are given to answer before the programs are detached.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Changes settings, for a controller to come and in the maps at once. Returns the ports that have a service.
+/// Changes settings, for a controller to come and in the maps at once. Returns them, and the ports that have a service.
 pub fn apply_settings(
     root: &PinRoot,
     change: impl FnOnce(&mut Settings) -> Result<(), Problem>,
-) -> Result<BTreeSet<u16>> {
+) -> Result<(Settings, BTreeSet<u16>)> {
     root.require_attached()?;
     let directory = StateDirectory::of(root);
     directory.create()?;
@@ -38,7 +38,7 @@ pub fn apply_settings(
     state::settings::write(&directory, &settings)?;
     let mut maps = Maps::open(root).context("cannot change the running datapath")?;
     let config = maps.config.get(0)?;
-    maps.config.set(0, policy::with_settings(&config, &settings))?;
+    maps.config.set(0, map_values::with_settings(&config, &settings))?;
     let mut ports = BTreeSet::new();
     for id in 1..maps.services.len() {
         let slot = maps.services.get(id)?;
@@ -46,7 +46,7 @@ pub fn apply_settings(
             continue;
         }
         ports.insert(slot.port);
-        let mut wanted = policy::with_mode(&slot, settings.mode_of(slot.port));
+        let mut wanted = map_values::with_mode(&slot, settings.mode_of(slot.port));
         if let Some(inputs) = findings.inputs.get(&id) {
             wanted.triggers = triggers::triggers(&settings, slot.port, inputs);
         }
@@ -54,7 +54,7 @@ pub fn apply_settings(
             maps.services.set(id, wanted)?;
         }
     }
-    Ok(ports)
+    Ok((settings, ports))
 }
 
 /// The settings in force, and the lock by which nobody else changes them.
@@ -71,16 +71,17 @@ fn settings_to_change(root: &PinRoot, directory: &StateDirectory) -> Result<(Wri
 }
 
 /// Detaches everything, from outside of the process in control, which notices. Any version can be detached, and what has lost
-/// its pins: the process in control has it open.
-pub fn detach_all(root: &PinRoot) -> Result<()> {
+/// its pins: the process in control has it open. Returns the interfaces; none: nothing was attached.
+pub fn detach_all(root: &PinRoot) -> Result<Option<Vec<String>>> {
     if let Err(error) = recovery::recover(root) {
         log::debug!("{error:#}");
     }
     let directory = StateDirectory::of(root);
     let held = || ControllerLock::holder(&directory).map(detach::links_of).unwrap_or_default();
     // Maps without links are left where someone has removed the links by hand.
-    if root.pinned_maps().is_empty() && held().is_empty() {
-        root.require_attached()?;
+    let interfaces = root.interfaces()?;
+    if interfaces.is_empty() && root.pinned_maps().is_empty() && held().is_empty() {
+        return Ok(None);
     }
     directory.create()?;
     let _write = WriteLock::take(&directory)?;
@@ -93,24 +94,25 @@ pub fn detach_all(root: &PinRoot) -> Result<()> {
         Err(error) => log::warn!("not waiting for clients that hold a cookie: {error:#}"),
     }
     detach::everything(root, held())?;
-    directory.remove()
+    directory.remove()?;
+    Ok(Some(interfaces))
 }
 
-/// Detaches one interface, likewise; with the last one, everything.
-pub fn detach_interface(root: &PinRoot, interface: &str) -> Result<()> {
+/// Detaches one interface, likewise; with the last one, everything. Returns whether it was attached.
+pub fn detach_interface(root: &PinRoot, interface: &str) -> Result<bool> {
     recovery::recover(root)?;
-    root.require_attached()?;
     let attached = root.interfaces()?;
     if !attached.iter().any(|name| name == interface) {
-        bail!("{interface} is not attached; attached: {}", attached.join(", "));
+        return Ok(false);
     }
     if attached.len() == 1 {
-        return detach_all(root);
+        return Ok(detach_all(root)?.is_some());
     }
     let directory = StateDirectory::of(root);
     directory.create()?;
     let _write = WriteLock::take(&directory)?;
-    detach::interface(root, interface)
+    detach::interface(root, interface)?;
+    Ok(true)
 }
 
 /// Lets SYNs pass, and waits a moment for clients that hold a SYN-ACK of ours. `tell` is told the end of attacks, as JSON.
@@ -129,7 +131,7 @@ pub(super) fn drain(
         let auto = slot.mode == abi::MODE_AUTO && load::mitigation(&maps.loads.get(id)?).level != Level::Pass;
         if slot.mode == abi::MODE_ALWAYS || auto {
             challenged = true;
-            maps.services.set(id, policy::with_mode(&slot, Mode::Monitor))?;
+            maps.services.set(id, map_values::with_mode(&slot, Mode::Monitor))?;
         }
     }
     if challenged {

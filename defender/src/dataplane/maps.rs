@@ -238,7 +238,7 @@ impl Maps {
     pub fn load_at(
         &self,
         id: u32,
-        triggers: &abi::Triggers,
+        triggers: &abi::TriggerLimits,
         age_buckets: u32,
         present: Time,
     ) -> Result<abi::Load> {

@@ -91,7 +91,7 @@ fn other_programs(link: &Link, features: &Features) -> Check {
         return Check::ok(NAME, if link.xdp.is_empty() { "none" } else { "none but defender's own" });
     }
     let advice = format!(
-        "detach it first, where it came from; `ip link set {} xdp off` if nobody wants it (bpftool net shows it)",
+        "detach it first, where it came from; `ip link set {} xdp off` if it is not needed (`bpftool net` shows it)",
         link.name
     );
     Check::fail(NAME, format!("another program is attached: {}", foreign.join(", ")), advice)

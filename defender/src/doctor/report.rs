@@ -1,8 +1,8 @@
 //! The results of all checks.
 
-use std::fmt;
-
 use serde::Serialize;
+
+use crate::model::{paint, prose};
 
 /// Version of the JSON form.
 const VERSION: u32 = 1;
@@ -28,6 +28,18 @@ impl Status {
             Self::Unknown => "unknown",
             Self::Warn => "warn",
             Self::Fail => "fail",
+        }
+    }
+
+    /// Columns of the longest name.
+    const WIDTH: usize = "unknown".len();
+
+    fn painted(self, text: &str) -> String {
+        match self {
+            Self::Ok => paint::good(text),
+            Self::Unknown => text.to_owned(),
+            Self::Warn => paint::busy(text),
+            Self::Fail => paint::bad(text),
         }
     }
 }
@@ -105,19 +117,29 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.checks.iter().map(|check| check.title().chars().count()).max().unwrap_or(0);
+impl Report {
+    /// As text, in lines of at most `width` columns.
+    pub fn text(&self, width: usize) -> String {
+        let titles = self.checks.iter().map(|check| check.title().chars().count()).max().unwrap_or(0);
+        let margin = Status::WIDTH + titles + 4;
+        let mut text = String::new();
         for check in &self.checks {
-            writeln!(f, "{:<7}  {:<width$}  {}", check.status.name(), check.title(), check.found)?;
+            let status = check.status.painted(&format!("{:<1$}", check.status.name(), Status::WIDTH));
+            let line = format!("{status}  {:<titles$}  {}", check.title(), check.found);
+            text.push_str(&prose::paragraph(&line, margin, width));
             if let Some(advice) = &check.advice {
-                writeln!(f, "{:<7}  {:<width$}  -> {advice}", "", "")?;
+                let line = format!("{:margin$}-> {advice}", "");
+                text.push_str(&prose::paragraph(&line, margin + 3, width));
             }
         }
+        text + "\n" + &prose::paragraph(&self.sum(), 2, width)
+    }
+
+    fn sum(&self) -> String {
         let [fail, warn, unknown, ok] =
             [Status::Fail, Status::Warn, Status::Unknown, Status::Ok].map(|status| self.count(status));
         let warnings = if warn == 1 { "warning" } else { "warnings" };
-        write!(f, "\n{ok} ok, {warn} {warnings}, {fail} failed, {unknown} unknown")
+        format!("{ok} ok, {warn} {warnings}, {fail} failed, {unknown} unknown")
     }
 }
 
@@ -142,8 +164,20 @@ warn     offloads eth0  LRO is on
 unknown  firewall       nft is not installed
                         -> install it
 
-1 ok, 1 warning, 0 failed, 1 unknown";
-        assert_eq!(report().to_string(), expected);
+1 ok, 1 warning, 0 failed, 1 unknown
+";
+        assert_eq!(console::strip_ansi_codes(&report().text(usize::MAX)), expected);
+        assert!(report().text(usize::MAX).contains("\x1b["));
+    }
+
+    #[test]
+    fn long_findings_are_wrapped_below_each_other() {
+        let words = "so it was found ".repeat(9);
+        let report = Report::new(vec![Check::warn("offloads", &*words, &*words).about("enp65535s0f1np1")]);
+        let text = report.text(80);
+        let text = console::strip_ansi_codes(&text);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert_eq!(text.matches("found").count(), 18, "{text}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod process;
 pub mod random;
 pub mod routes;
 pub mod service_manager;
+pub mod service_names;
 pub mod sockets;
 pub mod ssh;
 pub mod sysctl;

@@ -1,17 +1,21 @@
-//! Messages for the operator: one line each, on standard error. Where that leads to systemd's journal, they go there with
-//! priority and fields. If they cannot be written, they are lost, and the defence continues.
+//! Messages for the operator: one line each, on standard error, as text or JSON. Where that leads to systemd's journal, they go
+//! there with priority and fields. If they cannot be written, they are lost, and the defence continues.
 
 mod journal;
 
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
 
 use self::journal::{Entry, Journal};
 
@@ -24,7 +28,56 @@ const PIECE: usize = 4096;
 /// Messages lost since the last successful write.
 static LOST: Mutex<u64> = Mutex::new(0);
 
+/// Whether messages are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
 struct Stderr;
+
+/// A message as JSON.
+#[derive(Serialize)]
+struct Message<'a> {
+    /// Version of the shape: 1.
+    version: u32,
+    /// `error`, `warning`, `info` or `debug`.
+    level: &'static str,
+    /// What happened, why, and what to do, as in the text.
+    message: &'a str,
+    /// With the error that ended the command: its exit status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<u8>,
+}
+
+impl Message<'_> {
+    fn line(&self) -> String {
+        if JSON.load(Ordering::Relaxed) { self.json() } else { self.text() }
+    }
+
+    fn json(&self) -> String {
+        // Numbers and strings: there is nothing that JSON could not hold.
+        serde_json::to_string(self).unwrap_or_else(|_| self.text())
+    }
+
+    fn text(&self) -> String {
+        let Self { level, message, .. } = self;
+        match (*level, self.exit_status) {
+            ("error" | "warning", None) => format!("defender: {level}: {message}"),
+            _ => format!("defender: {message}"),
+        }
+    }
+}
+
+/// Says why the command ends with this exit status.
+pub fn failure(message: &str, exit_status: u8) {
+    if is_sent(|| Entry::new(Level::Error, message)) {
+        return;
+    }
+    say(&Message { version: 1, level: "error", message, exit_status: Some(exit_status) }.line());
+}
+
+/// Messages are JSON from now on.
+pub fn use_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
 
 /// The journal, if standard error leads there.
 fn journal() -> Option<&'static Journal> {
@@ -52,13 +105,6 @@ fn is_sent(entry: impl FnOnce() -> Entry) -> bool {
     }
 }
 
-/// Says why the program fails.
-pub fn fail(error: &anyhow::Error) {
-    if !is_sent(|| Entry::new(Level::Error, &format!("{error:#}"))) {
-        say(&format!("defender: {error:#}"));
-    }
-}
-
 /// Logs a message with fields for the journal.
 pub fn log_with(level: Level, fields: &[(&str, String)], message: &str) {
     let mut builder = Record::builder();
@@ -71,7 +117,11 @@ fn say(line: &str) {
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     let (patience, text) = match *lost {
         0 => (PATIENCE, format!("{line}\n")),
-        lost => (0, format!("defender: warning: {lost} messages could not be written here\n{line}\n")),
+        lost => {
+            let message = format!("{lost} messages could not be written here");
+            let gap = Message { version: 1, level: "warning", message: &message, exit_status: None };
+            (0, format!("{}\n{line}\n", gap.line()))
+        }
     };
     match write(&mut io::stderr().lock(), text.as_bytes(), patience) {
         Ok(()) => *lost = 0,
@@ -114,12 +164,13 @@ impl Log for Stderr {
         if is_sent(|| Entry::of(record)) {
             return;
         }
-        say(&match record.level() {
-            Level::Error => format!("defender: error: {}", record.args()),
-            Level::Warn => format!("defender: warning: {}", record.args()),
-            Level::Info => format!("defender: {}", record.args()),
-            Level::Debug | Level::Trace => format!("defender: {}: {}", record.target(), record.args()),
-        });
+        let (level, message) = match record.level() {
+            Level::Error => ("error", record.args().to_string()),
+            Level::Warn => ("warning", record.args().to_string()),
+            Level::Info => ("info", record.args().to_string()),
+            Level::Debug | Level::Trace => ("debug", format!("{}: {}", record.target(), record.args())),
+        };
+        say(&Message { version: 1, level, message: &message, exit_status: None }.line());
     }
 
     fn flush(&self) {}
@@ -130,6 +181,17 @@ mod tests {
     use std::{fs::File, io::Read as _, os::fd::OwnedFd};
 
     use super::*;
+
+    #[test]
+    fn messages_are_a_line_of_text_or_json() {
+        let warning = Message { version: 1, level: "warning", message: "odd \"x\"\n", exit_status: None };
+        assert_eq!(warning.text(), "defender: warning: odd \"x\"\n");
+        assert_eq!(warning.json(), r#"{"version":1,"level":"warning","message":"odd \"x\"\n"}"#);
+        let failure = Message { level: "error", message: "no", exit_status: Some(3), ..warning };
+        assert_eq!(failure.text(), "defender: no");
+        assert_eq!(failure.json(), r#"{"version":1,"level":"error","message":"no","exit_status":3}"#);
+        assert_eq!(Message { level: "info", exit_status: None, ..failure }.text(), "defender: no");
+    }
 
     #[test]
     fn a_slow_reader_is_not_waited_for_and_no_message_is_torn() {

@@ -415,7 +415,7 @@ fn per_second(more: u64, milliseconds: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use defender_common::{
-        abi::{Load, Triggers},
+        abi::{Load, TriggerLimits},
         load::{self, Alone, Time},
         queue::Queue,
         shared::Shared,
@@ -424,7 +424,7 @@ mod tests {
 
     use super::*;
 
-    const LINES: Triggers = Triggers {
+    const LINES: TriggerLimits = TriggerLimits {
         start: 32,
         critical: 96,
         end: 15,

@@ -224,17 +224,16 @@ impl Reader<'_> {
     }
 
     fn setting(&mut self, key: Key, span: Range<usize>, item: &Item<'_>) -> Result<(), Problem> {
-        let value = match item.get_ref() {
-            DeValue::String(text) => key.setting.parse(text),
-            DeValue::Integer(number) => key.setting.parse(&decimal(number)),
+        let written = match item.get_ref() {
+            DeValue::String(text) => self.file.layer.write(key, text),
+            DeValue::Integer(number) => self.file.layer.write(key, &decimal(number)),
             _ => {
                 return Err(
                     self.wrong(Some(item.span()), &format!("expected a string or a whole number for {key}"))
                 );
             }
         };
-        let value = value.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
-        self.file.layer.insert(key, value);
+        written.map_err(|error| self.wrong(Some(item.span()), &error.to_string()))?;
         self.keys.push((key, span));
         Ok(())
     }

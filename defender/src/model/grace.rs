@@ -7,7 +7,7 @@ use std::{
 
 use defender_common::abi;
 
-use crate::model::policy;
+use crate::model::map_values;
 
 /// When the flag of each service ends.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Grace {
             return *slot;
         }
         let until = *self.until.entry(id).or_insert(now + self.lifetime);
-        policy::with_flag(slot, self.flag, now < until)
+        map_values::with_flag(slot, self.flag, now < until)
     }
 
     /// Forgets services that have ended.

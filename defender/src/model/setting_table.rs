@@ -2,6 +2,8 @@
 //!
 //! Parsing, `set` and `get`, the configuration file, `explain`, JSON and the reference follow from it.
 
+use humantime::parse_duration;
+
 use crate::{model::mode::Mode, problem::Problem};
 
 /// What a number is counted in.
@@ -31,6 +33,39 @@ impl Unit {
             Self::Syns => "SYNs per second",
             Self::Packets => "packets per second",
             Self::SynAcks => "SYN-ACKs per second",
+        }
+    }
+
+    /// A number as people write it: `30%`, `30s`, `10000`.
+    fn show(self, number: u32) -> String {
+        let sign = match self {
+            Self::Percent => "%",
+            Self::Seconds => "s",
+            Self::Times | Self::Syns | Self::Packets | Self::SynAcks => "",
+        };
+        format!("{number}{sign}")
+    }
+
+    /// Reads a number, with or without its unit.
+    fn parse(self, text: &str) -> Option<u32> {
+        let text = text.trim();
+        match (text.parse(), self) {
+            (Ok(number), _) => Some(number),
+            (_, Self::Percent) => text.strip_suffix('%')?.trim_end().parse().ok(),
+            (_, Self::Times) => text.strip_suffix('x')?.trim_end().parse().ok(),
+            (_, Self::Seconds) => {
+                let duration = parse_duration(text).ok().filter(|duration| duration.subsec_nanos() == 0)?;
+                duration.as_secs().try_into().ok()
+            }
+            (_, Self::Syns | Self::Packets | Self::SynAcks) => {
+                let text = text.strip_suffix("/s").unwrap_or(text).trim_end();
+                let (number, times) = match text.strip_suffix(['k', 'K', 'M']) {
+                    Some(number) if text.ends_with('M') => (number, 1_000_000),
+                    Some(number) => (number, 1000),
+                    None => (text, 1),
+                };
+                number.trim_end().parse::<u32>().ok()?.checked_mul(times)
+            }
         }
     }
 }
@@ -126,7 +161,7 @@ settings! {
     HalfOpenFactor: "half_open_factor", PORT, number(Unit::Times, 4, [0, 1000]),
         "`start` is at least this multiple of the baseline of half-open connections.";
     RateFactor: "rate_factor", PORT, number(Unit::Times, 10, [0, 1000]),
-        "Start challenging when SYNs exceed this multiple of the baseline rate and most lead to no connection.";
+        "Start challenging when SYNs reach this multiple of the baseline rate and most lead to no connection.";
     RateFloor: "rate_floor", PORT, number(Unit::Syns, 1000, [1, MAX_RATE]),
         "No rate of SYNs below this is a surge.";
     OutOfState: "out_of_state", PORT, number(Unit::Packets, 10_000, [1, MAX_RATE]),
@@ -188,11 +223,7 @@ impl Setting {
         match self.declaration().of {
             Type::Mode => text.parse().map(Value::Mode),
             Type::Number { unit, range: [least, most], .. } => {
-                let number = match unit {
-                    Unit::Percent => text.strip_suffix('%').map_or(text, str::trim_end),
-                    _ => text,
-                };
-                let number = number.parse().ok().filter(|number| (least..=most).contains(number));
+                let number = unit.parse(text).filter(|number| (least..=most).contains(number));
                 number.map(Value::Number).ok_or_else(|| {
                     let (name, allowed) = (self.name(), self.allowed());
                     Problem::Usage(format!("{name} cannot be {text:?}; expected {allowed}"))
@@ -201,16 +232,23 @@ impl Setting {
         }
     }
 
+    /// A value that [`Self::parse`] takes, in the unit it was written in: shares always with their sign, and no spaces.
+    pub fn written(self, text: &str) -> String {
+        let text: String = text.split_whitespace().collect();
+        if self.unit() == Some(Unit::Percent) && !text.ends_with('%') { text + "%" } else { text }
+    }
+
     /// What is allowed, in words.
     pub fn allowed(self) -> String {
         let Type::Number { unit, range, .. } = self.declaration().of else {
             return Mode::ALL.map(Mode::name).join(", ");
         };
-        let [least, most] = range.map(|number| self.show(Value::Number(number)));
+        let [least, most] = range.map(|number| unit.show(number));
         match unit {
             Unit::Percent | Unit::Times => format!("a whole number from {least} to {most}"),
-            Unit::Seconds | Unit::Syns | Unit::Packets | Unit::SynAcks => {
-                format!("a whole number from {least} to {most} {}", unit.name())
+            Unit::Seconds => format!("a whole number of seconds from {least} to {most}, such as 30s or 5m"),
+            Unit::Syns | Unit::Packets | Unit::SynAcks => {
+                format!("a whole number from {least} to {most} {}, such as 1500 or 10k", unit.name())
             }
         }
     }
@@ -218,8 +256,8 @@ impl Setting {
     /// A value as people write it.
     pub fn show(self, value: Value) -> String {
         match (self.unit(), value) {
-            (Some(Unit::Percent), Value::Number(number)) => format!("{number}%"),
-            (_, Value::Number(number)) => number.to_string(),
+            (Some(unit), Value::Number(number)) => unit.show(number),
+            (None, Value::Number(number)) => number.to_string(),
             (_, Value::Mode(mode)) => mode.to_string(),
         }
     }
@@ -248,18 +286,51 @@ mod tests {
     }
 
     #[test]
-    fn only_percents_take_the_sign() {
-        for text in ["30%", "30"] {
-            assert_eq!(Setting::Start.parse(text).expect("a value"), Value::Number(30));
+    fn units_are_as_people_write_them() {
+        for (setting, text, number, written) in [
+            (Setting::Start, "30%", 30, "30%"),
+            (Setting::Start, "1 %", 1, "1%"),
+            (Setting::Start, "30", 30, "30%"),
+            (Setting::MinActive, "30", 30, "30"),
+            (Setting::MinActive, "30s", 30, "30s"),
+            (Setting::MinActive, "30 s", 30, "30s"),
+            (Setting::MinActive, "5m", 300, "5m"),
+            (Setting::MinActive, " 1h 30m", 5400, "1h30m"),
+            (Setting::MinActive, "1day", 86_400, "1day"),
+            (Setting::RateFloor, "10k", 10_000, "10k"),
+            (Setting::RateFloor, "10 K", 10_000, "10K"),
+            (Setting::RateFloor, "10k/s", 10_000, "10k/s"),
+            (Setting::RateFloor, "1500 /s", 1500, "1500/s"),
+            (Setting::RateFloor, "2M", 2_000_000, "2M"),
+            (Setting::RateFactor, "10x", 10, "10x"),
+            (Setting::ReplyBudget, "0", 0, "0"),
+        ] {
+            let value = setting.parse(text).expect(text);
+            assert_eq!((value, setting.written(text)), (Value::Number(number), written.to_owned()));
+            assert_eq!(setting.parse(written).expect(written), value);
+            assert_eq!(setting.written(written), written);
         }
+        assert_eq!(
+            Setting::MinActive.default().map(|value| Setting::MinActive.show(value)),
+            Some("30s".into())
+        );
+    }
+
+    #[test]
+    fn units_of_others_are_refused() {
         for (setting, wrong) in [
             (Setting::Start, "0"),
             (Setting::Start, "101%"),
             (Setting::Start, "%"),
             (Setting::Start, "2.5%"),
             (Setting::MinActive, "30%"),
-            (Setting::MinActive, "30s"),
+            (Setting::MinActive, "500ms"),
+            (Setting::MinActive, "2days"),
+            (Setting::RateFloor, "30s"),
+            (Setting::RateFloor, "5000M"),
+            (Setting::RateFactor, "10k"),
             (Setting::OutOfState, "-1"),
+            (Setting::OutOfState, "k"),
             (Setting::OutOfState, ""),
             (Setting::ReplyBudget, "4294967296"),
         ] {

@@ -82,17 +82,32 @@ impl fmt::Display for Key {
 /// Values from one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
-pub struct Layer(BTreeMap<Key, Value>);
+pub struct Layer(BTreeMap<Key, Given>);
+
+/// A value that somebody has given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    value: Value,
+    /// In the unit it was given in.
+    text: String,
+}
 
 impl Layer {
     /// The value of exactly this key.
     pub fn get(&self, key: Key) -> Option<Value> {
-        self.0.get(&key).copied()
+        self.0.get(&key).map(|given| given.value)
     }
 
     /// Sets a value.
     pub fn insert(&mut self, key: Key, value: Value) {
-        self.0.insert(key, value);
+        self.0.insert(key, Given { value, text: key.setting.show(value) });
+    }
+
+    /// Sets a value as people write it; it is shown in the same unit.
+    pub fn write(&mut self, key: Key, text: &str) -> Result<(), Problem> {
+        let (value, text) = (key.setting.parse(text)?, key.setting.written(text));
+        self.0.insert(key, Given { value, text });
+        Ok(())
     }
 
     /// Removes a value.
@@ -110,17 +125,17 @@ impl TryFrom<BTreeMap<String, String>> for Layer {
     type Error = Problem;
 
     fn try_from(texts: BTreeMap<String, String>) -> Result<Self, Problem> {
-        let read = |(key, value): (String, String)| {
-            let key: Key = key.parse()?;
-            Ok((key, key.setting.parse(&value)?))
-        };
-        texts.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+        let mut layer = Self::default();
+        for (key, text) in texts {
+            layer.write(key.parse()?, &text)?;
+        }
+        Ok(layer)
     }
 }
 
 impl From<Layer> for BTreeMap<String, String> {
     fn from(layer: Layer) -> Self {
-        layer.0.into_iter().map(|(key, value)| (key.to_string(), key.setting.show(value))).collect()
+        layer.0.into_iter().map(|(key, given)| (key.to_string(), given.text)).collect()
     }
 }
 
@@ -175,10 +190,21 @@ impl fmt::Display for Source<'_> {
 pub struct InForce<'a> {
     /// The value; none: that depends on the host.
     pub value: Option<Value>,
+    /// The value in the unit it was given in, if somebody has given it.
+    text: Option<&'a str>,
     /// The key it was found under.
     pub key: Key,
     /// Where it comes from.
     pub source: Source<'a>,
+}
+
+impl InForce<'_> {
+    /// The value as people write it, in the unit it was given in; `default`: that depends on the host.
+    pub fn shown(&self) -> String {
+        let default =
+            || self.value.map_or_else(|| "default".to_owned(), |value| self.key.setting.show(value));
+        self.text.map_or_else(default, str::to_owned)
+    }
 }
 
 /// Two shares of the backlog that contradict each other.
@@ -206,10 +232,12 @@ impl Settings {
         };
         keys.flat_map(|key| layers().map(move |(layer, source)| (key, layer, source)))
             .find_map(|(key, layer, source)| {
-                layer.get(key).map(|value| InForce { value: Some(value), key, source })
+                let given = layer.0.get(&key)?;
+                Some(InForce { value: Some(given.value), text: Some(&given.text), key, source })
             })
             .unwrap_or_else(|| InForce {
                 value: key.setting.default(),
+                text: None,
                 key: Key::all(key.setting),
                 source: Source::Default,
             })
@@ -260,23 +288,23 @@ impl Settings {
         let mut next = self.clone();
         match value {
             "default" => next.set.remove(key),
-            _ => next.set.insert(key, key.setting.parse(value)?),
+            _ => next.set.write(key, value)?,
         }
         next.check()?;
         *self = next;
         Ok(())
     }
 
-    /// Whether the values in force go together: down < up ≤ danger, everywhere.
+    /// Whether the values in force go together: end < start ≤ critical, everywhere.
     pub fn check(&self) -> Result<(), Contradiction> {
         let keys = self.own_keys();
         let ports = keys.iter().map(|key| key.port);
         for port in [None].into_iter().chain(ports) {
-            self.check_pair(port, [Setting::End, Setting::Start], |down, up| down < up, "must be below")?;
+            self.check_pair(port, [Setting::End, Setting::Start], |end, start| end < start, "must be below")?;
             self.check_pair(
                 port,
                 [Setting::Start, Setting::Critical],
-                |up, danger| up <= danger,
+                |start, critical| start <= critical,
                 "must not be above",
             )?;
         }
@@ -306,13 +334,13 @@ impl Settings {
 
     /// The value of one setting, as people write it.
     pub fn get(&self, key: Key) -> String {
-        self.in_force(key).value.map_or_else(|| "default".to_owned(), |value| key.setting.show(value))
+        self.in_force(key).shown()
     }
 
     /// The values in force that somebody has given, in one layer.
     pub fn merged(&self) -> Layer {
         let mut merged = self.file.as_ref().map(|(_, layer)| layer.clone()).unwrap_or_default();
-        merged.0.extend(self.set.0.iter().map(|(key, value)| (*key, *value)));
+        merged.0.extend(self.set.0.iter().map(|(key, given)| (*key, given.clone())));
         merged
     }
 
@@ -448,6 +476,20 @@ mod tests {
         assert_eq!(names(&settings), ["mode", "reply_budget", "out_of_state", "443.start"]);
         assert_eq!(settings.get(key("443.start")), "30%");
         assert_eq!(settings.get(key("reply_limit")), "default");
+    }
+
+    #[test]
+    fn values_are_shown_in_the_unit_they_were_given_in() {
+        let mut settings = with(&[("443.min_active", "5m"), ("out_of_state", "10k"), ("min_active", "50")]);
+        let shown = |settings: &Settings| {
+            ["443.min_active", "80.min_active", "out_of_state", "rate_floor", "end"]
+                .map(|name| settings.get(key(name)))
+        };
+        assert_eq!(shown(&settings), ["5m", "50", "10k", "1000", "12%"]);
+        assert_eq!(settings.on_port(443, Setting::MinActive), Some(300));
+        let text = serde_json::to_string(&settings).expect("JSON");
+        settings = serde_json::from_str(&text).expect("settings");
+        assert_eq!(shown(&settings), ["5m", "50", "10k", "1000", "12%"]);
     }
 
     #[test]

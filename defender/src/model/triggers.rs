@@ -4,7 +4,7 @@ use defender_common::abi;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    setting_table::{Setting, Value},
+    setting_table::Setting,
     settings::{InForce, Key, Settings},
 };
 
@@ -99,16 +99,16 @@ triggers! {
     critical: "half-open connections";
     end: "half-open connections";
     rate: "SYNs per second";
-    flood: "SYNs per second; 0: not set";
+    flood: "SYNs per second";
     out_of_state: "out-of-state packets per second";
-    replies: "SYN-ACKs per second; 0: no limit";
+    replies: "SYN-ACKs per second";
     min_active: "seconds";
 }
 
 /// The triggers of services on `port`, for the datapath.
-pub fn triggers(settings: &Settings, port: u16, inputs: &TriggerInputs) -> abi::Triggers {
+pub fn triggers(settings: &Settings, port: u16, inputs: &TriggerInputs) -> abi::TriggerLimits {
     let derived = DerivedTriggers::new(settings, port, inputs);
-    abi::Triggers {
+    abi::TriggerLimits {
         start: derived.start.value,
         critical: derived.critical.value,
         end: derived.end.value,
@@ -229,9 +229,8 @@ impl<'a> Basis<'a> {
 
     /// The same in words.
     fn number(&self, setting: Setting) -> String {
-        let InForce { value, source, .. } = self.in_force(setting);
-        let shown = value.map_or_else(|| "default".to_owned(), |value: Value| setting.show(value));
-        format!("{} {shown} ({source})", setting.name())
+        let found = self.in_force(setting);
+        format!("{} {} ({})", setting.name(), found.shown(), found.source)
     }
 
     /// How a trigger was derived, in words.
@@ -272,7 +271,7 @@ impl<'a> Basis<'a> {
             Derivation::Unknown => "not set: the baseline is not known yet".to_owned(),
             Derivation::Critical => "no higher than critical".to_owned(),
             Derivation::Start => "one less than start".to_owned(),
-            Derivation::Least => format!("it is {} at least", derived.value),
+            Derivation::Least => format!("at least {}", derived.value),
         }
     }
 
@@ -320,7 +319,7 @@ mod tests {
     fn the_defaults_are_shares_of_the_backlog() {
         assert_eq!(
             triggers(&Settings::default(), 80, &INPUTS),
-            abi::Triggers {
+            abi::TriggerLimits {
                 start: 1024,
                 critical: 3072,
                 end: 491,

@@ -8,6 +8,7 @@ use defender_common::{abi::Listed, flow::Admitted, tcp_state::State};
 use crate::{
     dataplane::{clock, flows, pins::PinRoot},
     model::prefix::address_of,
+    report::table,
 };
 
 /// The states that a connection to a service can be in, in the order of its life.
@@ -74,6 +75,39 @@ pub fn count_by_service(connections: &[Connection]) -> BTreeMap<u32, BTreeMap<&'
         *counts.entry(connection.state.name()).or_default() += 1;
     }
     services
+}
+
+/// A table of connections by state, a row for each of `rows`. Where there is little room, states that no connection is in are
+/// left out.
+pub(super) fn table(
+    what: &str,
+    rows: &[(String, &BTreeMap<&str, u64>)],
+    with_sums: bool,
+    width: usize,
+) -> String {
+    let table = |states: &[State], names: fn(State) -> String| {
+        let sums = with_sums.then(|| "all".to_owned());
+        let head: Vec<String> =
+            [what.to_owned()].into_iter().chain(states.iter().copied().map(names)).chain(sums).collect();
+        let rows = rows.iter().map(|(name, counts)| {
+            let counts = states.iter().map(|state| counts.get(state.name()).copied().unwrap_or(0));
+            let sum = with_sums.then(|| counts.clone().sum());
+            [name.clone()].into_iter().chain(counts.chain(sum).map(|count: u64| count.to_string())).collect()
+        });
+        (head, rows.collect::<Vec<Vec<String>>>())
+    };
+    let (head, cells) = table(&STATES, |state| state.name().to_owned());
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    if table::fits(&head, &cells, width) {
+        return table::render(&head, &cells);
+    }
+    let occupied = |state: &State| {
+        rows.iter().any(|(_, counts)| counts.get(state.name()).is_some_and(|count| *count != 0))
+    };
+    let occupied: Vec<State> = STATES.into_iter().filter(occupied).collect();
+    let (head, cells) = table(&occupied, |state| state.name().replace('_', "_\n"));
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    table::fit(&head, &cells, width)
 }
 
 impl Connection {

@@ -3,7 +3,7 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use defender_common::tcp_state::State;
 use serde::Serialize;
 
 use crate::{
-    model::{number::thousands, prefix::Cidr},
+    model::{listener::Family, number::thousands, prefix::Cidr},
     problem::Problem,
     report::{
         VERSION,
@@ -30,6 +30,8 @@ pub struct Filter {
     pub ports: Vec<u16>,
     /// From these sources.
     pub sources: Vec<Cidr>,
+    /// Over this IP version.
+    pub family: Option<Family>,
 }
 
 impl Filter {
@@ -38,6 +40,7 @@ impl Filter {
         let remote = connection.remote.ip();
         (self.states.is_empty() || self.states.contains(&connection.state))
             && (self.ports.is_empty() || self.ports.contains(&connection.local.port()))
+            && self.family.is_none_or(|family| (family == Family::V4) == remote.is_ipv4())
             && (self.sources.is_empty() || self.sources.iter().any(|source| source.contains(remote)))
     }
 }
@@ -98,14 +101,17 @@ pub fn parse_state(text: &str) -> Result<State, Problem> {
     })
 }
 
+/// The name of a port of this host, if it is to be shown by name.
+pub type Names<'a> = dyn Fn(u16) -> Option<String> + 'a;
+
 /// The listing as text: at most `limit` connections, and how many more there are.
-pub fn text(connections: &[Connection], limit: Option<usize>) -> String {
+pub fn text(connections: &[Connection], limit: Option<usize>, names: &Names<'_>, width: usize) -> String {
     if connections.is_empty() {
         return "  no connections\n".to_owned();
     }
     let shown = cut(connections, limit);
-    let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
-    let mut text = table::render(&["state", "peer", "local", "age", "admitted", "packets"], &rows);
+    let rows: Vec<Vec<String>> = shown.iter().map(|connection| row(connection, names)).collect();
+    let mut text = table::fit(&["state", "peer", "local", "age", "admitted", "packets"], &rows, width);
     if shown.len() < connections.len() {
         text.push_str(&format!("\n… and {} more\n", thousands((connections.len() - shown.len()) as u64)));
     }
@@ -116,17 +122,26 @@ fn cut(connections: &[Connection], limit: Option<usize>) -> &[Connection] {
     &connections[..limit.unwrap_or(usize::MAX).min(connections.len())]
 }
 
-fn row(connection: &Connection) -> Vec<String> {
+fn row(connection: &Connection, names: &Names<'_>) -> Vec<String> {
     let tracked =
         |cell: fn(TrackedFlow) -> String| connection.tracked.map_or_else(|| table::NONE.to_owned(), cell);
     vec![
         connection.state.name().to_owned(),
         connection.remote.to_string(),
-        connection.local.to_string(),
+        named(connection.local, names),
         tracked(|tracked| time(tracked.age)),
         tracked(|tracked| tracked.admitted.name().to_owned()),
         tracked(|tracked| tracked.packets.to_string()),
     ]
+}
+
+/// An address with the name of its port, if it has one.
+fn named(address: SocketAddr, names: &Names<'_>) -> String {
+    match (names(address.port()), address) {
+        (Some(name), SocketAddr::V4(address)) => format!("{}:{name}", address.ip()),
+        (Some(name), SocketAddr::V6(address)) => format!("[{}]:{name}", address.ip()),
+        (None, address) => address.to_string(),
+    }
 }
 
 /// A duration in one or two units: 3s, 4m12s, 2h, 5d.
@@ -170,25 +185,20 @@ impl ConnsSummary {
     }
 
     /// As text: a line per port, and one for all.
-    pub fn text(&self) -> String {
+    pub fn text(&self, names: &Names<'_>, width: usize) -> String {
         if self.ports.is_empty() {
             return "  no connections\n".to_owned();
         }
-        let head: Vec<&str> = ["port"].into_iter().chain(STATES.map(State::name)).chain(["all"]).collect();
-        let line = |name: String, counts: &BTreeMap<&str, u64>| {
-            let counts = STATES.map(|state| counts.get(state.name()).copied().unwrap_or_default());
-            let all: u64 = counts.iter().sum();
-            [name].into_iter().chain(counts.iter().chain([&all]).map(ToString::to_string)).collect()
-        };
-        let mut rows: Vec<Vec<String>> =
-            self.ports.iter().map(|(port, counts)| line(port.to_string(), counts)).collect();
-        rows.push(line("all".to_owned(), &self.states));
-        table::render(&head, &rows)
+        let named = |port: u16| names(port).unwrap_or_else(|| port.to_string());
+        let ports = self.ports.iter().map(|(port, counts)| (named(*port), counts));
+        let rows: Vec<_> = ports.chain([("all".to_owned(), &self.states)]).collect();
+        connections::table("port", &rows, true, width)
     }
 
-    /// As JSON.
-    pub fn json(&self) -> Result<String> {
-        serde_json::to_string_pretty(self).context("cannot write JSON")
+    /// As JSON, on one line or several.
+    pub fn json(&self, one_line: bool) -> Result<String> {
+        let text = if one_line { serde_json::to_string(self) } else { serde_json::to_string_pretty(self) };
+        text.context("cannot write JSON")
     }
 }
 
@@ -322,6 +332,8 @@ pub(super) mod tests {
         assert_eq!(chosen(Filter { states, ports: vec![80], ..Filter::default() }), [9]);
         let sources = vec![source("192.0.2.0/24"), source("2001:db8::/32")];
         assert_eq!(chosen(Filter { sources, ..Filter::default() }), [5, 9, 6]);
+        assert_eq!(chosen(Filter { family: Some(Family::V6), ..Filter::default() }), [9]);
+        assert_eq!(chosen(Filter { family: Some(Family::V4), ..Filter::default() }), [5, 6, 6]);
     }
 
     #[test]
@@ -352,7 +364,7 @@ pub(super) mod tests {
         let mut connections = example();
         sort(&mut connections, Order::Port);
         assert_eq!(
-            text(&connections, None),
+            text(&connections, None, &|_| None, usize::MAX),
             "  STATE        PEER             LOCAL             AGE    ADMITTED   PACKETS
   SYN_RECV     [2001:db8::7]:9  [2001:db8::1]:80  -      -                -
   ESTABLISHED  192.0.2.7:6      10.0.0.1:80       3s     handshake        6
@@ -360,14 +372,44 @@ pub(super) mod tests {
   TIME_WAIT    192.0.2.7:5      10.0.0.1:443      7s     handshake       14
 "
         );
-        assert_eq!(text(&[], None), "  no connections\n");
+        assert_eq!(text(&[], None, &|_| None, usize::MAX), "  no connections\n");
+    }
+
+    #[test]
+    fn ports_of_this_host_have_names_unless_numbers_are_asked_for() {
+        let names = |port| (port == 443).then(|| "https".to_owned());
+        let text = text(&example(), None, &names, usize::MAX);
+        assert!(text.contains("10.0.0.1:https ") && text.contains("10.0.0.1:80 "), "{text}");
+        let v6 = named("[2001:db8::1]:443".parse().expect("an address"), &names);
+        assert_eq!(v6, "[2001:db8::1]:https");
+        let summary = ConnsSummary::of(&example()).text(&names, usize::MAX);
+        assert!(summary.contains("\n  https ") && summary.contains("\n  80 "), "{summary}");
+    }
+
+    #[test]
+    fn listings_fit_80_columns() {
+        let long = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+        let mut connections = vec![
+            connection(State::Established, long, long, 86_399),
+            connection(State::SynRecv, "198.51.100.200:65535", "203.0.113.200:65535", 59 * 60 + 59),
+        ];
+        for state in STATES {
+            connections.extend(vec![connection(state, long, "[2001:db8::1]:65535", 7); 10_001]);
+        }
+        let listing = text(&connections, Some(20), &|_| None, 80);
+        let summary = ConnsSummary::of(&connections).text(&|_| None, 80);
+        for line in listing.lines().chain(summary.lines()) {
+            assert!(line.chars().count() <= 80, "{line}\n{listing}{summary}");
+        }
+        assert!(listing.contains(long), "{listing}");
+        assert!(summary.contains(" 10002 "), "{summary}");
     }
 
     #[test]
     fn omitted_entries_are_counted() {
         let connections = example();
-        assert!(text(&connections, Some(1)).ends_with("\n\n… and 3 more\n"));
-        assert!(!text(&connections, Some(4)).contains('…'));
+        assert!(text(&connections, Some(1), &|_| None, usize::MAX).ends_with("\n\n… and 3 more\n"));
+        assert!(!text(&connections, Some(4), &|_| None, usize::MAX).contains('…'));
         let listing: Value = serde_json::from_str(&json(&connections, Some(1)).expect("JSON")).expect("JSON");
         assert_eq!(
             (&listing["total"], listing["connections"].as_array().map(Vec::len)),
@@ -396,7 +438,7 @@ pub(super) mod tests {
     #[test]
     fn summaries_count_by_port() {
         let summary = ConnsSummary::of(&example());
-        let json: Value = serde_json::from_str(&summary.json().expect("JSON")).expect("JSON");
+        let json: Value = serde_json::from_str(&summary.json(false).expect("JSON")).expect("JSON");
         assert_eq!(
             (&json["version"], json["states"].as_object().map(serde_json::Map::len)),
             (&value!(1), Some(8))
@@ -406,11 +448,11 @@ pub(super) mod tests {
             (&json["ports"]["80"]["SYN_RECV"], &json["ports"]["443"]["SYN_RECV"]),
             (&value!(1), &value!(0))
         );
-        let text = summary.text();
+        let text = summary.text(&|_| None, usize::MAX);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["80", "1", "2", "0", "0", "0", "0", "0", "0", "3"]);
         assert_eq!(lines[3], ["all", "1", "2", "0", "0", "0", "0", "0", "1", "4"]);
-        assert_eq!(ConnsSummary::of(&[]).text(), "  no connections\n");
+        assert_eq!(ConnsSummary::of(&[]).text(&|_| None, usize::MAX), "  no connections\n");
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! Past events as text, and their stored form.
 
-use crate::{model::event::Record, report::table};
+use crate::{
+    model::{
+        event::{Record, Transition},
+        paint,
+    },
+    report::table,
+};
 
 /// A stored event: its line, and its content.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,21 +26,30 @@ impl StoredEvent {
 }
 
 /// Past events as a table, one per line.
-pub fn text<'a>(records: impl Iterator<Item = &'a Record>) -> String {
-    let rows: Vec<_> = records.map(row).collect();
+pub fn text<'a>(records: impl Iterator<Item = &'a Record>, width: usize) -> String {
+    let rows: Vec<_> = records.map(|record| cells(record).to_vec()).collect();
     if rows.is_empty() {
         return "  no events yet\n".to_owned();
     }
-    table::render(&["time", "event", "what happened"], &rows)
+    table::fit(&["time", "event", "what happened"], &rows, width)
 }
 
 /// One event as a line of text.
 pub fn line(record: &Record) -> String {
-    row(record).join("  ") + "\n"
+    let [time, event, words] = cells(record);
+    format!("{time}  {event}  {words}\n")
 }
 
-fn row(record: &Record) -> Vec<String> {
-    vec![record.time.clone(), record.event.name().to_owned(), record.words.clone()]
+fn cells(record: &Record) -> [String; 3] {
+    [record.time.clone(), painted(record.event), record.words.clone()]
+}
+
+fn painted(event: Transition) -> String {
+    match event {
+        Transition::Ended | Transition::ProtectionRegained => paint::good(event.name()),
+        Transition::ProtectionLost => paint::bad(event.name()),
+        Transition::Began | Transition::Step => paint::busy(event.name()),
+    }
 }
 
 #[cfg(test)]
@@ -57,12 +72,16 @@ mod tests {
 
     #[test]
     fn events_as_a_table() {
-        let table = text([example()].iter());
+        let table = text([example()].iter(), usize::MAX);
+        let table = console::strip_ansi_codes(&table);
         assert!(
             table.contains("  2026-01-31T23:59:59.123Z  began  port 443: a SYN flood has begun"),
             "{table}"
         );
-        assert_eq!(text([].iter()), "  no events yet\n");
-        assert!(line(&example()).starts_with("2026-01-31T23:59:59.123Z  began  port 443:"));
+        assert_eq!(text([].iter(), 80), "  no events yet\n");
+        assert!(
+            console::strip_ansi_codes(&line(&example()))
+                .starts_with("2026-01-31T23:59:59.123Z  began  port 443:")
+        );
     }
 }

@@ -1,7 +1,5 @@
 //! `explain`: when a service is defended, and why, as text and JSON. Pure.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context as _, Result};
 use defender_common::mitigation::{Level, Trigger};
 use serde::Serialize;
@@ -10,6 +8,7 @@ use crate::{
     model::{
         endpoint::Endpoint,
         mode::Mode,
+        prose::paragraph,
         setting_table::{Setting, Unit, Value},
         settings::{InForce, Settings, Source},
         triggers::{Basis, Derivation, DerivedTriggers, Described, TriggerInputs},
@@ -54,22 +53,16 @@ impl Defended {
     }
 }
 
-fn shown(found: &InForce<'_>) -> String {
-    found.value.map_or_else(|| "default".to_owned(), |value| found.key.setting.show(value))
-}
-
 /// As text.
-pub fn text(services: &[Defended]) -> String {
-    services.iter().map(service).collect::<Vec<_>>().join("\n")
+pub fn text(services: &[Defended], width: usize) -> String {
+    services.iter().map(|defended| service(defended, width)).collect::<Vec<_>>().join("\n")
 }
 
-fn service(service: &Defended) -> String {
-    let mut text = headline(service);
-    let _ = write!(text, "\n{}\n{}", triggers(service), thresholds(service));
-    text
+fn service(service: &Defended, width: usize) -> String {
+    format!("{}\n{}\n{}", headline(service, width), triggers(service, width), thresholds(service, width))
 }
 
-fn headline(service: &Defended) -> String {
+fn headline(service: &Defended, width: usize) -> String {
     let mode = service.in_force(Setting::Mode);
     let present = match (&service.unprotectable, service.mode()) {
         (Some(reason), _) => format!("unprotectable: {reason}"),
@@ -81,43 +74,46 @@ fn headline(service: &Defended) -> String {
         }
         (None, mode) => format!("triggers count in mode auto only; in mode {mode} SYNs pass"),
     };
-    format!(
-        "{}: mode {} ({}); {} half-open, backlog {}\n{present}\n",
+    let headline = format!(
+        "{}: mode {} ({}); {} half-open, backlog {}",
         service.endpoint,
-        shown(&mode),
+        mode.shown(),
         mode.source,
         service.half_open,
         service.inputs.backlog,
-    )
+    );
+    paragraph(&headline, 2, width) + &paragraph(&present, 2, width)
 }
 
 fn stands(Defended { level, trigger, .. }: &Defended) -> String {
     format!("level {}: {}, because {}", level.name(), level.describe(), trigger.describe())
 }
 
-fn triggers(service: &Defended) -> String {
+fn triggers(service: &Defended, width: usize) -> String {
     let row = |Described { name, unit, derived }: Described| {
-        let value = match derived.from {
-            Derivation::Unknown => "not set".to_owned(),
-            _ => derived.value.to_string(),
+        let (value, unit) = match (derived.from, derived.value) {
+            (Derivation::Unknown, _) => ("not set".to_owned(), table::NONE),
+            // Where the datapath has 0, it does not compare.
+            (_, 0) if name == "replies" => ("no limit".to_owned(), table::NONE),
+            (_, value) => (value.to_string(), unit),
         };
         vec![name.to_owned(), value, unit.to_owned(), service.basis().describe(&derived)]
     };
     let rows: Vec<Vec<String>> = service.triggers().map(row).collect();
-    table::render(&["limit", "value", "unit", "derived from"], &rows)
+    table::fit(&["limit", "value", "unit", "derived from"], &rows, width)
 }
 
-fn thresholds(service: &Defended) -> String {
+fn thresholds(service: &Defended, width: usize) -> String {
     let row = |threshold: Setting| {
         let found = service.in_force(threshold);
         let key = match found.source {
             Source::Default => found.source.to_string(),
             source => format!("{source}: {}", found.key),
         };
-        vec![threshold.name().to_owned(), shown(&found), key, threshold.description().to_owned()]
+        vec![threshold.name().to_owned(), found.shown(), key, threshold.description().to_owned()]
     };
     let rows: Vec<Vec<String>> = Setting::thresholds().map(row).collect();
-    table::render(&["threshold", "value", "from", "meaning"], &rows)
+    table::fit(&["threshold", "value", "from", "meaning"], &rows, width)
 }
 
 #[derive(Serialize)]
@@ -284,7 +280,7 @@ mod tests {
 
     #[test]
     fn each_line_says_how_it_came_about() {
-        let text = text(&[example()]);
+        let text = text(&[example()], usize::MAX);
         for words in [
             "192.0.2.1:443: mode auto (default); 7 half-open, backlog 4096\n",
             "level pass: SYNs pass, because nothing has happened yet\n",
@@ -301,9 +297,34 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_there_are_not_have_no_unit() {
+        let mut service = example();
+        service.inputs.link_replies = None;
+        let text = text(&[service], usize::MAX);
+        let cells = |name: &str| {
+            let line = text.lines().find(|line| line.trim_start().starts_with(name)).expect(name);
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
+        };
+        assert_eq!(cells("flood")[1..3], ["not set", "-"]);
+        assert_eq!(cells("replies")[1..3], ["no limit", "-"]);
+        assert_eq!(cells("rate ")[2], "SYNs per second");
+        assert!(!text.contains("0: not set"), "{text}");
+    }
+
+    #[test]
+    fn explanations_fit_80_columns() {
+        let mut service = example();
+        service.endpoint.address = "2001:db8:1111:2222:3333:4444:5555:6666".parse().expect("an address");
+        service.inputs.half_open_p99 = Some(54_321);
+        let text = text(&[service], 80);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("(file"), "{text}");
+    }
+
+    #[test]
     fn unprotectable_services_come_first() {
         let service = Defended { unprotectable: Some("it is MPTCP".into()), ..example() };
-        let text = text(std::slice::from_ref(&service));
+        let text = text(std::slice::from_ref(&service), usize::MAX);
         assert!(text.lines().nth(1).is_some_and(|line| line == "unprotectable: it is MPTCP"), "{text}");
         let json: Json = serde_json::from_str(&json(&[service]).expect("JSON")).expect("JSON");
         assert_eq!(json["services"][0]["unprotectable"], "it is MPTCP");
@@ -314,7 +335,7 @@ mod tests {
         let mut service = example();
         let in_mode = |service: &mut Defended, mode| {
             service.settings.set("mode".parse().expect("a key"), mode).expect("a mode");
-            text(std::slice::from_ref(service))
+            text(std::slice::from_ref(service), usize::MAX)
         };
         let always = in_mode(&mut service, "always");
         assert!(always.contains("every SYN is challenged; the only trigger is replies"), "{always}");

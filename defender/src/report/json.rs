@@ -27,7 +27,7 @@ struct Stats<'a> {
     services: Vec<StatsService<'a>>,
     /// Packets by verdict.
     verdicts: BTreeMap<&'static str, u64>,
-    /// Packets a second by verdict, measured for 0.2 s.
+    /// Packets a second by verdict, measured for 0.2 s; with `--watch`, since the reading before.
     rates: BTreeMap<&'static str, u64>,
     /// All counters.
     counters: BTreeMap<&'static str, u64>,
@@ -56,7 +56,7 @@ struct StatsService<'a> {
     active: bool,
     /// Connections in SYN_RECV.
     half_open: u64,
-    /// SYNs a second, measured for 0.2 s.
+    /// SYNs a second, measured as `rates` are.
     syn_rate: u64,
     /// The mitigation level: `pass`, `challenge`, `limit`, `known_sources`. `active` tells whether the mode
     /// acts on it.
@@ -198,8 +198,8 @@ pub fn stats(snapshot: &Snapshot, one_line: bool) -> Result<String> {
     text.context("cannot write JSON")
 }
 
-/// `status --json`.
-pub fn status(snapshot: &Snapshot) -> Result<String> {
+/// `status --json`, on one line or several.
+pub fn status(snapshot: &Snapshot, one_line: bool) -> Result<String> {
     let status = Status {
         version: VERSION,
         engine: engine::NAME,
@@ -214,7 +214,8 @@ pub fn status(snapshot: &Snapshot) -> Result<String> {
         warnings: &snapshot.warnings,
         hooks: snapshot.hooks,
     };
-    serde_json::to_string_pretty(&status).context("cannot write JSON")
+    let text = if one_line { serde_json::to_string(&status) } else { serde_json::to_string_pretty(&status) };
+    text.context("cannot write JSON")
 }
 
 #[cfg(test)]
@@ -297,7 +298,7 @@ mod tests {
     fn every_counter_of_a_service_is_listed() {
         let mut snapshot = example();
         snapshot.services[0].counters = ServiceCounters { syn_limited: 7, ..ServiceCounters::default() };
-        for report in [stats(&snapshot, true), status(&snapshot)] {
+        for report in [stats(&snapshot, true), status(&snapshot, true)] {
             let report: Value = serde_json::from_str(&report.expect("JSON")).expect("JSON");
             let counters = report["services"][0]["counters"].as_object().expect("an object");
             assert!(
@@ -310,7 +311,7 @@ mod tests {
 
     #[test]
     fn status_explains() {
-        let status: Value = serde_json::from_str(&status(&example()).expect("JSON")).expect("JSON");
+        let status: Value = serde_json::from_str(&status(&example(), false).expect("JSON")).expect("JSON");
         assert_eq!(status["version"], 1);
         assert_eq!(status["services"][1]["unprotectable"], "it is MPTCP");
         assert_eq!(status["interfaces"][0]["up"], true);

@@ -8,6 +8,7 @@ pub mod health;
 pub mod json;
 pub mod lists;
 pub mod next_syn;
+pub mod outcome;
 pub mod peer;
 pub mod snapshot;
 pub mod table;

@@ -30,8 +30,8 @@ use crate::{
         evidence::{Evidence, Sample, per_second},
         hooks::HookCounts,
         lists::plan::ListCounts,
+        map_values,
         mode::Mode,
-        policy,
         settings::Settings,
         sysctls,
     },
@@ -49,6 +49,8 @@ const SAMPLE: Duration = Duration::from_millis(200);
 /// The current state.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// When the counters were read.
+    pub taken: Instant,
     /// The controller's state.
     pub control: Control,
     /// Challenging is suspended, whatever the settings say.
@@ -146,7 +148,7 @@ impl Snapshot {
             services.push(ServiceStatus {
                 endpoint: Endpoint::from_abi(slot),
                 mode: Mode::from_abi(slot.mode).unwrap_or_default(),
-                active: policy::is_challenged(slot, &loads[&id], &config),
+                active: map_values::is_challenged(slot, &loads[&id], &config),
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
@@ -174,11 +176,28 @@ impl Snapshot {
             settings,
             interfaces: interfaces(root)?,
             services,
+            taken: Instant::now(),
             counters: maps.counters()?,
             rates,
             states: connections::count(connections.iter()),
             listed: lists::counts(&maps, &directory)?,
         })
+    }
+
+    /// Measures rates since an earlier reading, instead of for 0.2 s.
+    pub fn measure_since(&mut self, earlier: &Self) {
+        let elapsed = self.taken.duration_since(earlier.taken);
+        let counts = self.counters.verdicts.iter().zip(earlier.counters.verdicts);
+        for (rate, (after, before)) in self.rates.iter_mut().zip(counts) {
+            *rate = per_second(after.saturating_sub(before), elapsed);
+        }
+        for service in &mut self.services {
+            let mut others = earlier.services.iter();
+            if let Some(same) = others.find(|other| other.endpoint == service.endpoint) {
+                let sample = Sample { before: same.counters, after: service.counters, elapsed };
+                service.syn_rate = sample.syn_rate();
+            }
+        }
     }
 
     /// Every fault of the defence, each as part of a sentence. Empty if there is none.
@@ -303,6 +322,12 @@ pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
         }
     };
     Ok(slots.iter().map(defended).collect())
+}
+
+/// The ports of all services.
+pub fn ports(root: &PinRoot) -> Result<BTreeSet<u16>> {
+    root.require_attached()?;
+    Ok(slots(&Maps::open(root)?)?.values().map(|slot| slot.port).collect())
 }
 
 /// The services' slots that are in use, by id.
@@ -469,6 +494,7 @@ pub(super) mod tests {
         let web = service(80, "::", abi::SERVICE_FAMILY_V4 | abi::SERVICE_FAMILY_V6);
         let other = service(443, "192.0.2.1", abi::SERVICE_FAMILY_V4);
         Snapshot {
+            taken: Instant::now(),
             control: Control::By { pid: 42, looked: None, stopped: false },
             suspended: false,
             settings,

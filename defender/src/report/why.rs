@@ -1,30 +1,33 @@
 //! `why`: everything known about a peer, as text and JSON. Pure.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::report::{
-    VERSION, conns,
-    next_syn::{ASSUMED, NextSyn},
-    peer::{LastVerdict, PeerFacts},
-    table,
+use crate::{
+    model::prose::paragraph,
+    report::{
+        VERSION, conns,
+        next_syn::{ASSUMED, NextSyn},
+        peer::{LastVerdict, PeerFacts},
+        table,
+    },
 };
 
 /// As text.
-pub fn text(known: &PeerFacts) -> String {
-    let mut text = headline(known);
+pub fn text(known: &PeerFacts, width: usize) -> String {
+    let mut text = paragraph(&headline(known), 2, width);
     if !known.connections.is_empty() {
         text.push('\n');
-        text.push_str(&conns::text(&known.connections, None));
+        text.push_str(&conns::text(&known.connections, None, &|_| None, width));
     }
     if !known.verdicts.is_empty() {
         text.push('\n');
-        text.push_str(&verdicts(&known.verdicts));
+        text.push_str(&verdicts(&known.verdicts, width));
     }
     text.push('\n');
-    text.push_str(&next_syn(&known.next_syn));
+    text.push_str(&next_syn(&known.next_syn, width));
     text
 }
 
@@ -40,17 +43,17 @@ fn headline(known: &PeerFacts) -> String {
     };
     match (known.connections.is_empty(), known.verdicts.is_empty()) {
         (true, true) => {
-            format!("nothing is known of {about}: no connection, no remembered verdict\n")
+            format!("nothing is known of {about}: no connection, no remembered verdict")
         }
-        (false, true) => format!("{about}: {connections}; no remembered verdict\n"),
+        (false, true) => format!("{about}: {connections}; no remembered verdict"),
         (_, false) if known.peer.port.is_some() => {
-            format!("{about}: {connections}; verdicts are remembered by address, for all its ports\n")
+            format!("{about}: {connections}; verdicts are remembered by address, for all its ports")
         }
-        (_, false) => format!("{about}: {connections}\n"),
+        (_, false) => format!("{about}: {connections}"),
     }
 }
 
-fn verdicts(verdicts: &[LastVerdict]) -> String {
+fn verdicts(verdicts: &[LastVerdict], width: usize) -> String {
     let row = |verdict: &LastVerdict| {
         vec![
             verdict.reason.name().to_owned(),
@@ -61,19 +64,19 @@ fn verdicts(verdicts: &[LastVerdict]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = verdicts.iter().map(row).collect();
-    table::render(&["last verdicts", "port", "packets", "last", "meaning"], &rows)
+    table::fit(&["last verdicts", "port", "packets", "last", "meaning"], &rows, width)
 }
 
-fn next_syn(next: &[NextSyn]) -> String {
+fn next_syn(next: &[NextSyn], width: usize) -> String {
     if next.is_empty() {
         return "  no service that it could connect to\n".to_owned();
     }
     let row = |next: &NextSyn| vec![service(next), next.reason.name().to_owned(), next.explanation.clone()];
     let rows: Vec<Vec<String>> = next.iter().map(row).collect();
-    let mut text = table::render(&["its next syn to", "verdict", "because"], &rows);
+    let mut text = table::fit(&["its next syn to", "verdict", "because"], &rows, width);
     text.push('\n');
     for sentence in ASSUMED {
-        let _ = writeln!(text, "assumed: {sentence}");
+        text.push_str(&paragraph(&format!("assumed: {sentence}"), 2, width));
     }
     text
 }
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn unknown_peers_are_called_so() {
-        let text = text(&stranger());
+        let text = text(&stranger(), usize::MAX);
         assert!(text.starts_with("nothing is known of 192.0.2.7:5"), "{text}");
         assert!(text.contains("no service"), "{text}");
         let at_port = headline(&PeerFacts { port: Some(80), ..stranger() });
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_fact_is_printed() {
-        let text = text(&example());
+        let text = text(&example(), usize::MAX);
         assert!(text.starts_with("192.0.2.7:5: 1 connection; verdicts are remembered by address"), "{text}");
         for part in [
             "ESTABLISHED  192.0.2.7:5",

@@ -4,8 +4,8 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -81,6 +81,14 @@ impl Journal {
     /// What is added from now on.
     pub fn follow(&self) -> Result<Follower> {
         Follower::new(self.events())
+    }
+
+    /// What is there, and what is added from now on: no line is missing between the two, and none is in both.
+    pub fn follow_on(&self) -> Result<(Vec<String>, Follower)> {
+        let mut follower = self.follow()?;
+        let mut lines = follower.old_lines(&self.old_events())?;
+        lines.extend(follower.past()?);
+        Ok((lines, follower))
     }
 
     /// The baselines; none where they cannot be read.
@@ -160,6 +168,33 @@ impl Follower {
         Ok(Self { path, file, rest: Vec::new() })
     }
 
+    /// The lines before its file, unless that has just become the old one.
+    fn old_lines(&self, path: &Path) -> Result<Vec<String>> {
+        let Some(old) = files::open_to_read(path)? else { return Ok(Vec::new()) };
+        if self.file.as_ref().is_some_and(|ours| is_same(ours, &old)) {
+            return Ok(Vec::new());
+        }
+        let mut bytes = Vec::new();
+        let read = end_of(&old).and_then(|mut end| end.read_to_end(&mut bytes));
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(whole_lines(&mut bytes))
+    }
+
+    /// The lines of its file before what it reads on from.
+    fn past(&mut self) -> Result<Vec<String>> {
+        let Some(file) = &mut self.file else { return Ok(Vec::new()) };
+        let mut read = || {
+            let end = file.stream_position()?;
+            let begin = end.saturating_sub(LARGEST);
+            let mut bytes = vec![0; (end - begin) as usize];
+            file.read_exact_at(&mut bytes, begin).map(|()| bytes)
+        };
+        let mut bytes = read().with_context(|| format!("cannot read {}", self.path.display()))?;
+        let lines = whole_lines(&mut bytes);
+        self.rest = bytes;
+        Ok(lines)
+    }
+
     /// The lines that came since the last time.
     pub fn read_on(&mut self) -> Result<Vec<String>> {
         let mut lines = self.read()?;
@@ -176,9 +211,7 @@ impl Follower {
     fn read(&mut self) -> Result<Vec<String>> {
         let Some(file) = &mut self.file else { return Ok(Vec::new()) };
         file.read_to_end(&mut self.rest).with_context(|| format!("cannot read {}", self.path.display()))?;
-        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let whole: Vec<u8> = self.rest.drain(..whole).collect();
-        Ok(String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect())
+        Ok(whole_lines(&mut self.rest))
     }
 
     /// Whether another file is there now, or the first.
@@ -187,6 +220,18 @@ impl Follower {
         let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
         ours.is_none_or(|ours| (ours.dev(), ours.ino()) != (there.dev(), there.ino()))
     }
+}
+
+/// Takes the lines whose end is there.
+fn whole_lines(bytes: &mut Vec<u8>) -> Vec<String> {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let whole: Vec<u8> = bytes.drain(..whole).collect();
+    String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
+}
+
+fn is_same(one: &File, other: &File) -> bool {
+    let inode = |file: &File| file.metadata().map(|file| (file.dev(), file.ino())).ok();
+    inode(one) == inode(other)
 }
 
 /// The end of a file, no more than there can be in one of ours.
@@ -209,7 +254,7 @@ fn ends_within_a_line(mut file: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, process};
+    use std::process;
 
     use super::*;
 
@@ -263,6 +308,25 @@ mod tests {
         assert!(late.read_on().expect("nothing").is_empty());
         file.write_all(b" a line\n").expect("written");
         assert_eq!(late.read_on().expect("a line"), ["half a line"]);
+    }
+
+    #[test]
+    fn who_follows_on_misses_nothing_and_sees_nothing_twice() {
+        let mut scene = Scene::new("follow-on");
+        assert!(scene.0.follow_on().expect("nothing").0.is_empty());
+        scene.0.append("one");
+        fs::rename(scene.0.events(), scene.0.old_events()).expect("renamed");
+        scene.0.append("two");
+        let mut file = OpenOptions::new().append(true).open(scene.0.events()).expect("a file");
+        file.write_all(b"th").expect("written");
+        let (past, mut follower) = scene.0.follow_on().expect("a follower");
+        assert_eq!(past, ["one", "two"]);
+        file.write_all(b"ree\n").expect("written");
+        assert_eq!(follower.read_on().expect("a line"), ["three"]);
+        // The file that it has open becomes the old one before that is read.
+        let follower = scene.0.follow().expect("a follower");
+        fs::rename(scene.0.events(), scene.0.old_events()).expect("renamed");
+        assert!(follower.old_lines(&scene.0.old_events()).expect("no lines").is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use defender_common::{
-    abi::{MODE_ALWAYS, MODE_AUTO, Triggers},
+    abi::{MODE_ALWAYS, MODE_AUTO, TriggerLimits},
     load::MitigationState,
     mitigation::{Level, Trigger},
     verdict::Reason,
@@ -38,15 +38,16 @@ fn on(row: Row, mode: u32, level: Level) -> Row {
     })
 }
 
-fn triggers(row: Row, triggers: Triggers) -> Row {
-    let triggers = Triggers { min_active: 30_000, ..triggers };
+fn triggers(row: Row, triggers: TriggerLimits) -> Row {
+    let triggers = TriggerLimits { min_active: 30_000, ..triggers };
     on(row, MODE_AUTO, Level::Pass).world(|world| world.service().triggers = triggers)
 }
 
 fn half_open() -> Vec<Row> {
-    let critical = |row, critical| triggers(row, Triggers { critical, ..Triggers::default() });
-    let shared = |row, critical| triggers(row, Triggers { critical, listeners: 3, ..Triggers::default() });
-    let start = |row, start| triggers(row, Triggers { start, ..Triggers::default() });
+    let critical = |row, critical| triggers(row, TriggerLimits { critical, ..TriggerLimits::default() });
+    let shared =
+        |row, critical| triggers(row, TriggerLimits { critical, listeners: 3, ..TriggerLimits::default() });
+    let start = |row, start| triggers(row, TriggerLimits { start, ..TriggerLimits::default() });
     let signed = |name, critical| {
         let syn = syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         on(row(name, syn), MODE_AUTO, Level::Challenge)

@@ -60,7 +60,7 @@ fn failures_have_status_1_and_say_why() -> Result<()> {
         &["stats", "--json"],
         &["get"],
         &["set", "mode", "always"],
-        &["detach"],
+        &["set", "mode", "always", "-o", "json"],
     ] {
         let complaint = complaint(&run(&bed, &pins, arguments)?, 1);
         assert!(complaint.contains("nothing is attached"), "{arguments:?}: {complaint}");
@@ -94,9 +94,175 @@ fn wrong_usage_has_status_2() -> Result<()> {
         &["set", "nonsense", "on"],
         &["get", "nonsense"],
         &["stats", "--watch", "0"],
+        &["stats", "-o", "yaml"],
+        &["conns", "--port", "no-such-service"],
+        &["events", "--since", "yesterday"],
+        &["get", "--export", "--json"],
     ] {
         complaint(&run(&bed, &pins, arguments)?, 2);
     }
+    let complaint = complaint(&run(&bed, &pins, &["conns", "--port", "no-such-service"])?, 2);
+    assert!(complaint.contains("expected 1-65535 or a service name"), "{complaint}");
+    Ok(())
+}
+
+#[test]
+fn errors_are_json_where_the_output_is() -> Result<()> {
+    let bed = Topology::new()?;
+    let pins = fresh_pin_root();
+    for (arguments, status) in [
+        (&["status", "--json"][..], 1),
+        (&["explain", "80", "-o", "json"], 1),
+        (&["set", "mode", "on", "-ojson"], 2),
+        (&["get", "nonsense", "--output=json"], 2),
+        (&["fly", "--json"], 2),
+        (&["conns", "--port", "no-such-service", "-no", "json"], 2),
+        (&["attach", "--iface", "none0", "-o", "json"], 1),
+    ] {
+        let complaint = complaint(&run(&bed, &pins, arguments)?, status);
+        let last: Value = serde_json::from_str(complaint.lines().last().context("nothing")?)?;
+        assert_eq!((&last["version"], &last["level"]), (&1.into(), &"error".into()), "{complaint}");
+        assert_eq!(last["exit_status"], status, "{complaint}");
+        assert!(
+            last["message"].as_str().is_some_and(|text| !text.is_empty() && !text.contains('\n')),
+            "{last}"
+        );
+        for line in complaint.lines() {
+            assert!(serde_json::from_str::<Value>(line)?["message"].is_string(), "{line}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_report_is_there_as_json() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let file = scratch.write("config.toml", "mode = \"always\"\nallow = [\"192.0.2.0/24\"]\n")?;
+    let file = file.to_str().context("a path that is no text")?;
+    let bed = Topology::new()?;
+    let server = Server::start(&bed.server, bed.server_v4(80))?;
+    let pins = fresh_pin_root();
+    let _sweep = sweep(&pins);
+    let json = |arguments: &[&str]| -> Result<Value> {
+        let output = run(&bed, &pins, arguments)?;
+        complaint(&output, 0);
+        let value: Value = serde_json::from_slice(&output.stdout).with_context(|| arguments.join(" "))?;
+        assert_eq!(value["version"], 1, "{arguments:?}: {value}");
+        Ok(value)
+    };
+    let attached = json(&["attach", "--iface", SERVER_INTERFACE, "--config", file, "-o", "json"])?;
+    assert_eq!(attached["interfaces"], serde_json::json!([SERVER_INTERFACE]));
+    assert_eq!((&attached["mode"], &attached["services"][0]["port"]), (&"always".into(), &80.into()));
+    visit(&bed, &server)?;
+    for arguments in [
+        &["stats"][..],
+        &["status"],
+        &["conns"],
+        &["conns", "--summary"],
+        &["why", "192.0.2.1"],
+        &["explain", "80"],
+        &["get"],
+        &["get", "mode"],
+        &["config", "check", file],
+        &["doctor", "--iface", SERVER_INTERFACE],
+        &["set", "80.min_active", "5m"],
+    ] {
+        for format in [&["-o", "json"][..], &["--output", "json"], &["--json"]] {
+            json(&[arguments, format].concat())?;
+        }
+        let output = run(&bed, &pins, &[arguments, &["-o", "text"]].concat())?;
+        assert!(!output.stdout.starts_with(b"{"), "{arguments:?}");
+    }
+    let set = json(&["set", "80.min_active", "5 m", "--json"])?;
+    assert_eq!((&set["settings"][0]["value"], &set["settings"][0]["number"]), (&"5m".into(), &300.into()));
+    let got = json(&["get", "mode", "--json"])?;
+    assert_eq!(
+        (&got["settings"][0]["value"], &got["settings"][0]["source"]),
+        (&"always".into(), &"file".into())
+    );
+    let checked = json(&["config", "check", file, "--json"])?;
+    assert_eq!((&checked["settings"], &checked["allowed"]), (&1.into(), &1.into()));
+    assert_eq!(json(&["detach", "--json"])?["detached"], serde_json::json!([SERVER_INTERFACE]));
+    assert_eq!(json(&["detach", "--json"])?["detached"], serde_json::json!([]));
+    assert_gone(&bed, &pins, &server)
+}
+
+#[test]
+fn detaching_what_is_not_attached_is_no_failure() -> Result<()> {
+    let bed = Topology::with(&Options { behind: true, ..Options::default() })?;
+    let pins = fresh_pin_root();
+    for arguments in [&["detach"][..], &["detach", "--iface", SERVER_INTERFACE]] {
+        let told = complaint(&run(&bed, &pins, arguments)?, 0);
+        assert!(told.contains("was") && told.contains("attached"), "{arguments:?}: {told}");
+        assert_eq!(leftovers(&bed, &pins)?, Vec::<String>::new());
+    }
+    let defender = start(&bed, &[])?;
+    let pins = defender.pin_root().to_owned();
+    let told = complaint(&run(&bed, &pins, &["detach", "--iface", ROUTER_INTERFACE])?, 0);
+    assert!(told.contains(&format!("{ROUTER_INTERFACE}: was not attached")), "{told}");
+    // A name that no interface has is a mistake.
+    let told = complaint(&run(&bed, &pins, &["detach", "--iface", "none0"])?, 1);
+    assert!(told.contains("unknown interface none0") && told.contains(SERVER_INTERFACE), "{told}");
+    assert_eq!(defender.statistics()?["interfaces"][0]["name"], SERVER_INTERFACE);
+    complaint(&run(&bed, &pins, &["detach", "--iface", SERVER_INTERFACE])?, 0);
+    assert_eq!(leftovers(&bed, &pins)?, Vec::<String>::new());
+    let told = complaint(&run(&bed, &pins, &["detach"])?, 0);
+    assert!(told.contains("nothing was attached"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn settings_have_the_units_that_people_type() -> Result<()> {
+    let bed = Topology::new()?;
+    let _server = Server::start(&bed.server, bed.server_v4(80))?;
+    let defender = start(&bed, &[])?;
+    for (key, value, shown, limit) in [
+        ("80.min_active", "5m", "5m", ("min_active", 300)),
+        ("http.min_active", "90 s", "90s", ("min_active", 90)),
+        ("80.out_of_state", "10k", "10k", ("out_of_state", 10_000)),
+        ("80.min_active", "50", "50", ("min_active", 50)),
+    ] {
+        defender.ask(&["set", key, value])?;
+        assert_eq!(defender.ask(&["get", key])?.trim(), shown, "{key}");
+        let explained: Value = serde_json::from_str(&defender.ask(&["explain", "http", "--json"])?)?;
+        let triggers = explained["services"][0]["triggers"].as_array().context("no triggers")?.clone();
+        let trigger =
+            triggers.iter().find(|trigger| trigger["name"] == limit.0).context("no such trigger")?;
+        assert_eq!(trigger["value"], limit.1, "{key} {value}");
+    }
+    defender.ask(&["set", "start", "30 %"])?;
+    assert_eq!(defender.ask(&["get", "start"])?.trim(), "30%");
+    let exported = defender.ask(&["get", "--export"])?;
+    assert!(
+        exported.contains("out_of_state = \"10k\"") && exported.contains("start = \"30%\""),
+        "{exported}"
+    );
+    Ok(())
+}
+
+#[test]
+fn connections_are_chosen_by_family_and_shown_by_service_name() -> Result<()> {
+    let bed = Topology::new()?;
+    let v4 = Server::start(&bed.server, bed.server_v4(80))?;
+    let v6 = Server::start(&bed.server, bed.server_v6(443))?;
+    let defender = start_always(&bed, &[80, 443])?;
+    let _connected = [v4.address(), v6.address()]
+        .map(|to| client::connect(&bed.client, to, CLIENT_PATIENCE).map(|stream| (stream, to)));
+    let ports = |arguments: &[&str]| -> Result<Vec<u64>> {
+        let listing = defender.ask(&[&["conns", "--state", "estab", "--json"], arguments].concat())?;
+        let listing: Value = serde_json::from_str(&listing)?;
+        let connections = listing["connections"].as_array().context("no connections")?;
+        Ok(connections.iter().filter_map(|connection| connection["local_port"].as_u64()).collect())
+    };
+    eventually("both are there", || Ok(ports(&[])? == [80, 443]))?;
+    assert_eq!(ports(&["-4"])?, [80]);
+    assert_eq!(ports(&["-6"])?, [443]);
+    assert_eq!(ports(&["-46"])?, [80, 443]);
+    assert_eq!(ports(&["--port", "https"])?, [443]);
+    let named = defender.ask(&["conns"])?;
+    assert!(named.contains(":http ") && named.contains(":https "), "{named}");
+    let numeric = defender.ask(&["conns", "-n"])?;
+    assert!(numeric.contains("10.203.0.2:80 ") && !numeric.contains(":http"), "{numeric}");
     Ok(())
 }
 

@@ -20,5 +20,7 @@ mod presence_filter;
 mod regressions;
 mod round_trip;
 mod service;
+mod shell;
 mod states;
 mod systemd;
+mod terminal;

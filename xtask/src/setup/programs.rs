@@ -12,6 +12,7 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
+    ("fish", "fish"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("iptables-restore", "iptables"),
@@ -23,6 +24,7 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("strace", "strace"),
     ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
+    ("zsh", "zsh"),
 ];
 
 /// Programs that boot other kernels, unpack them, or run in the guest.

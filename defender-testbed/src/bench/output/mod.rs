@@ -44,7 +44,7 @@ fn bulk(report: &BenchReport) -> String {
     let mut lines = vec![words(&["bulk", "flood", "Gbit/s", "least", "greatest"])];
     for bulk in &report.bulk {
         let flood =
-            if bulk.flooded { FloodLevel::Paced(super::bulk::RATE).rate() } else { "calm".to_owned() };
+            if bulk.flooded { FloodLevel::Paced(super::bulk::RATE).rate() } else { "no flood".to_owned() };
         let mut line = vec![bulk.between.title().to_owned(), flood];
         let rate = bulk.rate;
         line.extend([rate.median, rate.least, rate.most].map(|rate| format!("{:.2}", rate / 1e9)));

@@ -18,7 +18,7 @@ use crate::{
         links::{self, Link, Obstacle},
         routes, sysctl,
     },
-    model::{policy::Defaults, sysctls::Sysctls, window::WindowRules},
+    model::{map_values::Defaults, sysctls::Sysctls, window::WindowRules},
 };
 
 /// What is attached where.

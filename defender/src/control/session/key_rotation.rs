@@ -8,7 +8,7 @@ use defender_common::abi;
 use super::{Attached, Session, owner::Turn};
 use crate::{
     host::random,
-    model::{keys, policy},
+    model::{keys, map_values},
 };
 
 impl Session {
@@ -36,9 +36,9 @@ impl Session {
         self.set_key(next, abi::KeySlot::default())?;
         for (id, service) in &self.services.table.services {
             let mut slot = self.maps.services.get(*id)?;
-            if !policy::is_current(&slot, next, service, &self.host.defaults) {
+            if !map_values::is_current(&slot, next, service, &self.host.defaults) {
                 (slot.mss[next as usize], slot.window_scale[next as usize]) =
-                    policy::with_key(service, &self.host.defaults);
+                    map_values::with_key(service, &self.host.defaults);
                 self.maps.services.set(*id, slot)?;
             }
         }
@@ -58,7 +58,7 @@ impl Session {
     fn promises_are_outdated(&self) -> Result<bool> {
         let current = self.maps.config.get(0)?.key_current;
         for (id, service) in &self.services.table.services {
-            if !policy::is_current(&self.maps.services.get(*id)?, current, service, &self.host.defaults) {
+            if !map_values::is_current(&self.maps.services.get(*id)?, current, service, &self.host.defaults) {
                 return Ok(true);
             }
         }

@@ -49,8 +49,8 @@ use crate::{
     },
     model::{
         keys::{self, KeySchedule},
+        map_values::Defaults,
         mode::Mode,
-        policy::Defaults,
         presence_filter::Generations,
         services::ServiceTable,
         settings::Settings,

@@ -14,8 +14,8 @@ use crate::{
         endpoint::{self, Endpoint},
         grace::Grace,
         guard::Guard,
+        map_values,
         places::LeftOut,
-        policy,
         services::{Routes, Service, ServiceTable, Unprotectable},
         triggers::{self, TriggerInputs},
     },
@@ -91,7 +91,7 @@ impl Session {
             self.services.table.services.iter().filter(|(id, _)| !next.services.contains_key(id))
         {
             let slot = self.maps.services.get(*id)?;
-            self.maps.services.set(*id, policy::with_flag(&slot, abi::SERVICE_IN_USE, false))?;
+            self.maps.services.set(*id, map_values::with_flag(&slot, abi::SERVICE_IN_USE, false))?;
             log::debug!("{} has ended", service.endpoint);
         }
         self.services.guard.retain(|id| next.services.contains_key(&id));
@@ -124,12 +124,12 @@ impl Session {
         let unprotectable = self.unprotectable(id, service)?;
         let slot = if is_new {
             self.clear_history(id, &present, service)?;
-            policy::new_slot(service, &self.host.defaults)
+            map_values::new_slot(service, &self.host.defaults)
         } else {
-            policy::update_slot(&present, service, &self.host.defaults)
+            map_values::update_slot(&present, service, &self.host.defaults)
         };
-        let slot = policy::with_mode(&slot, self.configuration.settings.mode_of(service.endpoint.port));
-        let slot = policy::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
+        let slot = map_values::with_mode(&slot, self.configuration.settings.mode_of(service.endpoint.port));
+        let slot = map_values::with_flag(&slot, abi::SERVICE_UNPROTECTABLE, unprotectable.is_some());
         let slot = abi::Service {
             triggers: triggers::triggers(&self.configuration.settings, service.endpoint.port, inputs),
             ..slot

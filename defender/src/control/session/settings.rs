@@ -19,8 +19,8 @@ use crate::{
     model::{
         config_file::ConfigFile,
         lists::entry::List,
+        map_values,
         mode::Mode,
-        policy,
         setting_table::{Setting, Value},
         settings::{Key, Settings},
         sysctls,
@@ -182,7 +182,7 @@ impl Session {
             flags,
             age_buckets: sysctls::age_buckets(&self.host.sysctls),
             conntrack_established_ms: sysctls::conntrack_established_ms(&self.host.sysctls),
-            ..policy::with_settings(&config, &self.configuration.settings)
+            ..map_values::with_settings(&config, &self.configuration.settings)
         };
         if wanted != self.maps.config.get(0)? {
             self.maps.config.set(0, wanted)?;

@@ -166,7 +166,7 @@ impl MitigationView {
         Ok(self.maps.config.get(0)?.age_buckets)
     }
 
-    pub(crate) fn triggers(&self) -> Result<abi::Triggers> {
+    pub(crate) fn triggers(&self) -> Result<abi::TriggerLimits> {
         Ok(self.maps.services.get(self.id)?.triggers)
     }
 

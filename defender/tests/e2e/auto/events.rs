@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::{Child, Stdio},
 };
 
@@ -38,7 +39,7 @@ impl Follower {
         let pins = defender.pin_root();
         let mut command = bed.server.command(PROGRAM)?;
         command.env(STATE_DIRECTORY, state_directory(pins));
-        command.args(["events", "--follow", "--pin-root"]).arg(pins);
+        command.args(["events", "--follow", "--json", "--pin-root"]).arg(pins);
         let child = command.stdin(Stdio::null()).stdout(fs::File::create(&path)?).spawn()?;
         Ok(Self { child, path, _scratch: scratch })
     }
@@ -98,8 +99,41 @@ fn an_attack_is_told_once_whoever_is_in_control() -> Result<()> {
     let kept = String::from_utf8(kept.stdout)?;
     let kept: Vec<Value> = kept.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(kept, told);
+    by_time(&bed, third.pin_root(), &told)?;
     let fourth = start_again(&bed, &third)?;
     assert_eq!(events(&fourth)?, told);
+    Ok(())
+}
+
+/// Asserts that `--since` and `--until` choose by time; `told` is all that there is.
+fn by_time(bed: &Topology, pins: &Path, told: &[Value]) -> Result<()> {
+    let chosen = |arguments: &[&str]| -> Result<Vec<Value>> {
+        let output = run(bed, pins, &[&["events", "--json"], arguments].concat())?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        text.lines().map(|line| serde_json::from_str(line).context("an event is no JSON")).collect()
+    };
+    let time = |event: &Value| event["time"].as_str().map(str::to_owned).context("no time");
+    let (first, last) = (time(&told[0])?, time(&told[1])?);
+    assert_eq!(chosen(&["--since", "1h"])?, told);
+    assert_eq!(chosen(&["--since", &last])?, told[1..]);
+    assert_eq!(chosen(&["--until", &first])?, told[..1]);
+    assert_eq!(chosen(&["--since", &first, "--until", &last])?, told);
+    assert_eq!(chosen(&["--since", "1h", "--limit", "1"])?, told[1..]);
+    assert_eq!(chosen(&["--until", "1h"])?, Vec::<Value>::new());
+    let wrong = run(bed, pins, &["events", "--since", &last, "--until", &first])?;
+    assert_eq!(wrong.status.code(), Some(2));
+    // As text, unless JSON is asked for; what was there is printed first.
+    let mut command = bed.server.command(PROGRAM)?;
+    command.env(STATE_DIRECTORY, state_directory(pins));
+    command.args(["events", "--follow", "--since", "1h", "--pin-root"]).arg(pins);
+    let mut follower = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let lines = BufReader::new(follower.stdout.take().context("no pipe")?).lines().take(told.len());
+    let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
+    assert!(lines[0].starts_with(&format!("{first}  began  port")), "{lines:?}");
+    assert!(lines[1].starts_with(&format!("{last}  ended  port")), "{lines:?}");
+    // It ends because nobody reads any more.
+    ensure!(follower.wait()?.success());
     Ok(())
 }
 

@@ -14,6 +14,8 @@
 //! A separate program does all this. The hand-off calls it where the controller has installed it, on hosts
 //! with conntrack.
 
+mod kfunc;
+
 use aya_ebpf::{
     bindings::BPF_F_INGRESS,
     helpers::generated::{bpf_clone_redirect, bpf_redirect, bpf_xdp_adjust_meta},
@@ -34,7 +36,7 @@ use defender_common::{
 };
 
 use crate::{
-    clock, config, kfunc,
+    clock, config,
     maps::CONNTRACK,
     packet::SkbPacket,
     socket::{SocketRef, Tuple, Tupled},

@@ -1,4 +1,4 @@
-//! What the maps say about a service. Pure.
+//! The values in the maps that follow from services and settings. Pure.
 
 use defender_common::{abi, decide::Policy};
 

@@ -1,4 +1,4 @@
-//! The hand-off: XDP tags packets of proven connections, tcx ingress assigns them to their listener.
+//! The hand-off, for engines that need one: XDP tags packets of proven connections, tcx ingress assigns them to their listener.
 
 use aya_ebpf::{
     bindings::xdp_md,
@@ -26,7 +26,7 @@ use crate::{
     account, clock, config,
     conntrack::{self, SegmentRole},
     context::PacketContext,
-    engine, load,
+    load,
     packet::SkbPacket,
     presence_filter, service,
     socket::{SocketRef, Tupled},
@@ -68,7 +68,7 @@ fn attach(context: *mut xdp_md, tag: HandoffMetadata) -> Option<()> {
 
 /// Whether a packet may go on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Passage {
+enum Passage {
     Open,
     /// Its listener has no room for it.
     Closed,
@@ -165,7 +165,7 @@ fn pass<A: Tupled>(
     }
     let now = clock::now();
     let proven = match class {
-        Class::Ack => engine::check(packet, segment, interface, found.service),
+        Class::Ack => super::check(packet, segment, interface, found.service),
         _ => None,
     };
     let hash = flow.hash(&config.table_keys);
@@ -185,7 +185,7 @@ fn pass<A: Tupled>(
         Some(_) if assigned => (Handoff::Repeated, Passage::Conntrack(SegmentRole::Waits)),
         Some(listener) => match proven {
             None => return Passage::Open,
-            Some(ref proof) => match engine::assign(ctx, &listener, (flow, hash), proof) {
+            Some(ref proof) => match super::assign(ctx, &listener, (flow, hash), proof) {
                 Handoff::Assigned => (Handoff::Assigned, Passage::Conntrack(SegmentRole::HandedOver)),
                 refused => (refused, Passage::Open),
             },
