@@ -68,11 +68,11 @@ impl Debian {
         &self.root
     }
 
-    /// Puts a file of this machine into its `/tmp`, and returns its path there.
+    /// Puts a file of this machine into its `/root`, and returns its path there.
     pub(super) fn add(&self, file: &Path) -> Result<String> {
         let name = file.file_name().context("a file has a name")?.to_string_lossy().into_owned();
-        as_root("cp", |cp| cp.arg(file).arg(self.root.join("tmp").join(&name)))?;
-        Ok(format!("/tmp/{name}"))
+        as_root("cp", |cp| cp.arg(file).arg(self.root.join("root").join(&name)))?;
+        Ok(format!("/root/{name}"))
     }
 
     /// Runs a program that must succeed, and returns what it prints.

@@ -120,6 +120,6 @@ fn remove(debian: &Debian) -> Result<()> {
     ensure!(!debian.has("/usr/sbin/defender"), "removed, and the program is still there");
     ensure!(debian.has(CONFIGURATION), "removing the package has removed its configuration");
     debian.run(&["dpkg", "--purge", NAME])?;
-    debian.shell("rm -f /tmp/*.deb")?;
+    debian.shell("rm -f /root/*.deb")?;
     Ok(())
 }
