@@ -8,7 +8,7 @@ use defender_build::program;
 use super::apt;
 
 /// Programs that tests run, each with its Debian package.
-const TEST_PROGRAMS: [(&str, &str); 16] = [
+const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
@@ -28,7 +28,7 @@ const TEST_PROGRAMS: [(&str, &str); 16] = [
 ];
 
 /// Programs that boot other kernels, unpack them, or run in the guest.
-const KERNEL_PROGRAMS: [(&str, &str); 6] = [
+const KERNEL_PROGRAMS: &[(&str, &str)] = &[
     ("depmod", "kmod"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
@@ -38,7 +38,7 @@ const KERNEL_PROGRAMS: [(&str, &str); 6] = [
 ];
 
 /// Programs that build a release.
-const DISTRIBUTION_PROGRAMS: [(&str, &str); 6] = [
+const DISTRIBUTION_PROGRAMS: &[(&str, &str)] = &[
     ("git", "git"),
     ("gzip", "gzip"),
     ("readelf", "binutils"),
@@ -48,7 +48,7 @@ const DISTRIBUTION_PROGRAMS: [(&str, &str); 6] = [
 ];
 
 /// Programs that check a release: they lint, install into a Debian of its own, and run what is for other processors.
-const DISTRIBUTION_CHECK_PROGRAMS: [(&str, &str); 9] = [
+const DISTRIBUTION_CHECK_PROGRAMS: &[(&str, &str)] = &[
     ("bwrap", "bubblewrap"),
     ("debootstrap", "debootstrap"),
     ("dpkg-deb", "dpkg"),
@@ -62,22 +62,22 @@ const DISTRIBUTION_CHECK_PROGRAMS: [(&str, &str); 9] = [
 
 /// Installs the programs that tests run. None is started as a service.
 pub(crate) fn test_programs() -> Result<()> {
-    install_missing(&TEST_PROGRAMS)
+    install_missing(TEST_PROGRAMS)
 }
 
 /// Installs the programs needed to try other kernels.
 pub(crate) fn kernel_programs() -> Result<()> {
-    install_missing(&KERNEL_PROGRAMS)
+    install_missing(KERNEL_PROGRAMS)
 }
 
 /// Installs the programs that build a release.
 pub(super) fn distribution_programs() -> Result<()> {
-    install_missing(&DISTRIBUTION_PROGRAMS)
+    install_missing(DISTRIBUTION_PROGRAMS)
 }
 
 /// Installs the programs that check a release.
 pub(super) fn distribution_check_programs() -> Result<()> {
-    install_missing(&DISTRIBUTION_CHECK_PROGRAMS)
+    install_missing(DISTRIBUTION_CHECK_PROGRAMS)
 }
 
 fn install_missing(programs: &[(&str, &str)]) -> Result<()> {
