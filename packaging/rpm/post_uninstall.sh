@@ -3,5 +3,5 @@ if [ "$1" -eq 0 ]; then
 	if [ -d /run/systemd/system ]; then
 		systemctl daemon-reload || :
 	fi
-	rm -rf /run/defender /sys/fs/bpf/defender
+	rm -rf /run/defender /sys/fs/bpf/defender /sys/fs/bpf/defender-*
 fi

@@ -6,7 +6,9 @@ if [ "$1" -eq 0 ]; then
 	if [ -d /run/systemd/system ]; then
 		systemctl stop defender.service 'defender@*.service' || :
 	fi
-	if [ -d /sys/fs/bpf/defender ]; then
-		defender detach || echo "syn-defender: programs may still be attached to interfaces" >&2
-	fi
+	for pins in /sys/fs/bpf/defender /sys/fs/bpf/defender-*; do
+		if [ -d "$pins" ]; then
+			defender --pin-root "$pins" detach || echo "syn-defender: programs may still be attached to interfaces" >&2
+		fi
+	done
 fi

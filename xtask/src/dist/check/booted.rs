@@ -22,20 +22,22 @@ use crate::{
 const PATIENCE: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(100);
 
-/// An interface with a default route, as a server has, and the file system for pins, which systemd mounts on a real machine.
-const NETWORK: &str = "mkdir -p /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf; ip link add eth0 type veth peer name peer0; \
-     ip address add 192.0.2.1/24 dev eth0; ip link set eth0 up; ip link set peer0 up; ip route add default via 192.0.2.254";
+/// Two interfaces, one with a default route, as a server has, and the file system for pins, which systemd mounts on a real
+/// machine.
+const NETWORK: &str = "mkdir -p /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf; \
+     for i in 0 1; do ip link add eth$i type veth peer name peer$i; ip address add 192.0.2.$((i * 128 + 1))/25 dev eth$i; \
+     ip link set eth$i up; ip link set peer$i up; done; ip route add default via 192.0.2.100";
 
-/// Succeeds while the interface has an XDP program.
-const ATTACHED: &str = "ip link show eth0 | grep -q xdp";
+/// Succeeds while both interfaces have an XDP program.
+const ATTACHED: &str = "ip link show eth0 | grep -q xdp && ip link show eth1 | grep -q xdp";
 
 /// Looks as often as it can, from before the upgrade until the file that stops it is there. Prints how often it looked.
-const WATCH: &str = "looks=0; while [ ! -e /tmp/stop ]; do ip link show eth0 | grep -q xdp || { echo gap; exit 1; }; \
-     looks=$((looks + 1)); done; echo $looks";
+const WATCH: &str = "looks=0; while [ ! -e /tmp/stop ]; do \
+     for i in 0 1; do ip link show eth$i | grep -q xdp || { echo gap; exit 1; }; done; looks=$((looks + 1)); done; echo $looks";
 
 /// What must be gone in the end.
 const TRACES: [&str; 5] =
-    ["/usr/sbin/defender", "/etc/defender", "/run/defender", "/var/lib/defender", "/sys/fs/bpf/defender"];
+    ["/usr/sbin/defender", "/etc/defender", "/run/defender", "/var/lib/defender", "/sys/fs/bpf/defender*"];
 
 /// Boots a system and installs, upgrades, removes and purges.
 pub(super) fn check(release: &Release, architecture: Architecture) -> Result<()> {
@@ -45,18 +47,21 @@ pub(super) fn check(release: &Release, architecture: Architecture) -> Result<()>
     let package = debian.add(&release.deb(architecture))?;
     let later = debian.add(&life::later_version(release, architecture)?)?;
 
+    // The service defends the interface with the default route, an instance of its template the other one.
     system.shell(&format!("dpkg --install {package}"))?;
-    system.wait_for(ATTACHED)?;
     system.wait_for("systemctl --quiet is-active defender.service")?;
+    system.shell("systemctl start defender@eth1.service")?;
+    system.wait_for(ATTACHED)?;
     system.wait_for("defender status")?;
 
     upgrade(&system, &later)?;
 
     system.shell(&format!("dpkg --remove {NAME}"))?;
-    ensure!(system.shell(ATTACHED).is_err(), "the package was removed, and the program is still attached");
+    let links = system.shell("ip link show")?;
+    ensure!(!links.contains("xdp"), "the package was removed, and programs are still attached:\n{links}");
     system.shell(&format!("dpkg --purge {NAME}"))?;
     for path in TRACES {
-        ensure!(system.shell(&format!("test -e {path}")).is_err(), "purged, and {path} is still there");
+        ensure!(system.shell(&format!("ls -d {path}")).is_err(), "purged, and {path} is still there");
     }
     system.shell("test -z \"$(systemctl --failed --no-legend --plain)\"")?;
     Ok(())
