@@ -1,10 +1,11 @@
-//! The reference pages and the man pages, generated from the code that they describe.
+//! The reference pages, the man pages and the configuration file of packages, generated from the code that they describe.
 //!
 //! Each page is made of the tables that the program itself uses: clap's commands, the settings, the reasons, the counters, the
 //! profiles. The JSON pages come from the structs that are serialized: names, types and doc comments are read from the source.
 //! `cargo xtask docs` writes the pages; a test fails while they are not current.
 
 mod cli;
+mod config_file;
 mod counters;
 mod json;
 mod markdown;
@@ -49,6 +50,7 @@ pub fn pages() -> Result<Vec<Page>> {
         .into_iter()
         .map(|(name, text)| Page { path: format!("docs/reference/{name}.md").into(), text })
         .collect();
+    pages.push(Page { path: "packaging/config.toml".into(), text: config_file::page() });
     pages.extend(cli::man()?);
     Ok(pages)
 }

@@ -22,8 +22,15 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
 
 /// `cargo SUBCOMMAND` for the package in this directory.
 pub(crate) fn cargo_at(subcommand: &str, directory: &Path) -> Command {
+    let mut command = plain(subcommand);
+    command.arg("--manifest-path").arg(directory.join("Cargo.toml"));
+    command
+}
+
+/// `cargo SUBCOMMAND`, for subcommands that find the workspace by the current directory.
+pub(crate) fn plain(subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.arg(subcommand).arg("--manifest-path").arg(directory.join("Cargo.toml"));
+    command.arg(subcommand);
     command
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask kernels`: boots kernels from Debian's archive in software emulation, and checks the
 //! defender on each.
 
-mod archive;
+pub(crate) mod archive;
 mod cpio;
 mod guest;
 mod initramfs;

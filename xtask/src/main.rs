@@ -6,6 +6,7 @@
 mod build;
 mod cargo;
 mod cleanup;
+mod dist;
 mod docs;
 mod kernels;
 #[path = "../../defender-testbed/src/leftovers.rs"]
@@ -84,6 +85,8 @@ enum Command {
     Kernels(kernels::Arguments),
     /// Check the format of all code and lint it, including the eBPF crates.
     Lint,
+    /// Build what is released into target/dist: static programs, packages, images, a chart, checksums.
+    Dist(dist::Arguments),
     /// Write docs/reference and docs/man anew, from the code that they describe.
     Docs,
     /// Remove what killed tests left behind: namespaces and pins named `dfnd-…`.
@@ -120,6 +123,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Lint => lint::run(),
+        Command::Dist(arguments) => dist::run(&arguments),
         Command::Docs => docs::run(),
         Command::Cleanup { as_root, after_parent } => {
             match (as_root, after_parent) {

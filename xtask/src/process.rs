@@ -1,7 +1,7 @@
 //! Runs other programs until they exit.
 
 use std::{
-    process::{Command, ExitCode, ExitStatus},
+    process::{Command, ExitCode, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -38,6 +38,16 @@ pub(crate) fn status_within(limit: Duration, command: &mut Command) -> Result<Ex
     child.kill()?;
     child.wait()?;
     bail!("{} took longer than {} s and was stopped", describe(command), limit.as_secs())
+}
+
+/// Runs a program that must succeed and returns what it prints. Its output is shown only if it fails.
+pub(crate) fn quietly(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot run {}", describe(command)))?;
+    let [stdout, stderr] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    ensure!(output.status.success(), "{} failed ({})\n{stdout}{stderr}", describe(command), output.status);
+    Ok(stdout)
 }
 
 /// Runs a program and returns its exit code.

@@ -5,6 +5,7 @@
 
 mod apt;
 mod compiler;
+mod distribution;
 mod linker;
 mod programs;
 
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use defender_build::{DEBIAN, NIGHTLY, Toolchain};
 
 pub(crate) use apt::update as update_packages;
+pub(crate) use distribution::{for_building as distribution, for_checking as distribution_checks, python};
 pub(crate) use programs::{kernel_programs, test_programs};
 
 /// The commands to run by hand if this program fails.

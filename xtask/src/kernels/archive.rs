@@ -213,6 +213,11 @@ impl Mirrors {
         Ok(of("Debian").map(|archive| Self { archive, security: of("Debian-Security") }))
     }
 
+    /// Where releases are.
+    pub(crate) fn archive(&self) -> &str {
+        &self.archive
+    }
+
     /// The sources of a suite.
     fn sources(&self, suite: &str) -> String {
         let mut sources = format!("deb {KEYS} {} {suite} main\n", self.archive);

@@ -39,6 +39,29 @@ const KERNEL_PROGRAMS: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
 ];
 
+/// Programs that build a release.
+const DISTRIBUTION_PROGRAMS: &[(&str, &str)] = &[
+    ("git", "git"),
+    ("gzip", "gzip"),
+    ("readelf", "binutils"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("xz", "xz-utils"),
+];
+
+/// Programs that check a release: they lint, install into a Debian of its own, and run what is for other processors.
+const DISTRIBUTION_CHECK_PROGRAMS: &[(&str, &str)] = &[
+    ("bwrap", "bubblewrap"),
+    ("debootstrap", "debootstrap"),
+    ("dpkg-deb", "dpkg"),
+    ("ip", "iproute2"),
+    ("lintian", "lintian"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("rpm", "rpm"),
+    ("rpmlint", "rpmlint"),
+    ("systemd-nspawn", "systemd-container"),
+];
+
 /// Installs the programs that tests run. None is started as a service.
 pub(crate) fn test_programs() -> Result<()> {
     install_missing(TEST_PROGRAMS)
@@ -47,6 +70,16 @@ pub(crate) fn test_programs() -> Result<()> {
 /// Installs the programs needed to try other kernels.
 pub(crate) fn kernel_programs() -> Result<()> {
     install_missing(KERNEL_PROGRAMS)
+}
+
+/// Installs the programs that build a release.
+pub(super) fn distribution_programs() -> Result<()> {
+    install_missing(DISTRIBUTION_PROGRAMS)
+}
+
+/// Installs the programs that check a release.
+pub(super) fn distribution_check_programs() -> Result<()> {
+    install_missing(DISTRIBUTION_CHECK_PROGRAMS)
 }
 
 fn install_missing(programs: &[(&str, &str)]) -> Result<()> {
