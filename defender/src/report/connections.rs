@@ -77,6 +77,7 @@ pub fn count_by_service(connections: &[Connection]) -> BTreeMap<u32, BTreeMap<&'
 }
 
 /// The number of listed connections of each service, in the order of [`STATES`].
+#[cfg(feature = "metrics")]
 pub(super) fn states_by_service(listed: &[Listed]) -> BTreeMap<u32, [u64; STATES.len()]> {
     let mut services = BTreeMap::<_, [u64; STATES.len()]>::new();
     for line in listed {
