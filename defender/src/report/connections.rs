@@ -115,6 +115,7 @@ pub(super) fn table(
 }
 
 /// The number of listed connections of each service, in the order of [`STATES`].
+#[cfg(feature = "metrics")]
 pub(super) fn states_by_service(listed: &[Listed]) -> BTreeMap<u32, [u64; STATES.len()]> {
     let mut services = BTreeMap::<_, [u64; STATES.len()]>::new();
     for line in listed {

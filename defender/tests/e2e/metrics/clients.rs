@@ -23,7 +23,9 @@ fn open(bed: &Topology) -> Result<TcpStream> {
     Ok(stream)
 }
 
+/// The descriptors of the process, which keeps maps open from its first scrape on.
 fn descriptors(scene: &Scene<'_>) -> Result<usize> {
+    ensure!(scene.get("/metrics")?.status == 200);
     Ok(std::fs::read_dir(format!("/proc/{}/fd", scene.defender.id()))?.count())
 }
 
