@@ -116,14 +116,14 @@ mod tests {
     use std::path::Path;
 
     use defender::{
-        model::{config_file::ConfigFile, settings::Key},
+        model::{config_file::ConfigFile, lists::file::Prefixes, settings::Key},
         problem::Problem,
     };
 
     use super::*;
 
     fn parse(text: &str) -> ConfigFile {
-        let no_list = |_: &Path| Ok::<_, Problem>(Vec::new());
+        let no_list = |_: &Path| Ok::<_, Problem>(Prefixes::default());
         ConfigFile::parse(Path::new("/etc/defender/config.toml"), text, &no_list).expect("good")
     }
 
@@ -145,7 +145,7 @@ mod tests {
             assert!(found.is_some(), "{} is missing", setting.name());
             assert!(setting.default().is_none_or(|default| found == Some(default)), "{}", setting.name());
         }
-        assert_eq!((file.allow.len(), file.deny.len()), (2, 1));
+        assert_eq!((file.lists.allow.len(), file.lists.deny.len()), (2, 1));
     }
 
     #[test]
