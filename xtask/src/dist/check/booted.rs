@@ -84,6 +84,11 @@ fn upgrade(system: &Booted, later: &str) -> Result<()> {
     Ok(())
 }
 
+/// The container's first process. systemd sets sysctls of the whole machine as it starts, so they are read-only before.
+const BOOT: &str = "mount --bind /proc/sys /proc/sys
+mount -o remount,ro,bind /proc/sys
+exec /lib/systemd/systemd";
+
 /// A container whose first process is systemd.
 struct Booted {
     nspawn: Child,
@@ -99,7 +104,8 @@ impl Booted {
         nspawn.args(["setpriv", "--pdeathsig=KILL"]);
         nspawn.args(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"]);
         nspawn.args(["--console=pipe", "--capability=CAP_BPF,CAP_PERFMON"]);
-        nspawn.args(["--system-call-filter=bpf perf_event_open", "--boot", "--directory"]).arg(debian.root());
+        nspawn.args(["--system-call-filter=bpf perf_event_open", "--directory"]).arg(debian.root());
+        nspawn.args(["/bin/sh", "-e", "-c", BOOT]);
         nspawn.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let nspawn = nspawn.spawn().context("cannot run systemd-nspawn")?;
         let mut system = Self { nspawn, first: String::new() };
