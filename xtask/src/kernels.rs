@@ -5,6 +5,7 @@ pub(crate) mod archive;
 mod cpio;
 mod guest;
 mod initramfs;
+mod qemu;
 mod rows;
 mod table;
 mod unpack;
@@ -26,6 +27,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::{
     archive::{DebianKernel, Mirrors, Suite},
     guest::Guest,
+    qemu::Qemu,
     rows::{ExpectedResult, KernelRow, ROWS},
     table::{KernelTable, Tried},
     unpack::Unpacked,
@@ -59,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     setup::compiler()?;
     build::packages(&["defender", "defender-testbed"], true)?;
+    let qemu = Qemu::find(&cache)?;
     let logs = cache.join("logs");
     fs::create_dir_all(&logs)?;
     let mut tried = Vec::new();
@@ -66,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let bar = bar(chosen.len());
     for (row, kernel) in chosen {
         bar.set_message(row.name);
-        let report = available.boot(row, kernel, &logs, &arguments.check, &bar);
+        let report = available.boot(&qemu, row, kernel, &logs, &arguments.check, &bar);
         let report = report.unwrap_or_else(|error| GuestReport::failed(&format!("{error:#}")));
         tried.push(Tried { name: row.name, release: kernel.version.to_string(), report });
         bar.inc(1);
@@ -116,6 +119,7 @@ impl Available {
     /// Boots the kernel of a row and runs the checks on it.
     fn boot(
         &self,
+        qemu: &Qemu,
         row: &KernelRow,
         kernel: &DebianKernel,
         logs: &Path,
@@ -133,6 +137,7 @@ impl Available {
         }
         bar.suspend(|| println!("{}: {}", row.name, kernel.version));
         let guest = Guest {
+            qemu,
             kernel: unpacked.kernel(),
             initramfs,
             arguments,

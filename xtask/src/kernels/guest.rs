@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::verdict::GuestReport;
+use super::{qemu::Qemu, verdict::GuestReport};
 
 /// Time limit for all checks, on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_mins(20);
@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(20);
 const NICS: [&str; 2] = ["virtio-net-pci", "e1000"];
 
 /// A guest's components.
-pub(crate) struct Guest {
+pub(crate) struct Guest<'a> {
+    pub(crate) qemu: &'a Qemu,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     /// Arguments for the testbed.
@@ -30,7 +31,7 @@ pub(crate) struct Guest {
     pub(crate) log: PathBuf,
 }
 
-impl Guest {
+impl Guest<'_> {
     /// Boots it, and passes on each result as it arrives.
     pub(crate) fn run(&self, mut report_line: impl FnMut(&str)) -> Result<GuestReport> {
         let mut child = RunningGuest(self.command()?.spawn().context("cannot run setpriv")?);
@@ -57,9 +58,7 @@ impl Guest {
     }
 
     fn command(&self) -> Result<Command> {
-        // It ends with this program, however that ends.
-        let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "TERM", "qemu-system-x86_64"]);
+        let mut qemu = self.qemu.command();
         // Software emulation: results do not depend on this machine's processor.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
