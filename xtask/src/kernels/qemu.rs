@@ -14,8 +14,8 @@ use crate::{process, setup};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
-/// Debian's directory of libraries for this architecture.
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Debian's directories of libraries for this architecture. QEMU's own modules are in the first.
+const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 /// What it reads at run time: option ROMs, and the firmware.
 const DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
@@ -55,9 +55,9 @@ impl Qemu {
                 command.arg(PROGRAM);
             }
             Self::Unpacked(root) => {
-                let libraries = root.join(LIBRARIES);
-                command.env("QEMU_MODULE_DIR", libraries.join("qemu"));
-                command.env("LD_LIBRARY_PATH", libraries);
+                let libraries = LIBRARIES.map(|directory| root.join(directory).display().to_string());
+                command.env("QEMU_MODULE_DIR", format!("{}/qemu", libraries[0]));
+                command.env("LD_LIBRARY_PATH", libraries.join(":"));
                 command.arg(root.join("usr/bin").join(PROGRAM));
                 for directory in DATA {
                     command.arg("-L").arg(root.join(directory));
