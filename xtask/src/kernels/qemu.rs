@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use defender_build::program;
 
+use super::unpack::{extract, remove};
 use crate::{process, setup};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -75,9 +76,7 @@ fn unpack(directory: &Path) -> Result<()> {
     let mut download = Command::new("apt-get");
     download.current_dir(&packages).args(["download", "--quiet", "--quiet"]).args(missing()?);
     process::must(&mut download)?;
-    for package in fs::read_dir(&packages)? {
-        process::must(Command::new("dpkg-deb").arg("--extract").arg(package?.path()).arg(directory))?;
-    }
+    extract(&packages, directory)?;
     remove(&packages)
 }
 
@@ -94,13 +93,6 @@ fn missing() -> Result<Vec<String>> {
 /// The package that a line of apt's plan installs.
 fn planned(line: &str) -> Option<&str> {
     line.strip_prefix("Inst ")?.split_whitespace().next()
-}
-
-fn remove(directory: &Path) -> Result<()> {
-    if directory.exists() {
-        fs::remove_dir_all(directory)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -59,10 +59,9 @@ impl Unpacked {
         let scratch = cache.join("scratch");
         remove(&scratch)?;
         remove(&unpacked.directory)?;
-        suite.download(kernel, &scratch.join("packages"))?;
-        for package in files(&scratch.join("packages"))? {
-            process::must(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&scratch))?;
-        }
+        let packages = scratch.join("packages");
+        suite.download(kernel, &packages)?;
+        extract(&packages, &scratch)?;
         unpacked.take(&scratch, kernel.version.release())?;
         remove(&scratch)?;
         fs::write(unpacked.stamp(), wanted)?;
@@ -146,7 +145,16 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn remove(directory: &Path) -> Result<()> {
+/// Unpacks all packages of a directory into another.
+pub(super) fn extract(packages: &Path, directory: &Path) -> Result<()> {
+    for package in files(packages)? {
+        process::must(Command::new("dpkg-deb").arg("--extract").arg(package).arg(directory))?;
+    }
+    Ok(())
+}
+
+/// Removes a directory, if it is there.
+pub(super) fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
