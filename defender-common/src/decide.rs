@@ -7,8 +7,7 @@
 use crate::{
     abi::{
         CONFIG_SUSPENDED, Config, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_ALLOW,
-        PREFIX_DENY, SERVICE_ACCEPTS_COOKIES, SERVICE_KERNEL_COOKIES, SERVICE_UNPROTECTABLE, Service,
-        TriggerLimits,
+        PREFIX_DENY, SERVICE_UNPROTECTABLE, Service, TriggerLimits,
     },
     classify::Class,
     load,
@@ -72,7 +71,7 @@ pub trait Lookups {
     fn accepts_cookies(&mut self) -> bool;
     /// It acknowledges a valid cookie, and TCP will not drop it for anything else.
     fn proves_cookie(&mut self) -> bool;
-    /// Cookies of the kernel's own are looked for as well, see [`kernel_cookies`].
+    /// Cookies of the kernel's own are looked for as well, see [`load::awaits_kernel_cookies`].
     fn accepts_kernel_cookies(&mut self) -> bool;
     /// It acknowledges a valid SYN cookie of the kernel's own.
     fn proves_kernel_cookie(&mut self) -> bool;
@@ -121,7 +120,8 @@ impl Policy {
         (always || auto) && service.flags & SERVICE_UNPROTECTABLE == 0 && config.flags & CONFIG_SUSPENDED == 0
     }
 
-    /// Whether cookies are looked for. The time, in milliseconds, is only asked for where something depends on it.
+    /// Whether cookies are looked for: those of a service that is challenged, and for as long as the last that was sent may
+    /// live. The time, in milliseconds, is only asked for where something depends on it.
     #[inline(always)]
     pub fn accepts_cookies(
         service: &Service,
@@ -130,19 +130,13 @@ impl Policy {
         now: impl FnOnce() -> u32,
     ) -> bool {
         Self::challenges(service, load, config)
-            || service.flags & SERVICE_ACCEPTS_COOKIES != 0
-            || service.mode == MODE_AUTO
-                && peek!(load.accepts_until) != 0
-                && load::accepts_cookies(load, now())
+            || peek!(load.cookie_sent) != 0 && load::awaits_cookies(load, now())
     }
 
     /// Whether the service is watched, does not challenge, and no cookie may be on its way: every segment but SYNs passes.
     #[inline(always)]
     pub fn is_normal(service: &Service, load: &impl Peek<Load>, config: &Config) -> bool {
-        !Self::is_off(service)
-            && !Self::challenges(service, load, config)
-            && service.flags & SERVICE_ACCEPTS_COOKIES == 0
-            && peek!(load.accepts_until) == 0
+        service.mode != MODE_OFF && !Self::challenges(service, load, config) && peek!(load.cookie_sent) == 0
     }
 
     /// Whether the SYN at hand may start mitigation, or would in a dry run.
@@ -159,8 +153,8 @@ impl Policy {
 
     /// Whether a service is not even watched.
     #[inline(always)]
-    pub fn is_off(service: &Service) -> bool {
-        service.mode == MODE_OFF && service.flags & SERVICE_ACCEPTS_COOKIES == 0
+    pub fn is_off(service: &Service, load: &impl Peek<Load>) -> bool {
+        service.mode == MODE_OFF && peek!(load.cookie_sent) == 0
     }
 
     /// Whether mode `auto` would have challenged a SYN that mode `monitor` lets pass on this level.
@@ -169,13 +163,6 @@ impl Policy {
         let watched = service.mode == MODE_MONITOR && service.flags & SERVICE_UNPROTECTABLE == 0;
         watched && !matches!(level, Level::Pass)
     }
-}
-
-/// Whether the kernel may have answered SYNs with cookies of its own a moment ago: those are looked for as well. `now` is in milliseconds.
-#[inline(always)]
-pub fn kernel_cookies(service: &Service, load: &impl Peek<Load>, now: u32) -> bool {
-    service.flags & SERVICE_KERNEL_COOKIES != 0
-        || service.mode == MODE_AUTO && load::kernel_cookies(load, now)
 }
 
 /// Decides about a segment to a known service.
@@ -644,10 +631,10 @@ mod tests {
         let levels = prop::sample::select(Level::ALL.to_vec());
         let until = prop_oneof![Just(0), any::<u32>()];
         (0u32..5, 0u32..64, 0u32..64, levels, until).prop_map(
-            |(mode, flags, settings, level, accepts_until)| {
+            |(mode, flags, settings, level, cookie_sent)| {
                 (
                     Service { mode, flags, ..Service::default() },
-                    Load { accepts_until, ..stands(level) },
+                    Load { cookie_sent, ..stands(level) },
                     Config { flags: settings, ..Config::default() },
                 )
             },
@@ -661,7 +648,7 @@ mod tests {
         ) {
             let accepts = Policy::accepts_cookies(&service, &load, &config, || now);
             let mut world = World {
-                off: Policy::is_off(&service),
+                off: Policy::is_off(&service, &load),
                 policy: Policy::of(&service, load::mitigation(&load).level, &config),
                 local: true,
                 accepts,
@@ -689,7 +676,7 @@ mod tests {
         fn it_is_calm_unless_something_depends_on_cookies(
             (service, load, config) in services(), now: u32,
         ) {
-            let quiet = load.accepts_until == 0 && !Policy::is_off(&service)
+            let quiet = load.cookie_sent == 0 && !Policy::is_off(&service, &load)
                 && !Policy::accepts_cookies(&service, &load, &config, || now);
             prop_assert_eq!(Policy::is_normal(&service, &load, &config), quiet);
         }
@@ -713,9 +700,8 @@ mod tests {
         };
         assert!(accepts(MODE_ALWAYS, 0, Level::Pass) && accepts(MODE_AUTO, 0, Level::Limit));
         assert!(!accepts(MODE_MONITOR, 0, Level::Pass) && !accepts(MODE_AUTO, 0, Level::Pass));
-        assert!(accepts(MODE_MONITOR, SERVICE_ACCEPTS_COOKIES, Level::Pass));
-        assert!(Policy::is_off(&service(MODE_OFF, 0)));
-        assert!(!Policy::is_off(&service(MODE_OFF, SERVICE_ACCEPTS_COOKIES)));
+        assert!(Policy::is_off(&service(MODE_OFF, 0), &Load::EMPTY));
+        assert!(!Policy::is_off(&service(MODE_OFF, 0), &Load { cookie_sent: 1, ..Load::EMPTY }));
         let unprotectable = of(MODE_ALWAYS, SERVICE_UNPROTECTABLE, Level::Challenge);
         assert_eq!(unprotectable.syn, Err(Reason::SynUnprotectable));
         let suspended = Config { flags: CONFIG_SUSPENDED, ..config };
@@ -725,22 +711,22 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_accepted_for_a_while_after_the_last_was_sent() {
-        let service = Service { mode: MODE_AUTO, ..Service::default() };
-        let load = Load { accepts_until: 1000, ..stands(Level::Pass) };
-        let at = |now| Policy::accepts_cookies(&service, &load, &Config::default(), || now);
-        assert!(at(999) && !at(1000));
-    }
-
-    #[test]
-    fn the_kernels_own_cookies_are_accepted_for_a_while_after_challenges_began() {
-        let service = Service { mode: MODE_AUTO, ..Service::default() };
-        let load = Load { began: 1000, ..stands(Level::Challenge) };
-        let at = |now| kernel_cookies(&service, &load, now);
-        assert!(at(1001) && at(120_999) && !at(121_001));
-        let told = Service { mode: MODE_ALWAYS, flags: SERVICE_KERNEL_COOKIES, ..service };
-        assert!(kernel_cookies(&told, &load, 121_001));
-        assert!(!kernel_cookies(&Service { flags: 0, ..told }, &load, 1001));
+    fn cookies_are_accepted_while_the_last_that_was_sent_may_live_whatever_became_of_its_service() {
+        let load = Load { cookie_sent: 1001, ..stands(Level::Pass) };
+        let suspended = Config { flags: CONFIG_SUSPENDED, ..Config::default() };
+        let unprotectable = SERVICE_UNPROTECTABLE;
+        for (mode, flags, config) in [
+            (MODE_AUTO, 0, Config::default()),
+            (MODE_MONITOR, 0, Config::default()),
+            (MODE_OFF, 0, Config::default()),
+            (MODE_AUTO, 0, suspended),
+            (MODE_ALWAYS, 0, suspended),
+            (MODE_ALWAYS, unprotectable, Config::default()),
+        ] {
+            let service = Service { mode, flags, ..Service::default() };
+            let at = |now| Policy::accepts_cookies(&service, &load, &config, || now);
+            assert!(at(1001) && at(62_000) && !at(62_001), "{service:?}");
+        }
     }
 
     #[test]

@@ -13,14 +13,8 @@ pub const LEAST_KEY_PERIOD: Duration = Duration::from_secs(5);
 /// How long a cookie lives at most: it was made at the beginning of its key's period.
 pub const COOKIE: Duration = times(KEY_PERIOD, 2);
 
-/// For how long cookies are accepted after the last was sent: as long as it lives.
-pub const COOKIE_GRACE: Duration = COOKIE;
-
 /// How long a SYN cookie of the kernel's own lives (`MAX_SYNCOOKIE_AGE`, include/net/tcp.h: two periods of 60 s).
 pub const KERNEL_COOKIE: Duration = Duration::from_secs(120);
-
-/// For how long the kernel's own cookies are looked for after mitigation began: as long as the last one lives.
-pub const KERNEL_COOKIE_GRACE: Duration = KERNEL_COOKIE;
 
 /// How long the kernel keeps a half-open connection by default (`tcp_synack_retries`: 63 s), and a second for late timers.
 pub const HALF_OPEN: Duration = Duration::from_secs(64);
@@ -41,8 +35,6 @@ const fn times(lifetime: Duration, factor: u64) -> Duration {
     Duration::from_secs(lifetime.as_secs() * factor)
 }
 
-const _: () =
-    assert!(COOKIE_GRACE.as_secs() >= COOKIE.as_secs(), "cookies are accepted as long as they live");
 const _: () = assert!(
     SERVICE_ID_REST.as_secs() >= HALF_OPEN.as_secs(),
     "ids rest longer than connections are half open"

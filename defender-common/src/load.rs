@@ -12,10 +12,12 @@
 //! CPUs count at the same time, by atomic additions. Each compares before it adds, so at most one SYN per other CPU passes
 //! beyond a trigger level.
 
+use core::time::Duration;
+
 use crate::{
     abi::{AGE_BUCKETS, Load, SECONDS, TriggerLimits},
     field,
-    lifetimes::{self, COOKIE_GRACE, KERNEL_COOKIE_GRACE},
+    lifetimes::{COOKIE, KERNEL_COOKIE, milliseconds},
     mitigation::{Level, Measures, Trigger, rise, turn},
     queue::Queue,
     shared::{Peek, Shared, peek},
@@ -128,17 +130,59 @@ pub fn mitigation(load: &impl Peek<Load>) -> MitigationState {
     MitigationState::unpack(peek!(load.mitigation))
 }
 
-/// Whether cookies may be on their way although none are sent now.
+/// Notes that a SYN is answered with a cookie.
 #[inline(always)]
-pub fn accepts_cookies(load: &impl Peek<Load>, now: u32) -> bool {
-    peek!(load.accepts_until) != 0 && peek!(load.accepts_until).wrapping_sub(now) as i32 > 0
+pub fn sends_cookie(load: &Shared<Load>, now: u32) {
+    note(field!(load.cookie_sent), now);
 }
 
-/// Whether challenges began so short a time ago that cookies of the kernel's own may still be on their way.
+/// Notes that a SYN passes because its service is not challenged.
 #[inline(always)]
-pub fn kernel_cookies(load: &impl Peek<Load>, now: u32) -> bool {
-    peek!(load.began) != 0
-        && now.wrapping_sub(peek!(load.began)) < lifetimes::milliseconds(KERNEL_COOKIE_GRACE)
+pub fn passes_unchallenged(load: &Shared<Load>, now: u32) {
+    if note(field!(load.unchallenged_syn), now) {
+        forget_cookies(load, now);
+    }
+}
+
+/// Forgets the last cookie that was sent, if it no longer lives.
+#[inline(always)]
+pub fn forget_cookies(load: &Shared<Load>, now: u32) {
+    if !awaits_cookies(load, now) {
+        field!(load.cookie_sent).set(0);
+    }
+}
+
+/// Notes a moment, to within [`GRAIN`]. Returns whether it was time to.
+#[inline(always)]
+fn note(word: &Shared<u32>, now: u32) -> bool {
+    // Every CPU reads this line.
+    let is_due = now.wrapping_sub(word.get()) >= GRAIN;
+    if is_due {
+        word.set(now | 1);
+    }
+    is_due
+}
+
+/// How exact the moments of [`note`] are, in milliseconds.
+const GRAIN: u32 = 1000;
+
+/// Whether a cookie that was sent, in whatever mode and on whatever level, may still be on its way.
+#[inline(always)]
+pub fn awaits_cookies(load: &impl Peek<Load>, now: u32) -> bool {
+    is_within(peek!(load.cookie_sent), COOKIE, now)
+}
+
+/// Whether a cookie of the kernel's own may still be on its way.
+#[inline(always)]
+pub fn awaits_kernel_cookies(load: &impl Peek<Load>, now: u32) -> bool {
+    is_within(peek!(load.unchallenged_syn), KERNEL_COOKIE, now)
+}
+
+/// Whether what was sent when [`note`] last noted it may live.
+#[inline(always)]
+fn is_within(noted: u32, lifetime: Duration, now: u32) -> bool {
+    // Signed: another CPU may be ahead.
+    noted != 0 && (now.wrapping_sub(noted) as i32) < (milliseconds(lifetime) + GRAIN) as i32
 }
 
 /// How many connections are half open in the listeners' queues, by that which was looked at last.
@@ -329,9 +373,6 @@ pub fn pass<W: Words>(load: &Shared<Load>, keep: u32, time: Time) -> Option<bool
         field!(load.arrivals[second.wrapping_add(1) as usize & (SECONDS - 1)]).set(0);
         field!(load.replies[second.wrapping_add(1) as usize & (SECONDS - 1)]).set(0);
     }
-    if field!(load.accepts_until).get() != 0 && !accepts_cookies(load, time.ms) {
-        field!(load.accepts_until).set(0);
-    }
     Some(idle)
 }
 
@@ -401,8 +442,6 @@ fn take<W: Words>(
     // First, so that whoever sees the level sees this as well.
     if matches!(present.level, Level::Pass) {
         field!(load.began).set(now);
-    } else if matches!(to, Level::Pass) {
-        field!(load.accepts_until).set(now.wrapping_add(lifetimes::milliseconds(COOKIE_GRACE)) | 1);
     }
     let next = MitigationState { level: to, trigger, since: now };
     let taken = W::replace(field!(load.mitigation), present.to_abi(), next.to_abi());
@@ -734,7 +773,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_ends_after_its_cohorts_and_cookies_are_accepted_for_a_while() {
+    fn an_attack_ends_after_its_cohorts() {
         let mut world = World::new(LINES);
         for _ in 0..5000 {
             world.syn();
@@ -750,11 +789,37 @@ mod tests {
         let [(began, _), (ended, change)] = world.changes[..] else { panic!("{:?}", world.changes) };
         assert!((60_000_000_000..70_000_000_000).contains(&(ended - began)), "{}", ended - began);
         assert_eq!((change.from, change.to), (Level::Challenge, Level::Pass));
-        assert!(accepts_cookies(&world.load, world.time().ms));
-        world.wait(61_000);
-        assert!(!accepts_cookies(&world.load, world.time().ms));
-        world.tick();
-        assert_eq!(world.load.accepts_until, 0);
+    }
+
+    #[test]
+    fn cookies_are_awaited_as_long_as_the_last_one_lives() {
+        let mut load = Load::EMPTY;
+        let load = Shared::from_mut(&mut load);
+        assert!(!awaits_cookies(load, 5) && !awaits_kernel_cookies(load, 5), "none was sent");
+        for start in [77_000_u32, u32::MAX - 30_000] {
+            let at = |after: u32| start.wrapping_add(after);
+            // The last is sent within the grain of the moment that is noted.
+            (0..5000).step_by(7).for_each(|after| sends_cookie(load, at(after)));
+            let last = at(4998);
+            assert!(awaits_cookies(load, last.wrapping_add(60_000)));
+            assert!(!awaits_cookies(load, last.wrapping_add(62_000)));
+            assert!(awaits_cookies(load, start), "another CPU is ahead");
+            passes_unchallenged(load, at(30_000));
+            assert_ne!(field!(load.cookie_sent).get(), 0);
+            assert!(awaits_kernel_cookies(load, at(150_000)));
+            assert!(!awaits_kernel_cookies(load, at(151_002)));
+            passes_unchallenged(load, at(70_000));
+            assert_eq!(field!(load.cookie_sent).get(), 0, "the first SYN afterwards forgets it");
+        }
+    }
+
+    #[test]
+    fn a_line_that_every_cpu_reads_is_written_once_a_second() {
+        let mut load = Load::EMPTY;
+        let load = Shared::from_mut(&mut load);
+        let word = field!(load.cookie_sent);
+        let written = (60_000..70_000).filter(|now| note(word, *now)).count();
+        assert_eq!(written, 10);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use defender_common::{
         INTERFACE_PARTIAL_CHECKSUMS, Interface, Load, Service,
     },
     checksum, cookie,
-    decide::{self, Lookups, Policy, Socket},
+    decide::{Lookups, Policy, Socket},
     field, load,
     mitigation::Level,
     presence_filter::Noted,
@@ -231,7 +231,7 @@ impl<A: Tupled> Lookups for PacketContext<'_, A> {
     #[inline(always)]
     fn is_off(&mut self) -> bool {
         // What is watched has been asked for its address.
-        !self.local && Policy::is_off(self.service)
+        !self.local && Policy::is_off(self.service, self.load)
     }
 
     #[inline(always)]
@@ -386,7 +386,7 @@ impl<A: Tupled> Lookups for PacketContext<'_, A> {
 
     #[inline(always)]
     fn accepts_kernel_cookies(&mut self) -> bool {
-        decide::kernel_cookies(self.service, self.load, self.now())
+        load::awaits_kernel_cookies(self.load, self.now())
     }
 
     #[inline(always)]

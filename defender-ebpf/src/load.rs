@@ -10,6 +10,8 @@ use defender_common::{
     shared::Shared,
 };
 
+pub(crate) use defender_common::load::{passes_unchallenged, sends_cookie};
+
 use crate::{
     account,
     atomic::Atomic,
@@ -137,8 +139,12 @@ const fn unpack(time: u64) -> Time {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn load_pass(id: u64, time: u64) -> u64 {
-    let passed = load::pass::<Atomic>(of(id as u32), config::config().age_buckets, unpack(time));
-    passed.map_or(NOTHING_TO_DO, |idle| idle as u64)
+    let (load, config, time) = (of(id as u32), config::config(), unpack(time));
+    let Some(idle) = load::pass::<Atomic>(load, config.age_buckets, time) else { return NOTHING_TO_DO };
+    if !Policy::challenges(service::of(id as u32), load, config) {
+        passes_unchallenged(load, time.ms);
+    }
+    idle as u64
 }
 
 #[unsafe(no_mangle)]

@@ -159,7 +159,7 @@ fn judge<A: Replies + Tupled>(
     };
     let load = load::of(found.id);
     let service = found.service;
-    let local = !Policy::is_off(service) && config::is_local(interface, segment.flow.destination);
+    let local = !Policy::is_off(service, load) && config::is_local(interface, segment.flow.destination);
     let mut context = PacketContext::new(
         packet,
         network_offset,
@@ -198,6 +198,9 @@ fn handle_syn<A: Replies + Tupled>(context: &mut PacketContext<'_, A>, found: &F
     let Arrival { count, level } = if watched {
         load::count_syn(found, load, counters, time, may_change_level)
     } else {
+        if found.service.mode == MODE_OFF {
+            load::passes_unchallenged(load, time.ms);
+        }
         Arrival::uncounted(load)
     };
     context.level = Some(level);
@@ -209,6 +212,7 @@ fn handle_syn<A: Replies + Tupled>(context: &mut PacketContext<'_, A>, found: &F
         load::note_looked(found.id, context.looked);
     }
     if reason == Reason::SynChallenged {
+        load::sends_cookie(load, time.ms);
         if !context.ruled_out {
             flow::forget_stale(hash, config);
         }

@@ -15,12 +15,15 @@ pub struct Load {
     pub mitigation: u64,
     /// When challenges last began, in milliseconds of the datapath's clock.
     pub began: u32,
-    /// Until when cookies are accepted although none are sent; 0: they are not.
-    pub accepts_until: u32,
+    /// When a SYN was last answered with a cookie, in milliseconds, to within a second. 0: no cookie may be on its way.
+    pub cookie_sent: u32,
+    /// When a SYN last passed because the service was not challenged, likewise: the kernel may have answered it with a cookie of
+    /// its own. 0: not known.
+    pub unchallenged_syn: u32,
     /// How many connections were half open when challenges last began.
     pub half_open_then: u32,
     /// Zero.
-    pub reserved: [u32; 9],
+    pub reserved: [u32; 8],
     /// The second that the rest is of; what follows is written by every SYN.
     pub second: u64,
     /// The listener's queues when they were last read ([`crate::queue::Queue::pack`]).
@@ -50,9 +53,10 @@ impl Load {
     pub const EMPTY: Self = Self {
         mitigation: 0,
         began: 0,
-        accepts_until: 0,
+        cookie_sent: 0,
+        unchallenged_syn: 0,
         half_open_then: 0,
-        reserved: [0; 9],
+        reserved: [0; 8],
         second: 0,
         queue: 0,
         averted: 0,

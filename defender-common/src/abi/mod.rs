@@ -38,7 +38,7 @@ pub use self::{
 pub use crate::wire::address::{TableKeys, mapped, words};
 
 /// Version of everything in this module; held in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// Types that may be read from and written to maps as plain bytes.
 ///

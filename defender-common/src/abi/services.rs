@@ -73,12 +73,8 @@ pub struct TriggerLimits {
 
 /// `Service::flags`: the kernel cannot take hand-offs for it; SYNs pass.
 pub const SERVICE_UNPROTECTABLE: u32 = 1 << 0;
-/// `Service::flags`: whatever the mode, valid cookies are accepted: some may still be on their way.
-pub const SERVICE_ACCEPTS_COOKIES: u32 = 1 << 1;
 /// `Service::flags`: the slot is in use.
-pub const SERVICE_IN_USE: u32 = 1 << 2;
-/// `Service::flags`: it is challenged only since a moment ago: cookies of the kernel's own may still be on their way.
-pub const SERVICE_KERNEL_COOKIES: u32 = 1 << 3;
+pub const SERVICE_IN_USE: u32 = 1 << 1;
 /// `Service::families`: IPv4.
 pub const SERVICE_FAMILY_V4: u32 = 1 << 0;
 /// `Service::families`: IPv6.

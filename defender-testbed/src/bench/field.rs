@@ -269,7 +269,7 @@ fn load(mode: ServiceMode, now: Time) -> Load {
         mitigation: if mode == ServiceMode::Mitigating { mitigation.to_abi() } else { 0 },
         // Long ago, so that the kernel's own cookies are no longer looked for.
         began: if mode == ServiceMode::Mitigating { now.ms.wrapping_sub(600_000) } else { 0 },
-        accepts_until: if mode == ServiceMode::Mitigating { (now.ms + FILTER_LASTS) | 1 } else { 0 },
+        cookie_sent: if mode == ServiceMode::Mitigating { now.ms | 1 } else { 0 },
         second: now.second.into(),
         ..Load::default()
     }

@@ -242,9 +242,11 @@ impl Maps {
         age_buckets: u32,
         present: Time,
     ) -> Result<abi::Load> {
-        let mut load = self.loads.get(id)?;
-        load::advance::<Alone>(Shared::from_mut(&mut load), triggers, age_buckets, present);
-        Ok(load)
+        let mut copy = self.loads.get(id)?;
+        let load = Shared::from_mut(&mut copy);
+        load::advance::<Alone>(load, triggers, age_buckets, present);
+        load::forget_cookies(load, present.ms);
+        Ok(copy)
     }
 
     /// The sum of `id`'s counters over all CPUs.

@@ -87,22 +87,9 @@ pub fn update_slot(slot: &abi::Service, service: &Service, defaults: &Defaults) 
     }
 }
 
-/// The slot in `mode`. Cookies of a service that was challenged a moment ago are still accepted, and so are the kernel's
-/// own where it was not.
+/// The slot in `mode`.
 pub fn with_mode(slot: &abi::Service, mode: Mode) -> abi::Service {
-    // In `auto` it may have been, and while it stays there the datapath itself knows.
-    let leaves_auto = slot.mode == abi::MODE_AUTO && mode != Mode::Auto;
-    let challenges = mode == Mode::Always || slot.mode == abi::MODE_ALWAYS || leaves_auto;
-    let watches = matches!(slot.mode, abi::MODE_OFF | abi::MODE_MONITOR);
-    let begins = match mode {
-        Mode::Always => slot.mode != abi::MODE_ALWAYS,
-        Mode::Auto => watches,
-        Mode::Monitor | Mode::Off => false,
-    };
-    let flags = slot.flags
-        | if challenges { abi::SERVICE_ACCEPTS_COOKIES } else { 0 }
-        | if begins { abi::SERVICE_KERNEL_COOKIES } else { 0 };
-    abi::Service { mode: mode.to_abi(), flags, ..*slot }
+    abi::Service { mode: mode.to_abi(), ..*slot }
 }
 
 /// The slot with one flag set or cleared.
@@ -210,25 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_cookies_are_looked_for_when_auto_begins() {
-        // The load may have been on a higher level for long: it rises in `monitor` as well.
-        let idle = with_mode(&new_slot(&service(), &DEFAULTS), Mode::Monitor);
-        assert_ne!(with_mode(&idle, Mode::Auto).flags & abi::SERVICE_KERNEL_COOKIES, 0);
-    }
-
-    #[test]
-    fn cookies_are_accepted_beyond_always() {
-        let idle = with_mode(&new_slot(&service(), &DEFAULTS), Mode::Monitor);
-        assert_eq!(idle.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
-        let always = with_mode(&idle, Mode::Always);
+    fn the_mode_the_service_and_the_host_decide_whether_it_is_challenged() {
+        let always = with_mode(&new_slot(&service(), &DEFAULTS), Mode::Always);
         let (config, load) = (abi::Config::default(), abi::Load::default());
         assert!(is_challenged(&always, &load, &config));
-        let auto = with_mode(&with_mode(&idle, Mode::Auto), Mode::Auto);
-        assert_eq!(auto.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
-        assert_ne!(with_mode(&auto, Mode::Monitor).flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
-        let off = with_mode(&always, Mode::Off);
-        assert_ne!(off.flags & abi::SERVICE_ACCEPTS_COOKIES, 0);
-        assert!(!is_challenged(&off, &load, &config));
+        assert!(!is_challenged(&with_mode(&always, Mode::Off), &load, &config));
         let suspended = abi::Config { flags: abi::CONFIG_SUSPENDED, ..config };
         assert!(!is_challenged(&always, &load, &suspended));
         assert!(!is_challenged(&with_flag(&always, abi::SERVICE_UNPROTECTABLE, true), &load, &config));

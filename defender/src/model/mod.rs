@@ -11,7 +11,6 @@ pub mod evidence;
 pub mod export;
 pub mod exported;
 pub mod finding;
-pub mod grace;
 pub mod guard;
 pub mod hooks;
 pub mod keys;

@@ -122,7 +122,7 @@ impl RecordedLookups<'_> {
 
 impl Lookups for RecordedLookups<'_> {
     fn is_off(&mut self) -> bool {
-        Policy::is_off(self.target.slot)
+        Policy::is_off(self.target.slot, self.target.load)
     }
 
     fn policy(&mut self) -> Policy {

@@ -253,6 +253,11 @@ impl Bed {
         self.run_split(frame, frame.len())
     }
 
+    /// The load of the service at [`DUAL`].
+    pub(super) fn load(&self) -> Result<Load> {
+        self.maps.loads.get(1)
+    }
+
     /// Runs the program on a frame of which the first `linear` bytes are in one piece; the rest is in fragments, as
     /// drivers deliver jumbo frames.
     pub(super) fn run_split(&mut self, frame: &[u8], linear: usize) -> Result<Ran> {

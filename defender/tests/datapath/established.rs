@@ -6,12 +6,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
-use defender::dataplane::clock;
 use defender_common::{
     abi::{
         self, CONFIG_SUSPENDED, FLOW_ENTRIES, FlowHot, INTERFACE_LOCAL_COMPLETE, Interface, MODE_ALWAYS,
-        MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_DENY, Port, SERVICE_ACCEPTS_COOKIES, SERVICE_UNPROTECTABLE,
-        Service, ServiceKey,
+        MODE_AUTO, MODE_MONITOR, MODE_OFF, PREFIX_DENY, Port, SERVICE_UNPROTECTABLE, Service, ServiceKey,
     },
     flow::NO_SOCKET,
     load::MitigationState,
@@ -486,14 +484,9 @@ fn states() -> Vec<Row> {
         })
         .proves(LINUX4),
         cookie("calm: a cookie of before", |_| {}).passes(Reason::Established),
-        of("calm since a moment", |world| accepts_until(world, AWHILE)).passes(Reason::NotMitigating),
-        cookie("calm since a moment: a cookie", |world| accepts_until(world, AWHILE)).proves(LINUX4),
-        cookie("calm for longer: a cookie", |world| accepts_until(world, -10)).passes(Reason::Established),
-        cookie("monitor, calm since a moment: no cookie counts", |world| {
-            world.service().mode = MODE_MONITOR;
-            accepts_until(world, AWHILE);
-        })
-        .passes(Reason::Established),
+        of("calm since a moment", World::sent_a_cookie).passes(Reason::NotMitigating),
+        cookie("calm since a moment: a cookie", World::sent_a_cookie).proves(LINUX4),
+        cookie("calm for longer: a cookie", World::sent_an_expired_cookie).passes(Reason::Established),
     ];
     for (name, mode, reason) in [
         ("auto", MODE_AUTO, Reason::NotMitigating),
@@ -503,7 +496,7 @@ fn states() -> Vec<Row> {
         let since_a_moment = |row: Row| {
             row.world(|world| {
                 world.service().mode = mode;
-                world.service().flags |= SERVICE_ACCEPTS_COOKIES;
+                world.sent_a_cookie();
             })
         };
         let what = format!("{name} since a moment");
@@ -513,15 +506,6 @@ fn states() -> Vec<Row> {
         ]);
     }
     rows
-}
-
-/// Longer than all rows take on a loaded machine, in milliseconds.
-const AWHILE: i32 = 600_000;
-
-/// Cookies are accepted for so many milliseconds more.
-fn accepts_until(world: &mut World, more: i32) {
-    let now = clock::now().expect("a clock").ms;
-    world.load.accepts_until = now.wrapping_add_signed(more) | 1;
 }
 
 /// Which service it is. These have no other way.
@@ -725,8 +709,11 @@ fn worlds() -> Vec<(&'static str, World)> {
             world.configure(CONFIG_SUSPENDED, true);
         }),
         ("unprotectable", |world| world.service().flags |= SERVICE_UNPROTECTABLE),
-        ("calm since a moment", |world| accepts_until(world, AWHILE)),
-        ("left", |world| world.service().flags |= SERVICE_ACCEPTS_COOKIES),
+        ("calm since a moment", World::sent_a_cookie),
+        ("off since a moment", |world| {
+            world.service().mode = MODE_OFF;
+            world.sent_a_cookie();
+        }),
     ];
     let make = |(name, change): (&'static str, Change)| {
         let mut world = World::default();

@@ -1,13 +1,15 @@
 //! Which service a segment is to, and what its mode and state make of it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
-use defender::dataplane::clock;
+use anyhow::{Result, ensure};
 use defender_common::{
     abi::{
-        self, CONFIG_SUSPENDED, KeySlot, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SECONDS,
-        SERVICE_ACCEPTS_COOKIES, SERVICE_UNPROTECTABLE, Service, ServiceKey, TriggerLimits,
+        self, CONFIG_SUSPENDED, KeySlot, Load, MODE_ALWAYS, MODE_AUTO, MODE_MONITOR, MODE_OFF, Port, SECONDS,
+        SERVICE_UNPROTECTABLE, Service, ServiceKey, TriggerLimits,
     },
     load::MitigationState,
     mitigation::{Level, Trigger},
@@ -19,6 +21,7 @@ use defender_testbed::{
 };
 
 use super::{
+    bed::Bed,
     frames::{
         ISN, LINUX4, LINUX6, address, at, client4, client6, proof, server_of, stray, syn_to, syn4, syn6,
     },
@@ -203,13 +206,13 @@ fn levels() -> Vec<Row> {
             .world(|world| world.configure(CONFIG_SUSPENDED, true))
             .passes(Reason::SynSuspended),
         auto(row("calm since a moment: a SYN", syn4()), Level::Pass)
-            .world(still_accepts)
+            .world(World::sent_a_cookie)
             .passes(Reason::SynNotMitigating),
         auto(row("calm since a moment: a cookie", proof(&world, client4(), 0, &LINUX4)), Level::Pass)
-            .world(still_accepts)
+            .world(World::sent_a_cookie)
             .proves(LINUX4),
         auto(row("calm since a moment: no cookie", ack()), Level::Pass)
-            .world(still_accepts)
+            .world(World::sent_a_cookie)
             .passes(Reason::NotMitigating),
         on(row("monitor, under attack", syn4()), MODE_MONITOR, Level::KnownSources)
             .passes(Reason::SynMonitorMode),
@@ -262,19 +265,13 @@ fn signed_syn() -> TcpFrame {
     syn4().raw_options(&[19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
 }
 
-/// Cookies are accepted for ten minutes more, which the slowest machine does not need.
-fn still_accepts(world: &mut World) {
-    let now = clock::now().expect("a clock").ms;
-    world.load.accepts_until = now.wrapping_add(600_000) | 1;
-}
-
 fn states() -> Vec<Row> {
     let world = World::default();
     let flagged = |row: Row, flags| row.world(|world| world.service().flags |= flags);
     let left = |row: Row, mode| {
         row.world(|world| {
             world.service().mode = mode;
-            world.service().flags |= SERVICE_ACCEPTS_COOKIES;
+            world.sent_a_cookie();
         })
     };
     let suspended = |row: Row| row.world(|world| world.configure(CONFIG_SUSPENDED, true));
@@ -287,14 +284,13 @@ fn states() -> Vec<Row> {
             .passes(Reason::NotMitigating),
         unknown(flagged(row("unprotectable: a cookie no longer counts", cookie()), SERVICE_UNPROTECTABLE))
             .passes(Reason::NotMitigating),
-        flagged(
-            row("unprotectable since a moment: a cookie", cookie()),
-            SERVICE_UNPROTECTABLE | SERVICE_ACCEPTS_COOKIES,
-        )
-        .proves(LINUX4),
+        flagged(row("unprotectable since a moment: a cookie", cookie()), SERVICE_UNPROTECTABLE)
+            .world(World::sent_a_cookie)
+            .proves(LINUX4),
         suspended(row("suspended", syn4())).passes(Reason::SynSuspended),
         unknown(suspended(row("suspended: an acknowledgement", ack()))).passes(Reason::NotMitigating),
-        suspended(flagged(row("suspended since a moment: a cookie", cookie()), SERVICE_ACCEPTS_COOKIES))
+        suspended(row("suspended since a moment: a cookie", cookie()))
+            .world(World::sent_a_cookie)
             .proves(LINUX4),
         row("before there is a key", syn4())
             .world(|world| world.keys = [KeySlot::default(); 2])
@@ -317,6 +313,31 @@ fn states() -> Vec<Row> {
 pub(super) fn rows() -> Vec<Row> {
     [listeners(), modes(), levels(), states()].into_iter().flatten().collect()
 }
+
+/// Who answered the last SYN, see `Load::cookie_sent` and `Load::unchallenged_syn`.
+#[test]
+fn answered_syns_are_noted() -> Result<()> {
+    let mut bed = Bed::new()?;
+    for mode in [MODE_OFF, MODE_MONITOR, MODE_AUTO, MODE_ALWAYS] {
+        let mut world = World::default();
+        world.service().mode = mode;
+        world.sent_an_expired_cookie();
+        let expired = world.load.cookie_sent;
+        bed.enter(&world)?;
+        let deadline = Instant::now() + PATIENCE;
+        // At the latest in the next second.
+        while bed.load()?.cookie_sent == expired {
+            ensure!(Instant::now() < deadline, "mode {mode}: {:?}", bed.load()?);
+            bed.run(&syn4().build())?;
+        }
+        let Load { cookie_sent, unchallenged_syn, .. } = bed.load()?;
+        let challenged = mode == MODE_ALWAYS;
+        assert_eq!((cookie_sent != 0, unchallenged_syn != 0), (challenged, !challenged), "mode {mode}");
+    }
+    Ok(())
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn services() -> Result<()> {

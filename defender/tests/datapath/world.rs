@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use defender::dataplane::maps::Prefix;
+use defender::dataplane::{clock, maps::Prefix};
 
 use defender_common::{
     abi::{
@@ -69,6 +69,17 @@ impl World {
     pub(super) fn port(&mut self, number: u16) -> &mut Port {
         let entry = self.ports.iter_mut().find(|(port, _)| *port == number);
         &mut entry.expect("a port with services").1
+    }
+
+    /// The last cookie was sent a moment ago.
+    pub(super) fn sent_a_cookie(&mut self) {
+        // In the future, and so for longer than a cookie lives: a loaded machine may take that long for all rows.
+        self.load.cookie_sent = now().wrapping_add(600_000) | 1;
+    }
+
+    /// The last cookie was sent so long ago that it no longer lives.
+    pub(super) fn sent_an_expired_cookie(&mut self) {
+        self.load.cookie_sent = now().wrapping_sub(62_000) | 1;
     }
 
     /// Sets or clears bits of the global settings.
@@ -165,4 +176,9 @@ pub(super) fn challenged() -> Service {
 /// A port where one service is bound to an address.
 fn bound(id: u16, address: [u8; 16]) -> Port {
     Port { bound: 1, bound_id: id, bound_address: abi::words(address), ..Port::default() }
+}
+
+/// The datapath's clock, in milliseconds.
+fn now() -> u32 {
+    clock::now().expect("a clock").ms
 }

@@ -3,16 +3,16 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::Result;
-use defender_common::{abi, lifetimes};
+use defender_common::abi;
 
 use super::Session;
 use crate::{
     control::firewall::Judgements,
+    dataplane::clock,
     host::sockets,
     model::{
         baseline::Percentiles,
         endpoint::{self, Endpoint},
-        grace::Grace,
         guard::Guard,
         map_values,
         places::LeftOut,
@@ -34,10 +34,6 @@ pub(super) struct Services {
     pub judgements: Judgements,
     /// Those that are worse off with challenges.
     pub guard: Guard,
-    /// Services no longer challenged whose cookies are still accepted.
-    pub cookie_grace: Grace,
-    /// Services challenged only since a moment ago, for which the kernel's own cookies are accepted.
-    pub kernel_cookie_grace: Grace,
 }
 
 impl Services {
@@ -49,8 +45,6 @@ impl Services {
             left_out: LeftOut::default(),
             judgements,
             guard: Guard::default(),
-            cookie_grace: Grace::new(abi::SERVICE_ACCEPTS_COOKIES, lifetimes::COOKIE_GRACE),
-            kernel_cookie_grace: Grace::new(abi::SERVICE_KERNEL_COOKIES, lifetimes::KERNEL_COOKIE_GRACE),
         }
     }
 }
@@ -96,8 +90,6 @@ impl Session {
         }
         self.services.guard.retain(|id| next.services.contains_key(&id));
         self.watch.attacks.retain(|id| next.services.contains_key(id));
-        self.services.cookie_grace.retain(|id| next.services.contains_key(id));
-        self.services.kernel_cookie_grace.retain(|id| next.services.contains_key(id));
         self.services
             .judgements
             .retain(|endpoint| next.services.values().any(|service| service.endpoint == *endpoint));
@@ -134,9 +126,6 @@ impl Session {
             triggers: triggers::triggers(&self.configuration.settings, service.endpoint.port, inputs),
             ..slot
         };
-        let now = Instant::now();
-        let slot = self.services.cookie_grace.end(id, &slot, slot.mode == abi::MODE_ALWAYS, now);
-        let slot = self.services.kernel_cookie_grace.end(id, &slot, false, now);
         if slot != present {
             self.maps.services.set(id, slot)?;
         }
@@ -165,7 +154,9 @@ impl Session {
         if present.port != 0 && Endpoint::from_abi(present) == service.endpoint {
             return Ok(());
         }
-        self.maps.loads.set(id, abi::Load::default())?;
+        // Until now the kernel answered its SYNs.
+        let load = abi::Load { unchallenged_syn: clock::now()?.ms | 1, ..abi::Load::EMPTY };
+        self.maps.loads.set(id, load)?;
         self.maps.service_counters.fill(id, abi::ServiceCounters::default())
     }
 

@@ -8,13 +8,14 @@ use defender_common::abi::KeySlot;
 use defender_testbed::{
     controller::Controller,
     frame::{TcpFrame, flag},
+    server::Server,
     topology::Topology,
 };
 
 use crate::harness::{
     Counts,
     kernel::{Listener, counted, servers, set_mode, sockets, wait_for_sockets},
-    scripted_client::{ClientKind, KINDS, Wire},
+    scripted_client::{ClientKind, KINDS, ScriptedClient, Wire},
     services, start, start_always,
     traffic::{take_over, take_over_with},
     wait_active,
@@ -57,30 +58,58 @@ fn a_cookie_is_accepted_after_the_challenges_ended() -> Result<()> {
 /// The kernel has answered with cookies of its own, as it does when its queue is full: their ACKs are none of ours.
 #[test]
 fn the_kernels_own_cookies_are_accepted_after_the_challenges_began() -> Result<()> {
+    for mode in ["monitor", "auto", "off"] {
+        let bed = Topology::new()?;
+        let servers = servers(&bed)?;
+        let defender = start(&bed, &["--mode", mode])?;
+        let wire = Wire::new(&bed)?;
+        let mut clients = greeted_with_kernel_cookies(&bed, &wire, &servers)?;
+        let (_, counts) = counted(&defender, || {
+            set_mode(&defender, "always")?;
+            wait_active(&defender, 80)?;
+            finish(&mut clients)
+        })?;
+        assert!(counts.get("pass.kernel_cookie") >= clients.len() as u64, "{mode}: {counts}");
+        counts.assert_no_drops_but(&[]);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_kernels_own_cookies_of_before_the_start_are_accepted() -> Result<()> {
     let bed = Topology::new()?;
     let servers = servers(&bed)?;
+    let wire = Wire::new(&bed)?;
+    let mut clients = greeted_with_kernel_cookies(&bed, &wire, &servers)?;
+    let defender = start_always(&bed, &[80])?;
+    finish(&mut clients)?;
+    Counts::of(&defender)?.assert_no_drops_but(&[]);
+    Ok(())
+}
+
+/// Clients that the kernel has answered with a cookie.
+fn greeted_with_kernel_cookies<'w, 'b>(
+    bed: &'b Topology,
+    wire: &'w Wire<'b>,
+    servers: &[Server],
+) -> Result<Vec<ScriptedClient<'w, 'b>>> {
     // 2: a cookie for every SYN, whether or not the queue is full.
     bed.server.set_sysctl("net.ipv4.tcp_syncookies", 2)?;
-    let defender = start(&bed, &["--mode", "monitor"])?;
-    let wire = Wire::new(&bed)?;
-    let (_, counts) = counted(&defender, || {
-        let mut clients = Vec::new();
-        for server in &servers {
-            for kind in KINDS {
-                clients.push(wire.greeted(server.address(), kind)?);
-            }
+    let mut clients = Vec::new();
+    for server in servers {
+        for kind in KINDS {
+            clients.push(wire.greeted(server.address(), kind)?);
         }
-        ensure!(sockets(&bed.server)?.is_empty(), "these are no cookies");
-        set_mode(&defender, "always")?;
-        wait_active(&defender, 80)?;
-        for client in &mut clients {
-            client.finish_handshake()?;
-            client.talk()?;
-        }
-        Ok(())
-    })?;
-    counts.assert_no_drops_but(&[]);
-    Ok(())
+    }
+    ensure!(sockets(&bed.server)?.is_empty(), "these are no cookies");
+    Ok(clients)
+}
+
+fn finish(clients: &mut [ScriptedClient<'_, '_>]) -> Result<()> {
+    clients.iter_mut().try_for_each(|client| {
+        client.finish_handshake()?;
+        client.talk()
+    })
 }
 
 #[test]
