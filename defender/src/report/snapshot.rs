@@ -336,9 +336,8 @@ pub(super) fn defended_with(root: &PinRoot, port: u16, connections: &[Connection
             endpoint: Endpoint::from_abi(slot),
             settings: settings.clone(),
             inputs: findings.inputs.get(id).copied().unwrap_or_default(),
-            half_open: u32::try_from(queued(id))
-                .unwrap_or(u32::MAX)
-                .saturating_add(load::averted_now(&loads[id])),
+            half_open: u32::try_from(queued(id)).unwrap_or(u32::MAX),
+            averted: load::averted_now(&loads[id]),
             level: mitigation.level,
             trigger: mitigation.trigger,
             unprotectable: findings.unprotectable.get(id).cloned(),
