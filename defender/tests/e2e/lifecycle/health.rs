@@ -14,7 +14,7 @@ use nix::{
 };
 
 use crate::{
-    harness::{PROGRAM, eventually, run},
+    harness::{PROGRAM, eventually, run, start},
     lifecycle::bed::{Scene, state_directory},
 };
 
@@ -98,6 +98,21 @@ fn a_start_that_fails_leaves_no_fault() -> Result<()> {
         scene.require_status(0, "no controller")?;
     }
     ensure!(scene.controller_state()? == "none");
+    Ok(())
+}
+
+#[test]
+fn another_namespace_is_named_as_the_reason() -> Result<()> {
+    let bed = Topology::new()?;
+    let defender = start(&bed, &[])?;
+    for arguments in [&["status"][..], &["stats"], &["explain", "80"]] {
+        let mut command = bed.client.command(PROGRAM)?;
+        let output = command.args(arguments).arg("--pin-root").arg(defender.pin_root()).output()?;
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "{arguments:?}: {output:?}");
+        let way = format!("nsenter --net=/proc/{}/ns/net", defender.id());
+        ensure!(complaint.contains("another network namespace") && complaint.contains(&way), "{complaint}");
+    }
     Ok(())
 }
 
