@@ -61,8 +61,11 @@ fn about(command: &Command) -> String {
 }
 
 fn arguments(command: &Command, wanted: impl Fn(&Arg) -> bool) -> String {
-    let shown =
-        |argument: &&Arg| wanted(argument) && !matches!(argument.get_id().as_str(), "help" | "version");
+    let shown = |argument: &&Arg| {
+        wanted(argument)
+            && !argument.is_hide_set()
+            && !matches!(argument.get_id().as_str(), "help" | "version")
+    };
     let rows: Vec<_> = command.get_arguments().filter(shown).map(row).collect();
     if rows.is_empty() { String::new() } else { table(["argument", "meaning"], &rows) }
 }
@@ -116,4 +119,17 @@ fn man_pages(pages: &mut Vec<Page>, command: &Command, name: &str) -> Result<()>
         man_pages(pages, subcommand, &format!("{name}-{}", subcommand.get_name()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_arguments_stay_hidden() {
+        let argument = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+        let command = Command::new("x").arg(argument("shown").help("Shown")).arg(argument("old").hide(true));
+        let text = arguments(&command, |_| true);
+        assert!(text.contains("--shown") && !text.contains("--old"), "{text}");
+    }
 }

@@ -13,6 +13,7 @@ pub(super) fn set(root: &PinRoot, arguments: &SetArguments) -> Result<()> {
     }
     let (settings, ports) = admin::apply_settings(root, |settings| settings.set(key, &arguments.value))?;
     if let Some(port) = key.port
+        && arguments.value != "default"
         && !ports.contains(&port)
     {
         log::warn!("no service on port {port} yet; the setting applies as soon as there is one");

@@ -90,6 +90,13 @@ fn other_programs(link: &Link, features: &Features) -> Check {
     if foreign.is_empty() {
         return Check::ok(NAME, if link.xdp.is_empty() { "none" } else { "none but defender's own" });
     }
+    if !features.privileged {
+        return Check::unknown(
+            NAME,
+            format!("a program is attached, and only root may see whose: {}", foreign.join(", ")),
+            "run doctor as root (sudo)",
+        );
+    }
     let advice = format!(
         "detach it first, where it came from; `ip link set {} xdp off` if it is not needed (`bpftool net` shows it)",
         link.name
@@ -214,12 +221,26 @@ mod tests {
     #[test]
     fn programs_of_others_are_named_and_our_own_are_not() {
         let link = Link { xdp: vec![XdpProgram { id: 7, mode: XdpMode::Native }], ..veth() };
-        let named = |name: &str| Features { programs: [(7, name.to_owned())].into(), ..Features::default() };
+        let named = |name: &str| Features {
+            programs: [(7, name.to_owned())].into(),
+            privileged: true,
+            ..Features::default()
+        };
         assert_eq!(complaints(&link, &named(abi::program::XDP)), []);
         let check = other_programs(&link, &named("xdp_filter"));
         assert_eq!(check.status, Status::Fail);
         assert_eq!(check.found, "another program is attached: xdp_filter (id 7, native)");
-        assert!(other_programs(&link, &Features::default()).found.contains("of unknown name (id 7"));
+        let privileged = Features { privileged: true, ..Features::default() };
+        let check = other_programs(&link, &privileged);
+        assert_eq!((check.status, check.found.contains("of unknown name (id 7")), (Status::Fail, true));
+    }
+
+    #[test]
+    fn programs_that_this_process_may_not_name_are_nobody_s_yet() {
+        let link = Link { xdp: vec![XdpProgram { id: 7, mode: XdpMode::Native }], ..veth() };
+        let check = other_programs(&link, &Features::default());
+        assert_eq!((check.status, check.found.contains("(id 7, native)")), (Status::Unknown, true));
+        assert!(check.advice.is_some_and(|advice| advice.contains("sudo")));
     }
 
     #[test]

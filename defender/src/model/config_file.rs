@@ -30,6 +30,9 @@ use crate::{
     problem::Problem,
 };
 
+/// What is wrong with a value that has to be a string.
+const NO_STRING: &str = "not a string";
+
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigFile {
@@ -207,29 +210,31 @@ impl Reader<'_> {
     }
 
     fn hook_timeout(&self, item: &Item<'_>) -> Result<Duration, Problem> {
+        let wrong = |why| self.expected(SectionKey::HookTimeout, item, why);
         let time = match item.get_ref() {
             DeValue::Integer(number) => decimal(number).parse().ok().map(Duration::from_secs),
             DeValue::String(text) => humantime::parse_duration(text).ok(),
             _ => None,
         };
+        let time = time.ok_or_else(|| wrong("not a time"))?;
         let [least, most] = TIMEOUTS;
-        time.filter(|time| (least..=most).contains(time))
-            .ok_or_else(|| self.expected(SectionKey::HookTimeout, item, "it is none"))
+        if (least..=most).contains(&time) { Ok(time) } else { Err(wrong("out of range")) }
     }
 
     fn listen(&self, item: &Item<'_>) -> Result<Listen, Problem> {
         let DeValue::String(text) = item.get_ref() else {
-            return Err(self.expected(SectionKey::MetricsListen, item, "it is none"));
+            return Err(self.expected(SectionKey::MetricsListen, item, NO_STRING));
         };
         text.parse().map_err(|error: Problem| self.wrong(Some(item.span()), &error.to_string()))
     }
 
     fn strings(&self, key: SectionKey, item: &Item<'_>) -> Result<Vec<String>, Problem> {
-        let wrong = |item: &Item<'_>| self.expected(key, item, "it is none");
-        let DeValue::Array(items) = item.get_ref() else { return Err(wrong(item)) };
+        let DeValue::Array(items) = item.get_ref() else {
+            return Err(self.expected(key, item, "not an array"));
+        };
         let string = |item: &Item<'_>| match item.get_ref() {
             DeValue::String(text) => Ok(text.to_string()),
-            _ => Err(wrong(item)),
+            _ => Err(self.expected(key, item, NO_STRING)),
         };
         items.iter().map(string).collect()
     }
@@ -488,7 +493,7 @@ mod tests {
             ("port = 443", "1:8", "[port.443]"),
             ("port.443 = 1", "1:12", "[port.443]"),
             ("metrics = true", "1:11", "[metrics]"),
-            ("[metrics]\nlisten = 9815", "2:10", "ADDRESS:PORT"),
+            ("[metrics]\nlisten = 9815", "2:10", "listen: not a string; expected ADDRESS:PORT"),
             ("[metrics]\nlisten = \"localhost:9815\"", "2:10", "127.0.0.1:9815"),
             ("metrics.path = \"/\"", "1:9", "expected listen"),
             ("[port.https]", "1:7", "65535"),
@@ -501,11 +506,22 @@ mod tests {
             ("[interfaces]\nnames = []", "2:9", "none is named"),
             ("[interfaces]\nnames = [\"eth0\", \"eth0/1\"]", "2:9", "eth0/1"),
             ("[interfaces]\nnames = [\"averyveryverylongname\"]", "2:9", "averyveryverylongname"),
-            ("[interfaces]\nnames = [1]", "2:10", "an array of interface names"),
-            ("[hooks]\non_event = \"/bin/true\"", "2:12", "array"),
+            (
+                "[interfaces]\nnames = [1]",
+                "2:10",
+                "names: not a string; expected an array of interface names",
+            ),
+            (
+                "[interfaces]\nnames = \"eth0\"",
+                "2:9",
+                "names: not an array; expected an array of interface names",
+            ),
+            ("[hooks]\non_event = \"/bin/true\"", "2:12", "on_event: not an array; expected an array"),
             ("[hooks]\non_event = [\"true\"]", "2:12", "absolute path"),
             ("[hooks]\non_event = []", "2:12", "empty"),
-            ("[hooks]\ntimeout = 0", "2:11", "1s to 1h"),
+            ("[hooks]\ntimeout = 0", "2:11", "timeout: out of range; expected a time from 1s to 1h"),
+            ("[hooks]\ntimeout = \"soon\"", "2:11", "timeout: not a time; expected a time from 1s to 1h"),
+            ("[hooks]\ntimeout = true", "2:11", "timeout: not a time; expected a time from 1s to 1h"),
             ("[hooks]\ntimeout = \"2h\"", "2:11", "1s to 1h"),
             ("[hooks]\non_end = []", "2:1", "on_event, timeout"),
         ] {

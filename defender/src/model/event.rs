@@ -326,7 +326,7 @@ pub fn words(record: &Record, cause: &Cause) -> String {
     let service = service(&record.address, record.port);
     let kind = record.kind.describe();
     let reason = reason(cause.trigger, &record.evidence);
-    let done = done(record.mode, cause);
+    let done = done(record.mode, cause, record.summary.as_ref());
     match (record.event, &record.summary) {
         (Transition::Began, _) => {
             let article = record.kind.article();
@@ -396,12 +396,15 @@ fn traffic(kind: EventKind, seen: &Observation) -> String {
 }
 
 /// What is done to SYNs from now on.
-fn done(mode: Mode, cause: &Cause) -> String {
+fn done(mode: Mode, cause: &Cause, summary: Option<&AttackSummary>) -> String {
     let level = cause.level;
     match mode {
         Mode::Off => "the service is off".to_owned(),
         _ if cause.hindered => {
             "SYNs pass, since they cannot be challenged (`defender status` says why)".to_owned()
+        }
+        Mode::Monitor if level == Level::Pass && summary.is_some_and(|summary| summary.challenged != 0) => {
+            "SYNs pass (mode monitor)".to_owned()
         }
         Mode::Monitor if level == Level::Pass => "nothing was done (mode monitor)".to_owned(),
         Mode::Monitor => format!("nothing is done (mode monitor); in mode auto: {}", level.describe()),
@@ -416,15 +419,25 @@ fn came_to(summary: &AttackSummary) -> String {
     if summary.peak_syn_rate != 0 {
         let _ = write!(text, ", up to {} a second", thousands(summary.peak_syn_rate));
     }
+    if summary.challenged != 0 || summary.would_have_challenged.is_none() {
+        text.push_str(&acted(summary));
+    }
     if let (Some(would), Some(real)) = (summary.would_have_challenged, summary.real_clients) {
         let _ = write!(
             text,
-            "; mode auto would have challenged {}, of which {} were real clients'",
+            "; mode auto would have challenged {}{}, of which {} were real clients'",
             thousands(would),
+            // The mode was another one at first.
+            if summary.challenged == 0 { "" } else { " more" },
             thousands(real)
         );
-        return text;
     }
+    text
+}
+
+/// What was done.
+fn acted(summary: &AttackSummary) -> String {
+    let mut text = String::new();
     let _ = write!(
         text,
         "; {} challenged, {} among them connected",
@@ -542,6 +555,15 @@ pub(crate) mod tests {
         );
         assert_eq!(
             words(&ended(true), &cause),
+            "port 443: the SYN flood has ended after 95 s: 2,400,000 SYNs, up to 31,000 a second; 2,399,000 challenged, \
+             812 real clients among them connected; mode auto would have challenged 2,398,000 more, of which 70 were real \
+             clients'; SYNs pass (mode monitor)",
+            "the mode was another one at first"
+        );
+        let mut watched = ended(true);
+        watched.summary = watched.summary.map(|summary| AttackSummary { challenged: 0, ..summary });
+        assert_eq!(
+            words(&watched, &cause),
             "port 443: the SYN flood has ended after 95 s: 2,400,000 SYNs, up to 31,000 a second; mode auto would have \
              challenged 2,398,000, of which 70 were real clients'; nothing was done (mode monitor)"
         );

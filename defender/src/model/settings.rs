@@ -48,22 +48,28 @@ impl FromStr for Key {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        parse_key(text).ok_or_else(|| {
-            let (everywhere, per_port) = (Setting::names(|_| true), Setting::names(Setting::is_per_port));
+        let (port, name) = match text.split_once('.') {
+            Some((port, name)) => (Some(port), name),
+            None => (None, text),
+        };
+        let per_port = || Setting::names(Setting::is_per_port);
+        let setting = Setting::named(name).ok_or_else(|| {
+            let everywhere = Setting::names(|_| true);
+            let per_port = per_port();
             Problem::Usage(format!(
                 "there is no setting {text:?}: {everywhere}; for a port, as 443.mode: {per_port}"
             ))
-        })
+        })?;
+        let Some(port) = port else { return Ok(Self::all(setting)) };
+        if !setting.is_per_port() {
+            let per_port = per_port();
+            return Err(Problem::Usage(format!("{name} is for all ports, not for one; for one: {per_port}")));
+        }
+        let port = parse_port(port).ok_or_else(|| {
+            Problem::Usage(format!("unknown port {port:?}; expected 1-65535 or a service name"))
+        })?;
+        Ok(Self::of(port, setting))
     }
-}
-
-fn parse_key(text: &str) -> Option<Key> {
-    let (port, name) = match text.split_once('.') {
-        Some((port, name)) => (Some(parse_port(port)?), name),
-        None => (None, text),
-    };
-    let setting = Setting::named(name)?;
-    (port.is_none() || setting.is_per_port()).then_some(Key { port, setting })
 }
 
 /// A port as keys have it.
@@ -383,6 +389,22 @@ mod tests {
             settings.set(key(name), value).expect("a setting");
         }
         settings
+    }
+
+    #[test]
+    fn wrong_keys_say_which_part_is_wrong() {
+        let error = |text: &str| text.parse::<Key>().expect_err(text).to_string();
+        assert!(
+            error("99999.mode").starts_with("unknown port \"99999\"; expected 1-65535 or a service name")
+        );
+        assert!(
+            error("https.mode").starts_with("unknown port \"https\"; expected 1-65535 or a service name")
+        );
+        let error = error("443.out_of_state_budget");
+        assert!(error.starts_with("out_of_state_budget is for all ports, not for one"), "{error}");
+        assert!(
+            "443.mood".parse::<Key>().expect_err("unknown").to_string().starts_with("there is no setting")
+        );
     }
 
     #[test]

@@ -27,8 +27,10 @@ pub struct Defended {
     pub settings: Settings,
     /// What its triggers are derived from.
     pub inputs: TriggerInputs,
-    /// Connections that are half open, or would be if their SYNs had passed.
+    /// Connections that the kernel holds half open.
     pub half_open: u32,
+    /// Connections that would be half open as well, had their SYNs not been challenged or dropped.
+    pub averted: u32,
     /// Its current level.
     pub level: Level,
     /// What triggered the level.
@@ -78,11 +80,12 @@ pub(super) fn headline(service: &Defended, width: usize) -> String {
         (None, mode) => format!("triggers count in mode auto only; in mode {mode} SYNs pass"),
     };
     let headline = format!(
-        "{}: mode {} ({}); {} half-open, backlog {}",
+        "{}: mode {} ({}); {} half-open, {} averted, backlog {}",
         service.endpoint,
         mode.shown(),
         mode.source,
         service.half_open,
+        service.averted,
         service.inputs.backlog,
     );
     paragraph(&headline, 2, width) + &paragraph(&present, 2, width)
@@ -150,8 +153,10 @@ struct ExplainedService<'a> {
     mode: &'static str,
     /// Where the mode comes from.
     mode_from: From<'a>,
-    /// Connections that are half open, or would be if their SYNs had passed.
+    /// Connections in SYN_RECV.
     half_open: u32,
+    /// Connections that would be half open as well, had their SYNs not been challenged or dropped; `end` counts both.
+    averted: u32,
     /// The mitigation level: `pass`, `challenge`, `limit`, `known_sources`.
     level: &'static str,
     /// What triggered the level, as in events.
@@ -228,6 +233,7 @@ impl<'a> ExplainedService<'a> {
             mode: service.mode().name(),
             mode_from: From::of(&service.in_force(Setting::Mode)),
             half_open: service.half_open,
+            averted: service.averted,
             level: service.level.name(),
             trigger: service.trigger.name(),
             unprotectable: service.unprotectable.as_deref(),
@@ -289,6 +295,7 @@ mod tests {
                 link_replies: Some(1_488_095),
             },
             half_open: 7,
+            averted: 285,
             level: Level::Pass,
             trigger: Trigger::Nothing,
             unprotectable: None,
@@ -299,7 +306,7 @@ mod tests {
     fn each_line_says_how_it_came_about() {
         let text = text(&[example()], usize::MAX);
         for words in [
-            "192.0.2.1:443: mode auto (default); 7 half-open, backlog 4096\n",
+            "192.0.2.1:443: mode auto (default); 7 half-open, 285 averted, backlog 4096\n",
             "level pass: SYNs pass, because nothing has happened yet\n",
             "half_open_factor 4 (default) times the baseline of 400 half-open connections",
             "critical 80% (file /etc/defender.toml) of the backlog of 4096",
@@ -371,6 +378,7 @@ mod tests {
         assert_eq!(json["version"], 1);
         let service = &json["services"][0];
         assert_eq!((&service["level"], &service["half_open"]), (&"pass".into(), &7.into()));
+        assert_eq!(service["averted"], 285);
         assert_eq!(service["inputs"]["backlog"], 4096);
         let start = &service["triggers"][0];
         assert_eq!((&start["name"], &start["value"]), (&"start".into(), &1600.into()));

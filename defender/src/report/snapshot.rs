@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use defender_common::{
     abi::{self, Counters, Handoff, ServiceCounters, Tracked},
     clock::age,
@@ -23,7 +23,7 @@ use crate::{
     },
     host::{
         links::{self, Link},
-        process,
+        namespace, process,
     },
     model::{
         endpoint::Endpoint,
@@ -141,6 +141,7 @@ impl Snapshot {
         let maps = Maps::open(root)?;
         let (samples, rates) = sample(&maps, slots(&maps)?.into_keys(), time)?;
         let config = maps.config.get(0)?;
+        require_its_namespace(&config, &directory)?;
         let findings = state::in_force(root, Findings::read)?;
         let slots = slots(&maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
@@ -313,9 +314,20 @@ fn verdicts(counters: &Counters, wanted: fn(Reason) -> bool) -> u64 {
     counted.filter(|(reason, _)| wanted(*reason)).map(|(_, count)| count).sum()
 }
 
+/// Fails in another network namespace than the defended one, where other interfaces and connections would be reported.
+fn require_its_namespace(config: &abi::Config, directory: &StateDirectory) -> Result<()> {
+    if config.namespace == 0 || config.namespace == namespace::number()? {
+        return Ok(());
+    }
+    let way = ControllerLock::holder(directory)
+        .map_or_else(String::new, |pid| format!(", by `nsenter --net=/proc/{pid}/ns/net`"));
+    bail!("defender is attached in another network namespace: run this command there{way}")
+}
+
 /// The services on `port`, with the values that decide when they are defended.
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
     root.require_attached()?;
+    require_its_namespace(&Maps::open(root)?.config.get(0)?, &StateDirectory::of(root))?;
     defended_with(root, port, &connections::list(root)?)
 }
 
@@ -336,9 +348,8 @@ pub(super) fn defended_with(root: &PinRoot, port: u16, connections: &[Connection
             endpoint: Endpoint::from_abi(slot),
             settings: settings.clone(),
             inputs: findings.inputs.get(id).copied().unwrap_or_default(),
-            half_open: u32::try_from(queued(id))
-                .unwrap_or(u32::MAX)
-                .saturating_add(load::averted_now(&loads[id])),
+            half_open: u32::try_from(queued(id)).unwrap_or(u32::MAX),
+            averted: load::averted_now(&loads[id]),
             level: mitigation.level,
             trigger: mitigation.trigger,
             unprotectable: findings.unprotectable.get(id).cloned(),

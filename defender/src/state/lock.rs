@@ -98,6 +98,17 @@ impl ControllerLock {
         self.file.as_ref().map_or(Ok(()), |file| file.set_len(0)).context("cannot leave the lock")
     }
 
+    /// After a start that failed: the file names who it named before, not this process, which was never in control.
+    pub fn disown(directory: &StateDirectory, before: Option<u32>) -> Result<()> {
+        let path = directory.controller_lock();
+        if pid_at(&path) != Some(std::process::id()) {
+            return Ok(());
+        }
+        let mut file = files::open_to_write(&path, OpenOptions::new().write(true).truncate(true))?;
+        let before = before.map_or_else(String::new, |pid| pid.to_string());
+        file.write_all(before.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// The process that has held the lock last, if it did not [leave](Self::leave). To be asked if nobody holds it.
     pub fn last_holder(directory: &StateDirectory) -> Option<u32> {
         pid_at(&directory.controller_lock())

@@ -106,6 +106,18 @@ fn wrong_usage_has_status_2() -> Result<()> {
 }
 
 #[test]
+fn a_setting_for_a_port_without_a_service_is_noted_and_its_removal_is_not() -> Result<()> {
+    let bed = Topology::new()?;
+    let defender = start(&bed, &[])?;
+    let noted = |value| Ok(complaint(&run(&bed, defender.pin_root(), &["set", "4711.mode", value])?, 0));
+    let set: Result<String> = noted("off");
+    ensure!(set?.contains("no service on port 4711 yet"));
+    let removed: Result<String> = noted("default");
+    ensure!(removed?.is_empty());
+    Ok(())
+}
+
+#[test]
 fn errors_are_json_where_the_output_is() -> Result<()> {
     let bed = Topology::new()?;
     let pins = fresh_pin_root();

@@ -61,7 +61,12 @@ use crate::{
         sysctls::{Broken, Sysctls},
     },
     state::{
-        self, directory::StateDirectory, findings::Findings, heartbeat, journal::Journal, lock::WriteLock,
+        self,
+        directory::StateDirectory,
+        findings::Findings,
+        heartbeat,
+        journal::Journal,
+        lock::{ControllerLock, WriteLock},
     },
 };
 
@@ -141,6 +146,7 @@ impl Session {
         let names = settings::interfaces(&root, &directory, options)?;
         let links = names.iter().map(|name| links::interface(name)).collect::<Result<Vec<_>>>()?;
         let fresh = directory.create()?;
+        let before = ControllerLock::last_holder(&directory);
         let mut rollback = Rollback::default();
         let session = Self::begin_in(root, directory.clone(), options, links, &mut rollback);
         match session {
@@ -152,6 +158,9 @@ impl Session {
                 drop(rollback);
                 if fresh {
                     directory.remove()?;
+                } else {
+                    ControllerLock::disown(&directory, before)
+                        .unwrap_or_else(|error| log::warn!("{error:#}"));
                 }
                 Err(error)
             }

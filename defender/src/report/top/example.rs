@@ -99,6 +99,7 @@ pub(super) fn detail(endpoint: Endpoint) -> Detail {
         settings: Settings::default(),
         inputs: TriggerInputs { backlog: 128, listeners: 1, cpus: 2, ..TriggerInputs::default() },
         half_open: 67,
+        averted: 4096,
         level: Level::Challenge,
         trigger: Trigger::HalfOpen,
         unprotectable: None,

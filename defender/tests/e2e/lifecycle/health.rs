@@ -14,7 +14,7 @@ use nix::{
 };
 
 use crate::{
-    harness::{PROGRAM, eventually},
+    harness::{PROGRAM, eventually, run, start},
     lifecycle::bed::{Scene, state_directory},
 };
 
@@ -81,6 +81,38 @@ fn who_leaves_it_alone_is_not_at_fault() -> Result<()> {
     ensure!(scene.defender.stop()?.code() == Some(0));
     scene.require_status(0, "no controller")?;
     ensure!(scene.controller_state()? == "none");
+    Ok(())
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_fault() -> Result<()> {
+    let bed = Topology::new()?;
+    let scene = Scene::with(&bed, |bed| {
+        let keep = ["--keep", "--mode", "always"];
+        Controller::start_at(&bed.server, Path::new(PROGRAM), SERVER_INTERFACE, &keep, fresh_pin_root())
+    })?;
+    ensure!(scene.defender.stop()?.code() == Some(0));
+    for command in ["run", "attach"] {
+        let failed = run(&bed, scene.defender.pin_root(), &[command, "--iface", "lo"])?;
+        ensure!(failed.status.code() == Some(1), "{failed:?}");
+        scene.require_status(0, "no controller")?;
+    }
+    ensure!(scene.controller_state()? == "none");
+    Ok(())
+}
+
+#[test]
+fn another_namespace_is_named_as_the_reason() -> Result<()> {
+    let bed = Topology::new()?;
+    let defender = start(&bed, &[])?;
+    for arguments in [&["status"][..], &["stats"], &["explain", "80"]] {
+        let mut command = bed.client.command(PROGRAM)?;
+        let output = command.args(arguments).arg("--pin-root").arg(defender.pin_root()).output()?;
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "{arguments:?}: {output:?}");
+        let way = format!("nsenter --net=/proc/{}/ns/net", defender.id());
+        ensure!(complaint.contains("another network namespace") && complaint.contains(&way), "{complaint}");
+    }
     Ok(())
 }
 
