@@ -5,6 +5,7 @@ mod checks;
 mod cli;
 mod dashboard;
 mod demo;
+mod first_use;
 mod format;
 mod panels;
 mod progress;

@@ -40,16 +40,32 @@ pub struct Namespace {
 impl Namespace {
     /// Makes a namespace with `lo` up; `role` is a word for people ("client").
     pub fn new(role: &str) -> Result<Self> {
+        let namespace =
+            Self::named(role, &["add"], &[]).context("cannot make a network namespace; are you root?")?;
+        made().insert(identity(namespace.path())?);
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// The namespace that a process lives in, such as a container's first one. Nothing may flood from it. Dropping it
+    /// deletes the name only.
+    pub fn of_process(role: &str, pid: u32) -> Result<Self> {
+        let its_own = identity(format!("/proc/{pid}/ns/net"))? != identity("/proc/self/ns/net")?;
+        ensure!(its_own, "process {pid} has no network namespace of its own");
+        Self::named(role, &["attach"], &[&pid.to_string()])
+            .with_context(|| format!("cannot name the network namespace of process {pid}"))
+    }
+
+    /// Has `ip netns` give a new name to a namespace.
+    fn named(role: &str, command: &[&str], behind_name: &[&str]) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}-{role}", process::id());
         cleanup::prepare();
-        command::run("ip", &["netns", "add", &name])
-            .context("cannot make a network namespace; are you root?")?;
+        command::run("ip", &[&["netns"], command, &[name.as_str()], behind_name].concat())?;
         let path = Path::new(NETNS_DIR).join(&name);
         let file = File::open(&path)?;
         let identity = identity(&path)?;
-        made().insert(identity);
         let delete = {
             let name = name.clone();
             Guard::new(move || {
@@ -58,9 +74,7 @@ impl Namespace {
                 cleanup::delete_netns(&name);
             })
         };
-        let namespace = Self { name, file, _delete: delete };
-        namespace.ip("link set lo up")?;
-        Ok(namespace)
+        Ok(Self { name, file, _delete: delete })
     }
 
     /// The name, as `ip netns` shows it.

@@ -175,7 +175,12 @@ impl Topology {
 
     /// Makes the topology.
     pub fn with(options: &Options) -> Result<Self> {
-        let mut bed = Self::unjoined(options.device)?;
+        Self::around(Namespace::new("server")?, options)
+    }
+
+    /// Makes the topology around a server that has its network namespace already, such as a container.
+    pub fn around(server: Namespace, options: &Options) -> Result<Self> {
+        let mut bed = Self::unjoined(server, options.device)?;
         bed.line = bed.add_link(options)?;
         bed.set_addresses()?;
         bed.tune(options)?;
@@ -189,7 +194,7 @@ impl Topology {
     /// Makes the topology of two devices that are joined outside of this machine: they are moved into the namespaces and
     /// get the names of the ends. Only who owns the machine, such as process 1 of a virtual one, may do so.
     pub fn of_devices(client: &str, server: &str) -> Result<Self> {
-        let bed = Self::unjoined(Device::Veth)?;
+        let bed = Self::unjoined(Namespace::new("server")?, Device::Veth)?;
         let ends = [
             (client, &bed.client, CLIENT_INTERFACE, CLIENT_MAC),
             (server, &bed.server, SERVER_INTERFACE, SERVER_MAC),
@@ -202,9 +207,8 @@ impl Topology {
         Ok(bed)
     }
 
-    fn unjoined(device: Device) -> Result<Self> {
+    fn unjoined(server: Namespace, device: Device) -> Result<Self> {
         let client = Namespace::new("client")?;
-        let server = Namespace::new("server")?;
         let bed = Self {
             client,
             server,

@@ -4,4 +4,9 @@ if [ "$1" -eq 0 ]; then
 		systemctl daemon-reload || :
 	fi
 	rm -rf /run/defender /sys/fs/bpf/defender /sys/fs/bpf/defender-*
+	# The package has files and no directories.
+	for directory in /etc/defender /usr/share/syn-defender/* /usr/share/syn-defender /usr/share/doc/syn-defender \
+		/usr/share/licenses/syn-defender; do
+		rmdir "$directory" 2>/dev/null || :
+	done
 fi

@@ -17,6 +17,8 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 
+pub(crate) use self::scene::eventually;
+
 /// The environment of the checks.
 pub(crate) struct CheckMachine {
     /// The defender.

@@ -4,6 +4,7 @@ mod bench;
 mod checks;
 mod dashboard;
 mod demo;
+mod first_use;
 mod flood;
 mod recording;
 mod soak;
@@ -26,6 +27,7 @@ enum Command {
     Checks(checks::Checks),
     Dashboard(dashboard::Dashboard),
     Demo(demo::Demo),
+    FirstUse(first_use::FirstUse),
     Flood(flood::Flood),
     Recording(recording::Recording),
     Soak(soak::Soak),
@@ -46,6 +48,7 @@ impl Cli {
             Command::Checks(checks) => checks.run(),
             Command::Dashboard(dashboard) => dashboard.run(),
             Command::Demo(demo) => demo.run(),
+            Command::FirstUse(first_use) => first_use.run(),
             Command::Flood(flood) => flood.run(),
             Command::Recording(recording) => recording.run(),
             Command::Soak(soak) => soak.run(),

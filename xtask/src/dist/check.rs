@@ -3,8 +3,10 @@
 mod binary;
 mod booted;
 mod chart;
+mod container;
 mod contents;
 mod debian;
+mod first_use;
 mod image;
 mod life;
 mod lint;
@@ -35,6 +37,7 @@ pub(super) fn all(release: &Release, architectures: &[Architecture]) -> Result<(
         step("check: Debian", || debian::prepare().map(|_| ()))?;
         step("check: life of the .deb", || life::check(release, *architecture))?;
         step("check: life of the .deb on a running system", || booted::check(release, *architecture))?;
+        step("check: first use of the .deb", || first_use::check(release, *architecture))?;
         step("check: life of the .rpm", || rpm::check(release, *architecture))?;
     }
     step("check: chart", || chart::check(release))?;

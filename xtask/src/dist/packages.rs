@@ -1,6 +1,6 @@
 //! The packages for Debian and for RPM. What is in them is listed in `defender/Cargo.toml`.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::Result;
 
@@ -13,7 +13,12 @@ use crate::{
 /// Builds both.
 pub(super) fn build(release: &Release, architecture: Architecture) -> Result<()> {
     process::must(&mut deb(release, architecture)?)?;
-    process::must(&mut rpm(release, architecture)?)
+    process::must(&mut rpm(release, architecture, &release.rpm(architecture))?)
+}
+
+/// Builds the .rpm again, as version 99.
+pub(super) fn build_later_rpm(release: &Release, architecture: Architecture, output: &Path) -> Result<()> {
+    process::must(rpm(release, architecture, output)?.args(["--set-metadata", "version = \"99\""]))
 }
 
 fn deb(release: &Release, architecture: Architecture) -> Result<Command> {
@@ -24,11 +29,11 @@ fn deb(release: &Release, architecture: Architecture) -> Result<Command> {
     Ok(deb)
 }
 
-fn rpm(release: &Release, architecture: Architecture) -> Result<Command> {
+fn rpm(release: &Release, architecture: Architecture, output: &Path) -> Result<Command> {
     let mut rpm = subcommand("generate-rpm", release)?;
     rpm.args(["--package", "defender", "--auto-req", "disabled", "--payload-compress", "zstd"]);
     rpm.args(["--source-date", &release.date().to_string()]);
-    rpm.args(["--target", architecture.target(), "--output"]).arg(release.rpm(architecture));
+    rpm.args(["--target", architecture.target(), "--output"]).arg(output);
     Ok(rpm)
 }
 

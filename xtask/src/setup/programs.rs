@@ -53,12 +53,15 @@ const DISTRIBUTION_CHECK_PROGRAMS: &[(&str, &str)] = &[
     ("bwrap", "bubblewrap"),
     ("debootstrap", "debootstrap"),
     ("dpkg-deb", "dpkg"),
+    ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("lintian", "lintian"),
+    ("prometheus", "prometheus"),
     ("qemu-aarch64-static", "qemu-user-static"),
     ("rpm", "rpm"),
     ("rpmlint", "rpmlint"),
     ("systemd-nspawn", "systemd-container"),
+    ("tmux", "tmux"),
 ];
 
 /// Installs the programs that tests run. None is started as a service.

@@ -28,8 +28,9 @@ pub(super) const ENVIRONMENT: [&str; 4] = [
     "HOME=/root",
 ];
 
-/// What dpkg and systemctl write for themselves, whatever is installed.
-const OTHERS: [&str; 4] = ["/var/log/", "/var/lib/dpkg/", "/var/cache/", "/run/systemd/"];
+/// What apt, dpkg, systemd and the journal write for themselves, whatever is installed.
+pub(super) const OTHERS: [&str; 6] =
+    ["/var/log/", "/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/", "/run/systemd/", "/run/log/"];
 
 /// A copy that can be changed. It is removed in the end.
 pub(super) struct Debian {
@@ -96,7 +97,7 @@ impl Debian {
         self.root.join(path.trim_start_matches('/')).symlink_metadata().is_ok()
     }
 
-    /// Every path, except what dpkg and systemctl write for themselves.
+    /// Every path, except what others write whatever is installed.
     pub(super) fn paths(&self) -> Result<BTreeSet<String>> {
         let all = self.run(&["find", "/", "-xdev"])?;
         let kept = all.lines().filter(|path| !OTHERS.iter().any(|own| path.starts_with(own)));

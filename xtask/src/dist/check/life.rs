@@ -14,10 +14,10 @@ use crate::{
     process,
 };
 
-const CONFIGURATION: &str = "/etc/defender/config.toml";
+pub(super) const CONFIGURATION: &str = "/etc/defender/config.toml";
 
 /// The link that says that the service starts at boot.
-const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/defender.service";
+pub(super) const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/defender.service";
 
 /// What must be there once it is installed.
 const FILES: [&str; 8] = [
@@ -75,7 +75,7 @@ fn verify_units(debian: &Debian) -> Result<()> {
 /// An upgrade keeps what the administrator changed, whether or not the new package has another file, and a service that was
 /// disabled stays so.
 fn upgrade(debian: &Debian, release: &Release, architecture: Architecture) -> Result<()> {
-    debian.shell(&format!("echo 'mode = \"monitor\"' >> {CONFIGURATION}"))?;
+    configure(debian)?;
     let same = debian.add(&release.deb(architecture))?;
     debian.run(&["dpkg", "--install", &same])?;
     kept(debian)?;
@@ -89,7 +89,13 @@ fn upgrade(debian: &Debian, release: &Release, architecture: Architecture) -> Re
     Ok(())
 }
 
-fn kept(debian: &Debian) -> Result<()> {
+/// Adds a line, as an administrator does.
+pub(super) fn configure(debian: &Debian) -> Result<()> {
+    debian.shell(&format!("echo 'mode = \"monitor\"' >> {CONFIGURATION}")).map(drop)
+}
+
+/// What the administrator has added is still there.
+pub(super) fn kept(debian: &Debian) -> Result<()> {
     let text = debian.run(&["cat", CONFIGURATION])?;
     ensure!(text.ends_with("mode = \"monitor\"\n"), "the upgrade has overwritten {CONFIGURATION}");
     Ok(())

@@ -1,31 +1,82 @@
-//! The .rpm installs, runs and goes, in a system whose package manager is RPM as far as the package can tell.
+//! The .rpm installs, runs, is upgraded and goes, in a system whose package manager is RPM as far as the package can tell.
 
 use std::{path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 
-use super::debian::Debian;
+use super::{
+    debian::Debian,
+    life::{CONFIGURATION, ENABLED, configure, kept},
+};
 use crate::{
     dist::{
         architecture::Architecture,
-        release::{NAME, Release},
+        packages,
+        release::{NAME, Release, trial_directory},
     },
     privilege, process,
 };
 
-/// Installs and removes it, with its scripts.
+/// Where Debian's RPM has its database.
+const DATABASE: &str = "/root/.rpmdb";
+
+/// A directory of every system of RPM's, and not of Debian's.
+const LICENCES: &str = "/usr/share/licenses";
+
+/// Installs, upgrades and removes it, with its scripts.
 pub(super) fn check(release: &Release, architecture: Architecture) -> Result<()> {
+    fresh(release, architecture)?;
+    upgrade(release, architecture)
+}
+
+/// Installed and erased, it leaves nothing.
+fn fresh(release: &Release, architecture: Architecture) -> Result<()> {
     let system = Debian::copy("rpm")?;
-    // RPM enters the directory to run the scripts; the package of the shell is not in its database.
-    rpm(system.root(), |rpm| rpm.args(["--install", "--nodeps"]).arg(release.rpm(architecture)))?;
-    system.run(&["defender", "config", "check", "/etc/defender/config.toml"])?;
+    let before = system.paths()?;
+    install(&system, &release.rpm(architecture))?;
+    ensure!(system.has(ENABLED), "installed, and the service is not enabled");
+    system.run(&["defender", "config", "check", CONFIGURATION])?;
     rpm(system.root(), |rpm| rpm.args(["--verify", "--nodeps", NAME]))?;
+    erase(&system)?;
+    let after = system.paths()?;
+    let is_others = |path: &str| path.starts_with(DATABASE) || path == LICENCES;
+    let left: Vec<_> =
+        after.difference(&before).map(String::as_str).filter(|path| !is_others(path)).collect();
+    ensure!(left.is_empty(), "erased, and still there:\n{}", left.join("\n"));
+    Ok(())
+}
+
+/// An upgrade keeps what the administrator changed, and a service that was disabled stays so.
+fn upgrade(release: &Release, architecture: Architecture) -> Result<()> {
+    let later = trial_directory().join("later.rpm");
+    packages::build_later_rpm(release, architecture, &later)?;
+    let system = Debian::copy("rpm")?;
+    install(&system, &release.rpm(architecture))?;
+    configure(&system)?;
+    system.run(&["systemctl", "disable", "defender.service"])?;
+
+    rpm(system.root(), |rpm| rpm.args(["--upgrade", "--nodeps"]).arg(&later))?;
+    let version = rpm(system.root(), |rpm| rpm.args(["--query", "--queryformat", "%{VERSION} ", NAME]))?;
+    ensure!(version.trim() == "99", "upgraded, and installed are {version}");
+    ensure!(system.has("/usr/sbin/defender"), "the upgrade has removed the program");
+    kept(&system)?;
+    ensure!(!system.has(ENABLED), "the upgrade enabled a disabled service");
+
+    erase(&system)?;
+    ensure!(system.has(&format!("{CONFIGURATION}.rpmsave")), "erased, and the changed configuration is lost");
+    Ok(())
+}
+
+/// RPM enters the directory to run the scripts; the package of the shell is not in its database.
+fn install(system: &Debian, package: &Path) -> Result<()> {
+    rpm(system.root(), |rpm| rpm.args(["--install", "--nodeps"]).arg(package)).map(drop)
+}
+
+fn erase(system: &Debian) -> Result<()> {
     rpm(system.root(), |rpm| rpm.args(["--erase", NAME]))?;
-    ensure!(!system.has("/usr/sbin/defender"), "erased, and the program is still there");
-    ensure!(
-        !system.has("/etc/defender/config.toml"),
-        "erased, and the untouched configuration is still there"
-    );
+    for path in ["/usr/sbin/defender", CONFIGURATION, ENABLED] {
+        ensure!(!system.has(path), "erased, and {path} is still there");
+    }
     Ok(())
 }
 
