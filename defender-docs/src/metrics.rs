@@ -4,7 +4,7 @@ use defender::{
     host::nic_drops,
     model::{listen, section_table::SectionKey},
     report::{
-        connections::STATES,
+        connection_list::STATES,
         metrics::families::{FAMILIES, Family, Kind, REST, without_prefix},
     },
 };

@@ -13,7 +13,7 @@ use crate::{
     host::service_names,
     model::listener::Family,
     report::{
-        connections::{self, Connection},
+        connection_list::{self, Connection},
         conns::{self, ConnsSummary, Filter, Order},
     },
 };
@@ -22,7 +22,7 @@ pub(super) fn conns(root: &PinRoot, arguments: &ConnsArguments) -> Result<()> {
     let format = arguments.output.format();
     arguments.watch.run(format, || {
         root.require_attached()?;
-        let connections = chosen(connections::list(root)?, arguments);
+        let connections = chosen(connection_list::read(root)?, arguments);
         if arguments.summary {
             summary(&connections, arguments, format)
         } else {

@@ -1,6 +1,6 @@
 //! The current state, read once as a [`Snapshot`](snapshot::Snapshot) and shown as text or JSON.
 
-pub mod connections;
+pub mod connection_list;
 pub mod conns;
 pub mod event;
 pub mod explain;

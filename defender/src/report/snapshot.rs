@@ -36,7 +36,7 @@ use crate::{
         sysctls,
     },
     report::{
-        connections::{self, Connection},
+        connection_list::{self, Connection},
         explain::Defended,
         health::{Control, Fault},
     },
@@ -144,11 +144,11 @@ impl Snapshot {
         let findings = state::in_force(root, Findings::read)?;
         let slots = slots(&maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
-        let listed = connections::list(root);
+        let listed = connection_list::read(root);
         let unlisted = listed.as_ref().err().map(|error| format!("cannot count connections: {error:#}"));
         let connections = listed.unwrap_or_default();
         let mut services = Vec::new();
-        let mut by_service = connections::count_by_service(&connections);
+        let mut by_service = connection_list::count_by_service(&connections);
         let now = clock::now()?.ms;
         let loads = loads(&maps, &slots, &config)?;
         for (id, sample) in samples {
@@ -161,7 +161,7 @@ impl Snapshot {
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
-                states: by_service.remove(&id).unwrap_or_else(|| connections::count([].iter())),
+                states: by_service.remove(&id).unwrap_or_else(|| connection_list::count([].iter())),
                 averted: load::averted_now(&loads[&id]),
                 critical: slot.triggers.critical,
                 syn_rate: sample.syn_rate(),
@@ -190,7 +190,7 @@ impl Snapshot {
             taken: Instant::now(),
             counters: maps.counters()?,
             rates,
-            states: connections::count(connections.iter()),
+            states: connection_list::count(connections.iter()),
             listed: lists::counts(&maps, &directory)?,
         })
     }
@@ -316,7 +316,7 @@ fn verdicts(counters: &Counters, wanted: fn(Reason) -> bool) -> u64 {
 /// The services on `port`, with the values that decide when they are defended.
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
     root.require_attached()?;
-    defended_with(root, port, &connections::list(root)?)
+    defended_with(root, port, &connection_list::read(root)?)
 }
 
 /// The same, where connections are listed already.
@@ -327,7 +327,7 @@ pub(super) fn defended_with(root: &PinRoot, port: u16, connections: &[Connection
     let mut slots = slots(&maps)?;
     slots.retain(|_, slot| slot.port == port);
     let loads = loads(&maps, &slots, &maps.config.get(0)?)?;
-    let states = connections::count_by_service(connections);
+    let states = connection_list::count_by_service(connections);
     let queued = |id: &u32| states.get(id).and_then(|states| states.get("SYN_RECV")).copied().unwrap_or(0);
     let defended = |(id, slot): (&u32, &abi::Service)| {
         let mitigation = load::mitigation(&loads[id]);

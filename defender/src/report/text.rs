@@ -14,7 +14,7 @@ use crate::{
         prose::paragraph,
     },
     report::{
-        connections,
+        connection_list,
         snapshot::{ServiceStatus, Snapshot},
         table,
     },
@@ -252,7 +252,7 @@ fn service_counters(snapshot: &Snapshot, width: usize) -> String {
 fn states(snapshot: &Snapshot, width: usize) -> String {
     let services = snapshot.services.iter().map(|service| (service.endpoint.to_string(), &service.states));
     let rows: Vec<_> = services.chain([("all".to_owned(), &snapshot.states)]).collect();
-    connections::table("connections to", &rows, false, width)
+    connection_list::table("connections to", &rows, false, width)
 }
 
 fn verdicts(snapshot: &Snapshot, width: usize) -> String {
@@ -294,7 +294,7 @@ mod tests {
         for states in
             [&mut snapshot.states].into_iter().chain(snapshot.services.iter_mut().map(|it| &mut it.states))
         {
-            *states = connections::STATES.map(|state| (state.name(), 54_321)).into();
+            *states = connection_list::STATES.map(|state| (state.name(), 54_321)).into();
         }
         let address = "2001:db8:1111:2222:3333:4444:5555:6666".parse().expect("an address");
         let service = &mut snapshot.services[0];

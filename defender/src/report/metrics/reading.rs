@@ -25,7 +25,7 @@ use crate::{
         map_values,
     },
     report::{
-        connections,
+        connection_list,
         snapshot::{self, InterfaceStatus},
     },
 };
@@ -125,7 +125,7 @@ fn services(
     let present = clock::now()?;
     // The listing may be missing for a moment; the rest is worth having.
     let listed = flows::list(root).unwrap_or_default();
-    let states = connections::states_by_service(&listed);
+    let states = connection_list::states_by_service(&listed);
     let mut services = BTreeMap::<Endpoint, ServiceReading>::new();
     for (id, slot) in &snapshot::slots(maps)? {
         let load = &maps.load_at(*id, &slot.triggers, config.age_buckets, present)?;
