@@ -14,7 +14,7 @@ use crate::{
     },
     dataplane::pins::PinRoot,
     host::ssh,
-    model::{exported::Exported, listen},
+    model::{exported::Exported, section_table::SectionKey},
     report::outcome,
 };
 
@@ -103,7 +103,7 @@ fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool, exported: &E
     let session = Session::begin(root, &options)?;
     introduce(&session);
     if cfg!(not(feature = "metrics")) && session.settings().metrics.is_some() {
-        log::warn!("no metrics: {} is set, but this defender was built without them", listen::KEY);
+        log::warn!("no metrics: {} is set, but this defender was built without them", SectionKey::MetricsListen);
     }
     Ok(session)
 }
