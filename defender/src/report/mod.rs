@@ -10,6 +10,8 @@ pub mod lists;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod next_syn;
+#[cfg(any(feature = "metrics", feature = "top"))]
+mod open_maps;
 pub mod outcome;
 pub mod peer;
 pub mod snapshot;

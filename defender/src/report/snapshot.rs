@@ -131,18 +131,17 @@ impl ServiceStatus {
 impl Snapshot {
     /// Reads what is pinned below `root`. Takes 0.2 s, to measure rates.
     pub fn take(root: &PinRoot) -> Result<Self> {
-        Self::over(root, SAMPLE)
+        root.require_attached()?;
+        Self::over(root, &Maps::open(root)?, SAMPLE)
     }
 
-    /// The same, with rates that are measured for so long; everything else is read after that.
-    pub fn over(root: &PinRoot, time: Duration) -> Result<Self> {
-        root.require_attached()?;
+    /// The same by these maps, with rates that are measured for so long; everything else is read after that.
+    pub fn over(root: &PinRoot, maps: &Maps, time: Duration) -> Result<Self> {
         let directory = StateDirectory::of(root);
-        let maps = Maps::open(root)?;
-        let (samples, rates) = sample(&maps, slots(&maps)?.into_keys(), time)?;
+        let (samples, rates) = sample(maps, slots(maps)?.into_keys(), time)?;
         let config = maps.config.get(0)?;
         let findings = state::in_force(root, Findings::read)?;
-        let slots = slots(&maps)?;
+        let slots = slots(maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
         let listed = connection_list::read(root);
         let unlisted = listed.as_ref().err().map(|error| format!("cannot count connections: {error:#}"));
@@ -150,7 +149,7 @@ impl Snapshot {
         let mut services = Vec::new();
         let mut by_service = connection_list::count_by_service(&connections);
         let now = clock::now()?.ms;
-        let loads = loads(&maps, &slots, &config)?;
+        let loads = loads(maps, &slots, &config)?;
         for (id, sample) in samples {
             let Some(slot) = slots.get(&id) else { continue };
             let mitigation = load::mitigation(&loads[&id]);
@@ -191,7 +190,7 @@ impl Snapshot {
             counters: maps.counters()?,
             rates,
             states: connection_list::count(connections.iter()),
-            listed: lists::counts(&maps, &directory)?,
+            listed: lists::counts(maps, &directory)?,
         })
     }
 
@@ -202,9 +201,9 @@ impl Snapshot {
         for (rate, (after, before)) in self.rates.iter_mut().zip(counts) {
             *rate = per_second(after.saturating_sub(before), elapsed);
         }
+        let others: BTreeMap<_, _> = earlier.services.iter().map(|other| (other.endpoint, other)).collect();
         for service in &mut self.services {
-            let mut others = earlier.services.iter();
-            if let Some(same) = others.find(|other| other.endpoint == service.endpoint) {
+            if let Some(same) = others.get(&service.endpoint) {
                 let sample = Sample { before: same.counters, after: service.counters, elapsed };
                 service.syn_rate = sample.syn_rate();
             }
