@@ -2,9 +2,9 @@
 
 use defender::{
     host::nic_drops,
-    model::{listen, section_table::SectionKey},
+    model::section_table::SectionKey,
     report::{
-        connections::STATES,
+        connection_list::STATES,
         metrics::families::{FAMILIES, Family, Kind, REST, without_prefix},
     },
 };
@@ -46,7 +46,7 @@ pub(crate) fn page() -> String {
          GET and HEAD 405. A client gets one answer for each connection, and has three seconds to ask and ten for everything; of \
          more than 32 at once, the one that has taken longest is sent away.\n"
             .to_owned(),
-        format!("\n{} takes {}. {}\n", code(listen::KEY), SectionKey::MetricsListen.allowed(), SectionKey::MetricsListen.description()),
+        format!("\n{} takes {}. {}\n", code(&SectionKey::MetricsListen.to_string()), SectionKey::MetricsListen.allowed(), SectionKey::MetricsListen.description()),
     ]
     .concat()
 }

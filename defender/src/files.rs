@@ -33,15 +33,6 @@ const CAREFULLY: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 /// Size limit of our own files, in bytes, but for those that grow with the lists.
 const LARGEST: u64 = 64 << 20;
 
-/// Result of looking for a file.
-#[derive(Debug, PartialEq, Eq)]
-enum FileContent {
-    Nothing,
-    Text(String),
-    /// Not what we wrote there, and why.
-    Damaged(String),
-}
-
 /// Creates a private directory. Returns whether it was missing.
 pub fn create_directory(path: &Path) -> Result<bool> {
     let missing = !path.is_dir();
@@ -142,32 +133,42 @@ pub fn read_up_to<T>(
     most: u64,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Option<T>> {
-    let found = look(path, most).with_context(|| format!("cannot read {}", path.display()))?;
-    let damage = match found {
-        FileContent::Nothing => return Ok(None),
-        FileContent::Text(text) if text.trim().is_empty() => "empty file".to_owned(),
-        FileContent::Text(text) => match parse(&text) {
-            Ok(value) => return Ok(Some(value)),
-            Err(damage) => damage,
-        },
-        FileContent::Damaged(damage) => damage,
-    };
-    set_aside(path, &damage)?;
-    Ok(None)
+    read_stream(path, most, |file| {
+        // What has grown meanwhile.
+        let Some(bytes) = read_at_most(file, most)? else { return Ok(Err(too_large(most))) };
+        Ok(match String::from_utf8(bytes) {
+            Ok(text) if text.trim().is_empty() => Err("empty file".to_owned()),
+            Ok(text) => parse(&text),
+            Err(_) => Err("not UTF-8 text".to_owned()),
+        })
+    })
 }
 
-fn look(path: &Path, most: u64) -> io::Result<FileContent> {
-    let file = match open_regular(path, OpenOptions::new().read(true)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(FileContent::Nothing),
-        Err(error) if is_no_file(&error) => return Ok(FileContent::Damaged("not a regular file".to_owned())),
-        Err(error) => return Err(error),
+/// The same for what reads the file itself, and says if that is damaged.
+pub fn read_stream<T>(
+    path: &Path,
+    most: u64,
+    parse: impl FnOnce(&File) -> io::Result<Result<T, String>>,
+) -> Result<Option<T>> {
+    let read = || match open_regular(path, OpenOptions::new().read(true)) {
+        Ok(file) if file.metadata()?.len() > most => Ok(Some(Err(too_large(most)))),
+        Ok(file) => parse(&file).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if is_no_file(&error) => Ok(Some(Err("not a regular file".to_owned()))),
+        Err(error) => Err(error),
     };
-    let Some(bytes) = read_at_most(&file, most)? else {
-        return Ok(FileContent::Damaged(format!("larger than {} MiB", most >> 20)));
-    };
-    Ok(String::from_utf8(bytes)
-        .map_or_else(|_| FileContent::Damaged("not UTF-8 text".to_owned()), FileContent::Text))
+    match read().with_context(|| format!("cannot read {}", path.display()))? {
+        None => Ok(None),
+        Some(Ok(value)) => Ok(Some(value)),
+        Some(Err(damage)) => {
+            set_aside(path, &damage)?;
+            Ok(None)
+        }
+    }
+}
+
+fn too_large(most: u64) -> String {
+    format!("larger than {} MiB", most >> 20)
 }
 
 /// The whole of it, or `None` if it exceeds `most` bytes.
@@ -258,10 +259,15 @@ pub fn open_to_read(path: &Path) -> Result<Option<File>> {
 
 /// Writes a file atomically: readers see the old or the new content, even after a power failure.
 pub fn write(path: &Path, text: &str) -> Result<()> {
+    write_stream(path, |mut file| file.write_all(text.as_bytes()))
+}
+
+/// The same for what writes the file itself.
+pub fn write_stream(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<()> {
     let temporary = path.with_extension("new");
-    let mut file = open_to_write(&temporary, OpenOptions::new().write(true).create(true).truncate(true))?;
+    let file = open_to_write(&temporary, OpenOptions::new().write(true).create(true).truncate(true))?;
     make_way(path)?;
-    file.write_all(text.as_bytes())
+    fill(&file)
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())

@@ -21,9 +21,9 @@ pub(super) struct Case {
     pub(super) aims: [Option<f64>; 2],
     /// Cost in xdp_synproxy and xdpcookie, with few flows.
     pub(super) peers: Option<(f64, f64)>,
-    /// The limit of the ratio to a bare swap (see `guard`): one and a half times the measured one.
+    /// The limit of the ratio to a bare swap (see `limits`): one and a half times the measured one.
     pub(super) most: f64,
-    /// The number of instructions when last checked (see `guard`).
+    /// The number of instructions when last checked (see `limits`).
     pub(super) instructions: u64,
 }
 

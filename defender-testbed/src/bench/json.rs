@@ -4,7 +4,8 @@ use defender_testbed::{budget, meter::Subject};
 use serde_json::{Value, json};
 
 use super::{
-    BenchPlan, BenchReport, Priced, aims, bulk::Bulk, count::PacketCount, growth::Grown, guard, packets::Cost,
+    BenchPlan, BenchReport, Priced, aims, bulk::Bulk, count::PacketCount, growth::Grown, limits,
+    packets::Cost,
 };
 use crate::rounds::{DefenceRow, Figure};
 
@@ -45,7 +46,7 @@ fn packet(report: &BenchReport, priced: &Priced) -> Value {
         "aim_many": many,
         "xdp_synproxy": priced.case.peers.map(|(synproxy, _)| synproxy),
         "xdpcookie": priced.case.peers.map(|(_, xdpcookie)| xdpcookie),
-        "ratio_to_swap": guard::ratio(report, &priced.few),
+        "ratio_to_swap": limits::ratio(report, &priced.few),
         "ratio_limit": priced.case.most,
     })
 }

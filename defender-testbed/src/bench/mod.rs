@@ -8,8 +8,8 @@ mod count;
 mod field;
 mod frames;
 mod growth;
-mod guard;
 mod json;
+mod limits;
 mod output;
 mod packets;
 mod plots;
@@ -129,7 +129,7 @@ impl BenchPlan {
 impl BenchReport {
     /// What has become too slow or too large, as text. Empty if nothing has.
     pub(crate) fn complaints(&self) -> Vec<String> {
-        guard::complaints(self)
+        limits::complaints(self)
     }
 
     fn floor(&self, subject: Subject) -> Option<&Cost> {
@@ -216,7 +216,7 @@ fn measure_again(
     progress: &Progress,
 ) -> Result<()> {
     for _ in 0..TRIES {
-        let beyond = guard::beyond(report);
+        let beyond = limits::beyond(report);
         if beyond.is_empty() {
             break;
         }

@@ -14,7 +14,7 @@ use crate::{
     },
     dataplane::pins::PinRoot,
     host::ssh,
-    model::{exported::Exported, listen},
+    model::{exported::Exported, section_table::SectionKey},
     report::outcome,
 };
 
@@ -33,7 +33,7 @@ pub(super) fn run(root: PinRoot, arguments: &RunArguments) -> Result<()> {
 }
 
 /// Ends a session in the way that was asked for.
-fn end(session: Session, ended: Ended, keep: bool) -> Result<()> {
+fn end(mut session: Session, ended: Ended, keep: bool) -> Result<()> {
     match ended {
         Ended::Restart => {
             session.leave()?;
@@ -56,6 +56,9 @@ fn end(session: Session, ended: Ended, keep: bool) -> Result<()> {
             Ok(())
         }
         Ended::Detached => {
+            if let Err(error) = session.end_attacks() {
+                log::warn!("cannot tell the end of current attacks: {error:#}");
+            }
             session.finish()?;
             log::info!("detached by another process; exiting");
             Ok(())
@@ -103,7 +106,10 @@ fn begin(root: PinRoot, arguments: &AttachArguments, replace: bool, exported: &E
     let session = Session::begin(root, &options)?;
     introduce(&session);
     if cfg!(not(feature = "metrics")) && session.settings().metrics.is_some() {
-        log::warn!("no metrics: {} is set, but this defender was built without them", listen::KEY);
+        log::warn!(
+            "no metrics: {} is set, but this defender was built without them",
+            SectionKey::MetricsListen
+        );
     }
     Ok(session)
 }

@@ -13,7 +13,7 @@ use crate::{
     dataplane::pins::PinRoot,
     host::{links, service_names, sockets},
     model::{mode::Mode, setting_table::Setting},
-    report::{connections::STATES, snapshot},
+    report::{connection_list::STATES, snapshot},
 };
 
 /// What the scripts set in the environment to ask for candidates.

@@ -1,7 +1,5 @@
 //! `conns`.
 
-use std::{cell::RefCell, collections::BTreeMap};
-
 use anyhow::Result;
 
 use super::{
@@ -10,10 +8,9 @@ use super::{
 };
 use crate::{
     dataplane::pins::PinRoot,
-    host::service_names,
     model::listener::Family,
     report::{
-        connections::{self, Connection},
+        connection_list::{self, Connection},
         conns::{self, ConnsSummary, Filter, Order},
     },
 };
@@ -22,7 +19,7 @@ pub(super) fn conns(root: &PinRoot, arguments: &ConnsArguments) -> Result<()> {
     let format = arguments.output.format();
     arguments.watch.run(format, || {
         root.require_attached()?;
-        let connections = chosen(connections::list(root)?, arguments);
+        let connections = chosen(connection_list::read(root)?, arguments);
         if arguments.summary {
             summary(&connections, arguments, format)
         } else {
@@ -51,7 +48,7 @@ fn summary(connections: &[Connection], arguments: &ConnsArguments, format: Forma
     match format {
         // One a line, if there are several.
         Format::Json => Ok(summary.json(arguments.watch.repeats())? + "\n"),
-        Format::Text => Ok(summary.text(&names(arguments.numeric), width())),
+        Format::Text => Ok(summary.text(&arguments.port_names.names(), width())),
     }
 }
 
@@ -60,16 +57,7 @@ fn listing(mut connections: Vec<Connection>, arguments: &ConnsArguments, format:
     let limit = arguments.limit.map(|limit| limit as usize);
     match format {
         Format::Json => Ok(conns::json(&connections, limit)? + "\n"),
-        Format::Text => Ok(conns::text(&connections, limit, &names(arguments.numeric), width())),
-    }
-}
-
-/// Names of ports. The database is asked once for each.
-fn names(numeric: bool) -> impl Fn(u16) -> Option<String> {
-    let known = RefCell::new(BTreeMap::new());
-    move |port| {
-        let name = || known.borrow_mut().entry(port).or_insert_with(|| service_names::name(port)).clone();
-        (!numeric).then(name).flatten()
+        Format::Text => Ok(conns::text(&connections, limit, &arguments.port_names.names(), width())),
     }
 }
 

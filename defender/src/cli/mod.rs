@@ -11,6 +11,7 @@ mod explain;
 mod get;
 mod lists;
 mod output;
+mod port_names;
 mod progress;
 mod set;
 mod stats;
@@ -29,7 +30,10 @@ use clap_complete::engine::ArgValueCandidates;
 use defender_common::tcp_state::State;
 use nix::sys::stat::{self, umask};
 
-use self::{completion::Shell, output::OutputArguments, values::parse_port, watch::WatchArguments};
+use self::{
+    completion::Shell, output::OutputArguments, port_names::PortNameArguments, values::parse_port,
+    watch::WatchArguments,
+};
 use crate::{
     control::recovery,
     dataplane::{features, pins::PinRoot},
@@ -237,9 +241,8 @@ struct ConnsArguments {
     /// Only connections over IPv6
     #[arg(short = '6', long)]
     ipv6: bool,
-    /// Show ports as numbers, not by service name; JSON has numbers always
-    #[arg(short, long)]
-    numeric: bool,
+    #[command(flatten)]
+    port_names: PortNameArguments,
     /// Only these client addresses or prefixes
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     source: Vec<Cidr>,
@@ -281,6 +284,8 @@ struct WhyArguments {
         add = ArgValueCandidates::new(completion::ports)
     )]
     port: Option<u16>,
+    #[command(flatten)]
+    port_names: PortNameArguments,
     #[command(flatten)]
     output: OutputArguments,
 }

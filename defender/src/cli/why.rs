@@ -21,6 +21,6 @@ pub(super) fn why(root: &PinRoot, arguments: &WhyArguments) -> Result<()> {
     if arguments.output.is_json() {
         show(&(why::json(&known)? + "\n"))
     } else {
-        show_text(&why::text(&known, width()))
+        show_text(&why::text(&known, &arguments.port_names.names(), width()))
     }
 }

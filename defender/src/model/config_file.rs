@@ -240,8 +240,7 @@ impl Reader<'_> {
     }
 
     fn expected(&self, key: SectionKey, item: &Item<'_>, why: &str) -> Problem {
-        let (section, name, allowed) = (key.section(), key.name(), key.allowed());
-        self.wrong(Some(item.span()), &format!("{section}.{name}: {why}; expected {allowed}"))
+        self.wrong(Some(item.span()), &format!("{key}: {why}; expected {}", key.allowed()))
     }
 
     /// All has been read.

@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::model::{
     hooks::Hook,
-    listen,
     lists::{
         entry::{Entry, List, Origin},
         note::Notes,
     },
+    section_table::SectionKey,
     settings::{Key, Settings},
     timestamp::rfc3339,
 };
@@ -27,7 +27,7 @@ pub fn export(settings: &Settings, entries: &[Entry], notes: &Notes, interfaces:
         }
     }
     if let Some(listen) = &settings.metrics {
-        let _ = writeln!(text, "{} = {}", listen::KEY, quoted(&listen.to_string()));
+        let _ = writeln!(text, "{} = {}", SectionKey::MetricsListen, quoted(&listen.to_string()));
     }
     for list in [List::Allow, List::Deny] {
         text.push_str(&prefixes(list, entries, notes));

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{model::section_table::SectionKey, problem::Problem};
 
-/// The name of the setting in the configuration file.
-pub const KEY: &str = "metrics.listen";
+/// The setting in the configuration file.
+const KEY: SectionKey = SectionKey::MetricsListen;
 const UNIX: &str = "unix:";
 /// The kernel takes no longer path (`sun_path`, with the zero at its end).
 const LONGEST_PATH: usize = 107;
@@ -32,7 +32,7 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, Problem> {
         parse(text).ok_or_else(|| {
-            let allowed = SectionKey::MetricsListen.allowed();
+            let allowed = KEY.allowed();
             Problem::Usage(format!("{KEY} cannot be {text:?}; expected {allowed}, such as 127.0.0.1:9815"))
         })
     }
@@ -87,7 +87,7 @@ mod tests {
         for text in ["", "9815", "localhost:9815", "127.0.0.1", "127.0.0.1:0", "unix:", "unix:metrics", &long]
         {
             let error = text.parse::<Listen>().expect_err(text).to_string();
-            assert!(error.contains(KEY) && error.contains("unix:/PATH"), "{error}");
+            assert!(error.contains(&KEY.to_string()) && error.contains("unix:/PATH"), "{error}");
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The file's parser, its messages and the reference follow from it.
 
+use std::fmt;
+
 /// All there is to say about a key of a section.
 struct Declaration {
     section: &'static str,
@@ -89,6 +91,13 @@ impl SectionKey {
     }
 }
 
+/// As messages have it: `metrics.listen`.
+impl fmt::Display for SectionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.section(), self.name())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +111,6 @@ mod tests {
         }
         assert_eq!(SectionKey::sections().matches("[hooks]").count(), 1, "{}", SectionKey::sections());
         assert!(SectionKey::of("mode").is_empty());
+        assert_eq!(SectionKey::HookTimeout.to_string(), "hooks.timeout");
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     problem::Problem,
     report::{
         VERSION,
-        connections::{self, Connection, STATES, TrackedFlow},
+        connection_list::{self, Connection, STATES, TrackedFlow},
         table,
     },
 };
@@ -176,10 +176,10 @@ impl ConnsSummary {
             by_port.entry(connection.local.port()).or_default().push(connection);
         }
         let count =
-            |(port, of_port): (u16, Vec<&Connection>)| (port, connections::count(of_port.into_iter()));
+            |(port, of_port): (u16, Vec<&Connection>)| (port, connection_list::count(of_port.into_iter()));
         Self {
             version: VERSION,
-            states: connections::count(connections.iter()),
+            states: connection_list::count(connections.iter()),
             ports: by_port.into_iter().map(count).collect(),
         }
     }
@@ -192,7 +192,7 @@ impl ConnsSummary {
         let named = |port: u16| names(port).unwrap_or_else(|| port.to_string());
         let ports = self.ports.iter().map(|(port, counts)| (named(*port), counts));
         let rows: Vec<_> = ports.chain([("all".to_owned(), &self.states)]).collect();
-        connections::table("port", &rows, true, width)
+        connection_list::table("port", &rows, true, width)
     }
 
     /// As JSON, on one line or several.

@@ -33,6 +33,8 @@ struct Stats<'a> {
     counters: BTreeMap<&'static str, u64>,
     /// Connections by the kernel's state, as `ss` counts them: `SYN_RECV`, `ESTABLISHED`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `CLOSING`, `LAST_ACK`, `TIME_WAIT`.
     states: &'a BTreeMap<&'static str, u64>,
+    /// What became of the events that hooks were to be run for, since the controller started.
+    hooks: HookCounts,
 }
 
 #[derive(Serialize)]
@@ -193,6 +195,7 @@ pub fn stats(snapshot: &Snapshot, one_line: bool) -> Result<String> {
         rates: snapshot.rates().map(|(reason, rate)| (reason.name(), rate)).collect(),
         counters: snapshot.totals().into_iter().collect(),
         states: &snapshot.states,
+        hooks: snapshot.hooks,
     };
     let text = if one_line { serde_json::to_string(&stats) } else { serde_json::to_string_pretty(&stats) };
     text.context("cannot write JSON")
@@ -239,7 +242,17 @@ mod tests {
         }
         assert_eq!(
             names(&stats),
-            ["counters", "engine", "interfaces", "rates", "services", "states", "verdicts", "version"]
+            [
+                "counters",
+                "engine",
+                "hooks",
+                "interfaces",
+                "rates",
+                "services",
+                "states",
+                "verdicts",
+                "version"
+            ]
         );
         assert_eq!(stats["version"], 1);
         assert_eq!(stats["engine"], "reqsk");
@@ -306,6 +319,16 @@ mod tests {
                 "{counters:?}"
             );
             assert_eq!(counters["syn_limited"], 7);
+        }
+    }
+
+    #[test]
+    fn both_reports_count_hooks() {
+        let mut snapshot = example();
+        snapshot.hooks = HookCounts { succeeded: 7, failed: 2, timed_out: 1, dropped: 3 };
+        for report in [stats(&snapshot, true), status(&snapshot, true)] {
+            let report: Value = serde_json::from_str(&report.expect("JSON")).expect("JSON");
+            assert_eq!(report["hooks"], json!({"succeeded": 7, "failed": 2, "timed_out": 1, "dropped": 3}));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The current state, read once as a [`Snapshot`](snapshot::Snapshot) and shown as text or JSON.
 
-pub mod connections;
+pub mod connection_list;
 pub mod conns;
 pub mod event;
 pub mod explain;
@@ -10,6 +10,8 @@ pub mod lists;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod next_syn;
+#[cfg(any(feature = "metrics", feature = "top"))]
+mod open_maps;
 pub mod outcome;
 pub mod peer;
 pub mod snapshot;

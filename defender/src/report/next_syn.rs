@@ -23,7 +23,7 @@ use crate::{
         mode::Mode,
         sysctls,
     },
-    report::connections::Connection,
+    report::connection_list::Connection,
 };
 
 /// Assumptions about the SYN.

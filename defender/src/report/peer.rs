@@ -33,7 +33,7 @@ use crate::{
     },
     problem::Problem,
     report::{
-        connections::{self, Connection},
+        connection_list::{self, Connection},
         next_syn::{NextSyn, Sender, SynTarget},
         snapshot,
     },
@@ -121,7 +121,7 @@ impl PeerFacts {
         let config = maps.config.get(0)?;
         let now = clock::now()?.ms;
         let wanted = |of: u16| port.is_none_or(|port| port == of);
-        let mut connections = connections::list(root)?;
+        let mut connections = connection_list::read(root)?;
         connections.retain(|connection| peer.is(connection.remote) && wanted(connection.local.port()));
         let on_wire = OnWire::of(peer.address, &config);
         let mut verdicts = verdicts(&maps.trace.get(on_wire.place.line)?, on_wire.place, now);

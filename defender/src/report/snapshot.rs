@@ -36,7 +36,7 @@ use crate::{
         sysctls,
     },
     report::{
-        connections::{self, Connection},
+        connection_list::{self, Connection},
         explain::Defended,
         health::{Control, Fault},
     },
@@ -131,27 +131,26 @@ impl ServiceStatus {
 impl Snapshot {
     /// Reads what is pinned below `root`. Takes 0.2 s, to measure rates.
     pub fn take(root: &PinRoot) -> Result<Self> {
-        Self::over(root, SAMPLE)
+        root.require_attached()?;
+        Self::over(root, &Maps::open(root)?, SAMPLE)
     }
 
-    /// The same, with rates that are measured for so long; everything else is read after that.
-    pub fn over(root: &PinRoot, time: Duration) -> Result<Self> {
-        root.require_attached()?;
+    /// The same by these maps, with rates that are measured for so long; everything else is read after that.
+    pub fn over(root: &PinRoot, maps: &Maps, time: Duration) -> Result<Self> {
         let directory = StateDirectory::of(root);
-        let maps = Maps::open(root)?;
-        let (samples, rates) = sample(&maps, slots(&maps)?.into_keys(), time)?;
+        let (samples, rates) = sample(maps, slots(maps)?.into_keys(), time)?;
         let config = maps.config.get(0)?;
         require_its_namespace(&config, &directory)?;
         let findings = state::in_force(root, Findings::read)?;
-        let slots = slots(&maps)?;
+        let slots = slots(maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
-        let listed = connections::list(root);
+        let listed = connection_list::read(root);
         let unlisted = listed.as_ref().err().map(|error| format!("cannot count connections: {error:#}"));
         let connections = listed.unwrap_or_default();
         let mut services = Vec::new();
-        let mut by_service = connections::count_by_service(&connections);
+        let mut by_service = connection_list::count_by_service(&connections);
         let now = clock::now()?.ms;
-        let loads = loads(&maps, &slots, &config)?;
+        let loads = loads(maps, &slots, &config)?;
         for (id, sample) in samples {
             let Some(slot) = slots.get(&id) else { continue };
             let mitigation = load::mitigation(&loads[&id]);
@@ -162,7 +161,7 @@ impl Snapshot {
                 unprotectable: (slot.flags & abi::SERVICE_UNPROTECTABLE != 0).then(|| {
                     findings.unprotectable.get(&id).cloned().unwrap_or_else(|| "for an unknown reason".into())
                 }),
-                states: by_service.remove(&id).unwrap_or_else(|| connections::count([].iter())),
+                states: by_service.remove(&id).unwrap_or_else(|| connection_list::count([].iter())),
                 averted: load::averted_now(&loads[&id]),
                 critical: slot.triggers.critical,
                 syn_rate: sample.syn_rate(),
@@ -191,8 +190,8 @@ impl Snapshot {
             taken: Instant::now(),
             counters: maps.counters()?,
             rates,
-            states: connections::count(connections.iter()),
-            listed: lists::counts(&maps, &directory)?,
+            states: connection_list::count(connections.iter()),
+            listed: lists::counts(maps, &directory)?,
         })
     }
 
@@ -203,9 +202,9 @@ impl Snapshot {
         for (rate, (after, before)) in self.rates.iter_mut().zip(counts) {
             *rate = per_second(after.saturating_sub(before), elapsed);
         }
+        let others: BTreeMap<_, _> = earlier.services.iter().map(|other| (other.endpoint, other)).collect();
         for service in &mut self.services {
-            let mut others = earlier.services.iter();
-            if let Some(same) = others.find(|other| other.endpoint == service.endpoint) {
+            if let Some(same) = others.get(&service.endpoint) {
                 let sample = Sample { before: same.counters, after: service.counters, elapsed };
                 service.syn_rate = sample.syn_rate();
             }
@@ -328,7 +327,7 @@ fn require_its_namespace(config: &abi::Config, directory: &StateDirectory) -> Re
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
     root.require_attached()?;
     require_its_namespace(&Maps::open(root)?.config.get(0)?, &StateDirectory::of(root))?;
-    defended_with(root, port, &connections::list(root)?)
+    defended_with(root, port, &connection_list::read(root)?)
 }
 
 /// The same, where connections are listed already.
@@ -339,7 +338,7 @@ pub(super) fn defended_with(root: &PinRoot, port: u16, connections: &[Connection
     let mut slots = slots(&maps)?;
     slots.retain(|_, slot| slot.port == port);
     let loads = loads(&maps, &slots, &maps.config.get(0)?)?;
-    let states = connections::count_by_service(connections);
+    let states = connection_list::count_by_service(connections);
     let queued = |id: &u32| states.get(id).and_then(|states| states.get("SYN_RECV")).copied().unwrap_or(0);
     let defended = |(id, slot): (&u32, &abi::Service)| {
         let mitigation = load::mitigation(&loads[id]);

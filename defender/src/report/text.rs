@@ -14,7 +14,7 @@ use crate::{
         prose::paragraph,
     },
     report::{
-        connections,
+        connection_list,
         snapshot::{ServiceStatus, Snapshot},
         table,
     },
@@ -161,8 +161,12 @@ fn painted(action: &str, service: &ServiceStatus) -> String {
 pub(super) fn attack(service: &ServiceStatus) -> Option<String> {
     let seconds = service.attack_seconds?;
     let evidence = &service.evidence;
+    let (state, unchallenged) = match unchallenged(service) {
+        None => ("mitigating", String::new()),
+        Some(why) => ("under attack", format!(", not challenged {why}")),
+    };
     let mut sentence = format!(
-        "port {}: mitigating for {seconds} s ({}): {} SYN/s from about {}",
+        "port {}: {state} for {seconds} s ({}){unchallenged}: {} SYN/s from about {}",
         service.endpoint.port,
         service.trigger.describe(),
         thousands(service.syn_rate),
@@ -176,6 +180,15 @@ pub(super) fn attack(service: &ServiceStatus) -> Option<String> {
         let _ = write!(sentence, ", {:.0} % from {}", network.share * 100.0, network.prefix);
     }
     Some(sentence)
+}
+
+/// Why SYNs of an attacked service are not challenged, if they are not.
+fn unchallenged(service: &ServiceStatus) -> Option<String> {
+    match (service.mode, &service.unprotectable) {
+        (_, Some(_)) => Some("since it is unprotectable".to_owned()),
+        (Mode::Monitor | Mode::Off, None) => Some(format!("in mode {}", service.mode)),
+        (Mode::Auto | Mode::Always, None) => (!service.active).then(|| "while suspended".to_owned()),
+    }
 }
 
 /// How many prefixes are on the lists, unless there are none.
@@ -252,7 +265,7 @@ fn service_counters(snapshot: &Snapshot, width: usize) -> String {
 fn states(snapshot: &Snapshot, width: usize) -> String {
     let services = snapshot.services.iter().map(|service| (service.endpoint.to_string(), &service.states));
     let rows: Vec<_> = services.chain([("all".to_owned(), &snapshot.states)]).collect();
-    connections::table("connections to", &rows, false, width)
+    connection_list::table("connections to", &rows, false, width)
 }
 
 fn verdicts(snapshot: &Snapshot, width: usize) -> String {
@@ -294,7 +307,7 @@ mod tests {
         for states in
             [&mut snapshot.states].into_iter().chain(snapshot.services.iter_mut().map(|it| &mut it.states))
         {
-            *states = connections::STATES.map(|state| (state.name(), 54_321)).into();
+            *states = connection_list::STATES.map(|state| (state.name(), 54_321)).into();
         }
         let address = "2001:db8:1111:2222:3333:4444:5555:6666".parse().expect("an address");
         let service = &mut snapshot.services[0];
@@ -380,6 +393,26 @@ mod tests {
             "port 80: mitigating for 12 s (connections stay half open): 41,200 SYN/s from about 38,000 sources, 0.3 % complete, 3 half-open, \
              21 % from 192.0.2.0/24\n"
         ));
+    }
+
+    #[test]
+    fn an_attack_that_nothing_is_done_about_is_not_called_mitigated() {
+        let mut service = example().services.remove(0);
+        (service.attack_seconds, service.trigger) = (Some(12), Trigger::HalfOpen);
+        let mut begins = |mode, active, unprotectable: Option<&str>, expected: &str| {
+            (service.mode, service.active) = (mode, active);
+            service.unprotectable = unprotectable.map(str::to_owned);
+            let sentence = attack(&service).expect("an attack");
+            assert!(sentence.starts_with(&format!("port 80: {expected}: 1,000 SYN/s")), "{sentence}");
+        };
+        let [mitigating, attacked] = ["mitigating", "under attack"]
+            .map(|state| format!("{state} for 12 s (connections stay half open)"));
+        begins(Mode::Auto, true, None, &mitigating);
+        begins(Mode::Monitor, false, None, &format!("{attacked}, not challenged in mode monitor"));
+        begins(Mode::Off, false, None, &format!("{attacked}, not challenged in mode off"));
+        begins(Mode::Auto, false, None, &format!("{attacked}, not challenged while suspended"));
+        let unprotectable = format!("{attacked}, not challenged since it is unprotectable");
+        begins(Mode::Auto, true, Some("it is MPTCP"), &unprotectable);
     }
 
     #[test]

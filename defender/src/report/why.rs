@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::{
     model::prose::paragraph,
     report::{
-        VERSION, conns,
+        VERSION,
+        conns::{self, Names},
         next_syn::{ASSUMED, NextSyn},
         peer::{LastVerdict, PeerFacts},
         table,
@@ -16,24 +17,24 @@ use crate::{
 };
 
 /// As text.
-pub fn text(known: &PeerFacts, width: usize) -> String {
-    let mut text = paragraph(&headline(known), 2, width);
+pub fn text(known: &PeerFacts, names: &Names<'_>, width: usize) -> String {
+    let mut text = paragraph(&headline(known, names), 2, width);
     if !known.connections.is_empty() {
         text.push('\n');
-        text.push_str(&conns::text(&known.connections, None, &|_| None, width));
+        text.push_str(&conns::text(&known.connections, None, names, width));
     }
     if !known.verdicts.is_empty() {
         text.push('\n');
-        text.push_str(&verdicts(&known.verdicts, width));
+        text.push_str(&verdicts(&known.verdicts, names, width));
     }
     text.push('\n');
-    text.push_str(&next_syn(&known.next_syn, width));
+    text.push_str(&next_syn(&known.next_syn, names, width));
     text
 }
 
-fn headline(known: &PeerFacts) -> String {
+fn headline(known: &PeerFacts, names: &Names<'_>) -> String {
     let about = match known.port {
-        Some(port) => format!("{} at port {port}", known.peer),
+        Some(port) => format!("{} at port {}", known.peer, named(port, names)),
         None => known.peer.to_string(),
     };
     let connections = match known.connections.len() {
@@ -53,11 +54,11 @@ fn headline(known: &PeerFacts) -> String {
     }
 }
 
-fn verdicts(verdicts: &[LastVerdict], width: usize) -> String {
+fn verdicts(verdicts: &[LastVerdict], names: &Names<'_>, width: usize) -> String {
     let row = |verdict: &LastVerdict| {
         vec![
             verdict.reason.name().to_owned(),
-            verdict.port.to_string(),
+            named(verdict.port, names),
             verdict.count.to_string(),
             format!("{} ago", conns::time(verdict.ago)),
             verdict.reason.describe().to_owned(),
@@ -67,11 +68,12 @@ fn verdicts(verdicts: &[LastVerdict], width: usize) -> String {
     table::fit(&["last verdicts", "port", "packets", "last", "meaning"], &rows, width)
 }
 
-fn next_syn(next: &[NextSyn], width: usize) -> String {
+fn next_syn(next: &[NextSyn], names: &Names<'_>, width: usize) -> String {
     if next.is_empty() {
         return "  no service that it could connect to\n".to_owned();
     }
-    let row = |next: &NextSyn| vec![service(next), next.reason.name().to_owned(), next.explanation.clone()];
+    let row =
+        |next: &NextSyn| vec![service(next, names), next.reason.name().to_owned(), next.explanation.clone()];
     let rows: Vec<Vec<String>> = next.iter().map(row).collect();
     let mut text = table::fit(&["its next syn to", "verdict", "because"], &rows, width);
     text.push('\n');
@@ -81,12 +83,18 @@ fn next_syn(next: &[NextSyn], width: usize) -> String {
     text
 }
 
-fn service(next: &NextSyn) -> String {
+fn service(next: &NextSyn, names: &Names<'_>) -> String {
+    let port = named(next.port, names);
     match next.address {
-        Some(IpAddr::V6(v6)) => format!("[{v6}]:{}", next.port),
-        Some(v4) => format!("{v4}:{}", next.port),
-        None => format!("port {}", next.port),
+        Some(IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
+        Some(v4) => format!("{v4}:{port}"),
+        None => format!("port {port}"),
     }
+}
+
+/// A port of this host.
+fn named(port: u16, names: &Names<'_>) -> String {
+    names(port).unwrap_or_else(|| port.to_string())
 }
 
 #[derive(Serialize)]
@@ -197,18 +205,37 @@ mod tests {
         }
     }
 
+    fn numbers(_: u16) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn ports_of_this_host_are_shown_by_name() {
+        let names = |port| (port == 80).then(|| "http".to_owned());
+        let text = text(&PeerFacts { port: Some(80), ..example() }, &names, usize::MAX);
+        for part in [
+            "192.0.2.7:5 at port http: 1 connection",
+            "ESTABLISHED  192.0.2.7:5  10.0.0.1:http",
+            "pass.syn_signed  http        3  1m1s ago",
+            "port 99             pass.unprotected",
+            "[2001:db8::1]:http  pass.syn_known",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
     #[test]
     fn unknown_peers_are_called_so() {
-        let text = text(&stranger(), usize::MAX);
+        let text = text(&stranger(), &numbers, usize::MAX);
         assert!(text.starts_with("nothing is known of 192.0.2.7:5"), "{text}");
         assert!(text.contains("no service"), "{text}");
-        let at_port = headline(&PeerFacts { port: Some(80), ..stranger() });
+        let at_port = headline(&PeerFacts { port: Some(80), ..stranger() }, &numbers);
         assert!(at_port.starts_with("nothing is known of 192.0.2.7:5 at port 80:"), "{at_port}");
     }
 
     #[test]
     fn every_fact_is_printed() {
-        let text = text(&example(), usize::MAX);
+        let text = text(&example(), &numbers, usize::MAX);
         assert!(text.starts_with("192.0.2.7:5: 1 connection; verdicts are remembered by address"), "{text}");
         for part in [
             "ESTABLISHED  192.0.2.7:5",

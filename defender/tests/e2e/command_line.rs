@@ -274,6 +274,10 @@ fn connections_are_chosen_by_family_and_shown_by_service_name() -> Result<()> {
     assert!(named.contains(":http ") && named.contains(":https "), "{named}");
     let numeric = defender.ask(&["conns", "-n"])?;
     assert!(numeric.contains("10.203.0.2:80 ") && !numeric.contains(":http"), "{numeric}");
+    let named = defender.ask(&["why", "10.203.0.1"])?;
+    assert!(named.contains(":http ") && !named.contains(":80 "), "{named}");
+    let numeric = defender.ask(&["why", "10.203.0.1", "-n"])?;
+    assert!(numeric.contains(":80 ") && !numeric.contains(":http"), "{numeric}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use defender_testbed::{budget, meter::Subject};
 
 use super::{figure, words};
 use crate::{
-    bench::{BenchReport, guard, packets::Cost},
+    bench::{BenchReport, limits, packets::Cost},
     format::{aligned, thousands_exact, wrapped},
 };
 
@@ -64,7 +64,7 @@ fn packets(report: &BenchReport) -> String {
         let peer = |peer: Option<f64>| peer.map_or(String::new(), |peer| format!("({peer:.0})"));
         line.push(peer(priced.case.peers.map(|(synproxy, _)| synproxy)));
         line.push(peer(priced.case.peers.map(|(_, xdpcookie)| xdpcookie)));
-        line.push(guard::ratio(report, &priced.few).map_or(String::new(), |ratio| format!("{ratio:.1}")));
+        line.push(limits::ratio(report, &priced.few).map_or(String::new(), |ratio| format!("{ratio:.1}")));
         line.push(format!("{:.1}", priced.case.most));
         lines.push(line);
     }

@@ -13,6 +13,7 @@ use ratatui::{
     crossterm::{
         cursor::Show,
         execute,
+        style::force_color_output,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
     layout::{Position, Rect},
@@ -34,6 +35,8 @@ impl Screen {
     /// Takes the terminal. From now on a panic of any thread gives it back and ends the program.
     pub fn enter() -> Result<Self> {
         restore_on_panic();
+        // Whether there are colours is decided where styles are made.
+        force_color_output(true);
         let backend = CrosstermBackend::new(BufWriter::new(io::stdout()));
         let terminal = Terminal::new(backend).context("cannot draw on this terminal")?;
         // Messages would be written across the screen; what they are about is shown there.

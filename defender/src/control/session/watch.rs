@@ -21,7 +21,7 @@ use crate::{
         attacks::{Attack, Attacks, By, Now, View},
         baseline::{Baselines, Percentiles},
         endpoint::Endpoint,
-        event::Record,
+        event::{Record, Transition},
         mode::Mode,
         status_line::status_line,
         sysctls,
@@ -56,6 +56,17 @@ impl Watch {
             journal,
         }
     }
+}
+
+/// The last record about each service.
+fn last_records(journal: &Journal) -> Result<BTreeMap<(String, u16), Record>> {
+    let lines = journal.lines()?;
+    let records = lines.iter().filter_map(|line| serde_json::from_str::<Record>(line).ok());
+    Ok(records.map(|record| (service(&record), record)).collect())
+}
+
+fn service(record: &Record) -> (String, u16) {
+    (record.address.clone(), record.port)
 }
 
 impl Session {
@@ -155,12 +166,31 @@ impl Session {
         match record.json() {
             Ok(line) => {
                 self.watch.journal.append(&line);
-                if let Some(hook) = &self.configuration.settings.hook {
-                    self.hooks.offer(hook, line);
-                }
+                self.run_hook(line);
             }
             Err(error) => log::warn!("{error:#}"),
         }
+    }
+
+    fn run_hook(&self, event: String) {
+        if let Some(hook) = &self.configuration.settings.hook {
+            self.hooks.offer(hook, event);
+        }
+    }
+
+    /// Somebody else has detached everything, and the attacks under way end with that. `defender detach` has recorded their ends,
+    /// and only this process knows the operator's program. Who has removed the links by hand has recorded nothing.
+    pub fn end_attacks(&mut self) -> Result<()> {
+        let recorded = last_records(&self.watch.journal)?;
+        for id in self.watch.attacks.under_way().into_keys() {
+            let (view, now) = self.view(id)?;
+            let Some(ended) = self.watch.attacks.abandon(id, &view, now) else { continue };
+            match recorded.get(&service(&ended)) {
+                Some(last) if last.event == Transition::Ended => self.run_hook(last.json()?),
+                _ => self.report(log::Level::Warn, &ended),
+            }
+        }
+        Ok(())
     }
 
     /// What is going on, in a line.

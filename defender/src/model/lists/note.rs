@@ -2,9 +2,12 @@
 //!
 //! Most entries have no note, and cost nothing here.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, io::Read};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer as _, Serialize,
+    de::{MapAccess, Visitor},
+};
 
 use crate::{model::prefix::Cidr, problem::Problem};
 
@@ -146,10 +149,63 @@ impl Notes {
     pub fn due(&self, now: u64) -> Vec<Cidr> {
         self.0.iter().filter(|(_, note)| note.is_due(now)).map(|(prefix, _)| *prefix).collect()
     }
+}
 
-    /// When the first goes.
-    pub fn next_expiry(&self) -> Option<u64> {
-        self.0.values().filter_map(|note| note.expires).min()
+/// When entries expire. What else is noted need not be kept in memory for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expiries {
+    /// The prefixes whose entries are to go, in order.
+    pub due: Vec<Cidr>,
+    /// When the first of the others goes.
+    pub next: Option<u64>,
+}
+
+impl Expiries {
+    /// By the notes of a file.
+    pub fn read(file: impl Read, now: u64) -> serde_json::Result<Self> {
+        let mut expiries = Self::default();
+        for_each(file, |prefix, note| expiries.add(prefix, &note, now))?;
+        expiries.due.sort_unstable();
+        Ok(expiries)
+    }
+
+    /// Takes in a note, in the order of prefixes.
+    pub fn add(&mut self, prefix: Cidr, note: &Note, now: u64) {
+        if note.is_due(now) {
+            self.due.push(prefix);
+        } else {
+            self.next = self.next.into_iter().chain(note.expires).min();
+        }
+    }
+
+    /// Whether the entry of a prefix is to go.
+    pub fn is_due(&self, prefix: &Cidr) -> bool {
+        self.due.binary_search(prefix).is_ok()
+    }
+}
+
+/// Hands over the notes of a file one by one: a million need not be in memory at once.
+pub fn for_each(file: impl Read, take: impl FnMut(Cidr, Note)) -> serde_json::Result<()> {
+    let mut json = serde_json::Deserializer::from_reader(file);
+    json.deserialize_map(Each(take))?;
+    json.end()
+}
+
+/// The entries of an object.
+struct Each<F>(F);
+
+impl<'de, F: FnMut(Cidr, Note)> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("notes by prefix")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((prefix, note)) = map.next_entry()? {
+            (self.0)(prefix, note);
+        }
+        Ok(())
     }
 }
 
@@ -195,14 +251,21 @@ mod tests {
     fn what_is_due_is_found_and_what_comes_next() {
         let mut notes = Notes::default();
         notes.insert(cidr("10.0.0.1"), note("a", None));
-        assert_eq!((notes.next_expiry(), notes.due(u64::MAX)), (None, vec![]));
+        let expiries = |notes: &Notes, now| {
+            let text = serde_json::to_string(notes).expect("JSON");
+            let expiries = Expiries::read(text.as_bytes(), now).expect("notes");
+            assert_eq!(expiries.due, notes.due(now));
+            assert!(expiries.due.iter().all(|prefix| expiries.is_due(prefix)));
+            expiries
+        };
+        assert_eq!(expiries(&notes, u64::MAX), Expiries::default());
         notes.insert(cidr("10.0.0.2"), note("", Some(2000)));
         notes.insert(cidr("10.0.0.3"), note("c", Some(3000)));
-        assert_eq!((notes.next_expiry(), notes.due(1999)), (Some(2000), vec![]));
-        assert_eq!(notes.due(2000), [cidr("10.0.0.2")]);
+        assert_eq!(expiries(&notes, 1999), Expiries { due: vec![], next: Some(2000) });
+        assert_eq!(expiries(&notes, 2000), Expiries { due: vec![cidr("10.0.0.2")], next: Some(3000) });
         // The clock steps: what is due follows it, both ways.
-        assert_eq!(notes.due(1 << 40).len(), 2);
-        assert_eq!(notes.due(0), []);
+        assert_eq!(expiries(&notes, 1 << 40).due.len(), 2);
+        assert_eq!(expiries(&notes, 0).due, []);
         notes.insert(cidr("10.0.0.2"), Note::default());
         assert!(!notes.contains(&cidr("10.0.0.2")));
     }
@@ -232,6 +295,7 @@ mod tests {
             "{\"10.0.0.1\":{\"expires\":-1}}",
         ] {
             assert!(serde_json::from_str::<Notes>(text).is_err(), "{text}");
+            assert!(Expiries::read(text.as_bytes(), 0).is_err(), "{text}");
         }
     }
 }

@@ -30,10 +30,7 @@ use super::{
 };
 use crate::{
     dataplane::pins::PinRoot,
-    model::{
-        exported::Exported,
-        listen::{self, Listen},
-    },
+    model::{exported::Exported, listen::Listen, section_table::SectionKey},
     report::health::SILENCE,
 };
 
@@ -133,7 +130,7 @@ fn complaint(listen: &Listen, error: &io::Error) -> String {
     format!(
         "no metrics: cannot listen at {listen}: {error}; {remedy} ({} in the configuration file, then SIGHUP). Trying again; \
          the defence goes on",
-        listen::KEY
+        SectionKey::MetricsListen
     )
 }
 

@@ -11,7 +11,7 @@ use super::{
     reading::{Datapath, Reading},
     service::ServiceReading,
 };
-use crate::{dataplane::engine, report::connections::STATES};
+use crate::{dataplane::engine, report::connection_list::STATES};
 
 /// What a metric is, as OpenMetrics has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,51 +1,31 @@
 //! What is kept from one reading to the next, because it costs more than to see that it has not changed.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
-use defender_common::abi::map;
+use anyhow::Result;
 
 use super::own_series::OwnSeries;
 use crate::{
     dataplane::{all_service_counters::AllServiceCounters, maps::Maps, pins::PinRoot},
+    report::open_maps::{Identity, OpenMaps, identity},
     state::{directory::StateDirectory, findings::Findings},
 };
 
 /// All of it.
 #[derive(Default)]
 pub(super) struct Kept {
-    pub maps: OpenMaps,
+    pub maps: OpenMaps<(Maps, AllServiceCounters)>,
     pub limits: KnownLimits,
     pub own: OwnSeries,
 }
 
+/// The maps of a scrape.
+pub(super) fn open(root: &PinRoot) -> Result<(Maps, AllServiceCounters)> {
+    Ok((Maps::open(root)?, AllServiceCounters::open(root)?))
+}
+
 /// How many half-open connections each service's listeners take together, by the service's id.
 pub(super) type Limits = BTreeMap<u32, u32>;
-
-/// Which file something was read from: another one, or one written anew, has another identity.
-type Identity = (u64, i64, i64);
-
-fn identity(path: &Path) -> io::Result<Identity> {
-    let found = fs::metadata(path)?;
-    Ok((found.ino(), found.mtime(), found.mtime_nsec()))
-}
-
-/// The maps, as they were opened by their pins.
-#[derive(Default)]
-pub(super) struct OpenMaps(Option<(Identity, Maps, AllServiceCounters)>);
-
-impl OpenMaps {
-    /// Those that are pinned now.
-    pub(super) fn of(&mut self, root: &PinRoot) -> Result<(&Maps, &AllServiceCounters)> {
-        let pin = root.map(map::CONFIG);
-        let now = identity(&pin).with_context(|| format!("cannot look at {}", pin.display()))?;
-        let (_, maps, counters) = match self.0.take().filter(|(then, ..)| *then == now) {
-            Some(open) => self.0.insert(open),
-            None => self.0.insert((now, Maps::open(root)?, AllServiceCounters::open(root)?)),
-        };
-        Ok((maps, counters))
-    }
-}
 
 /// The limits, as the controller has found them out.
 #[derive(Default)]

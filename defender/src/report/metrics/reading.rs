@@ -13,7 +13,7 @@ use defender_common::{
 };
 
 use super::{
-    kept::{Kept, Limits},
+    kept::{self, Kept, Limits},
     service::ServiceReading,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         map_values,
     },
     report::{
-        connections,
+        connection_list,
         snapshot::{self, InterfaceStatus},
     },
 };
@@ -79,7 +79,8 @@ impl Reading {
     pub(super) fn faults_now(root: &PinRoot, kept: &mut Kept) -> Vec<String> {
         let mut read = || {
             root.require_attached()?;
-            let is_suspended = kept.maps.of(root)?.0.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
+            let is_suspended =
+                kept.maps.of(root, kept::open)?.0.config.get(0)?.flags & abi::CONFIG_SUSPENDED != 0;
             Ok(snapshot::faults_of_datapath(snapshot::interfaces(root)?.iter(), is_suspended).collect())
         };
         read().unwrap_or_else(|error: anyhow::Error| vec![format!("{error:#}")])
@@ -97,7 +98,7 @@ impl Reading {
 impl Datapath {
     fn read(root: &PinRoot, kept: &mut Kept) -> Result<Self> {
         root.require_attached()?;
-        let ((maps, counters), limits) = (kept.maps.of(root)?, kept.limits.of(root));
+        let ((maps, counters), limits) = (kept.maps.of(root, kept::open)?, kept.limits.of(root));
         let config = maps.config.get(0)?;
         let services = services(root, maps, &counters.read()?, limits, &config)?;
         Ok(Self {
@@ -125,7 +126,7 @@ fn services(
     let present = clock::now()?;
     // The listing may be missing for a moment; the rest is worth having.
     let listed = flows::list(root).unwrap_or_default();
-    let states = connections::states_by_service(&listed);
+    let states = connection_list::states_by_service(&listed);
     let mut services = BTreeMap::<Endpoint, ServiceReading>::new();
     for (id, slot) in &snapshot::slots(maps)? {
         let load = &maps.load_at(*id, &slot.triggers, config.age_buckets, present)?;

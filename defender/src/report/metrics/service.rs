@@ -2,7 +2,7 @@
 
 use defender_common::abi::ServiceCounters;
 
-use crate::report::connections::STATES;
+use crate::report::connection_list::STATES;
 
 /// A service, or the sum of several. What is true or false of one is how many it is true of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What is known after some readings: the last snapshot, rates of the last minutes, events, and what became of the controller.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     model::{endpoint::Endpoint, event::Record, timestamp::rfc3339},
@@ -83,7 +83,8 @@ impl Data {
 
     fn add_rates(&mut self) {
         let services = &self.snapshot.services;
-        self.rates.retain(|endpoint, _| services.iter().any(|service| service.endpoint == *endpoint));
+        let listed: BTreeSet<Endpoint> = services.iter().map(|service| service.endpoint).collect();
+        self.rates.retain(|endpoint, _| listed.contains(endpoint));
         for service in services {
             let rates = self.rates.entry(service.endpoint).or_default();
             rates.push_back(service.syn_rate);

@@ -9,7 +9,7 @@ use crate::{
     dataplane::pins::PinRoot,
     model::endpoint::Endpoint,
     report::{
-        connections::{self, Connection},
+        connection_list::{self, Connection},
         conns::{self, Order},
         explain::Defended,
         snapshot,
@@ -34,7 +34,7 @@ impl Detail {
     /// Reads them.
     pub fn read(root: &PinRoot, endpoint: Endpoint) -> Result<Self> {
         root.require_attached()?;
-        let connections = connections::list(root)?;
+        let connections = connection_list::read(root)?;
         let defended = snapshot::defended_with(root, endpoint.port, &connections)?;
         let defended = defended.into_iter().find(|defended| defended.endpoint == endpoint);
         let defended = defended.with_context(|| format!("nothing listens on {endpoint} any more"))?;
@@ -46,7 +46,7 @@ impl Detail {
         connections.retain(|connection| connection.service == defended.id);
         conns::sort(&mut connections, Order::Age);
         connections.sort_by_key(|connection| connection.state == State::SynRecv);
-        let states = connections::count(connections.iter());
+        let states = connection_list::count(connections.iter());
         connections.truncate(KEPT);
         Self { defended, connections, states }
     }

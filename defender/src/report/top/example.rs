@@ -17,7 +17,7 @@ use crate::{
         triggers::TriggerInputs,
     },
     report::{
-        connections::Connection,
+        connection_list::Connection,
         explain::Defended,
         snapshot::{Snapshot, tests::example as snapshot},
         top::{data::Data, detail::Detail, look::Look, reading::Reading, state::Top},

@@ -17,6 +17,9 @@ pub struct Filter {
 impl Filter {
     /// Whether a service is shown: each word is in its endpoint, mode, level or reason.
     pub fn wants(&self, service: &ServiceStatus) -> bool {
+        if self.text.is_empty() {
+            return true;
+        }
         let line = format!("{} {} {}", service.endpoint, service.mode, action::long(service)).to_lowercase();
         self.text.split_whitespace().all(|word| line.contains(word))
     }

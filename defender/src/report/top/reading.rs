@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::{
-    dataplane::pins::PinRoot,
+    dataplane::{maps::Maps, pins::PinRoot},
     host::wall_clock,
     model::event::Record,
-    report::{event::StoredEvent, snapshot::Snapshot},
+    report::{event::StoredEvent, open_maps::OpenMaps, snapshot::Snapshot},
     state::journal::{Follower, Journal},
 };
 
@@ -24,9 +24,9 @@ pub struct Reading {
 }
 
 /// Reads one reading after the other.
-#[derive(Debug)]
 pub struct Reader {
     root: PinRoot,
+    maps: OpenMaps<Maps>,
     events: Follower,
     past: Vec<String>,
 }
@@ -40,16 +40,21 @@ impl Reader {
         // What was added between the two is in both, or in the second alone.
         let added: Vec<String> = events.read_on()?.into_iter().filter(|line| !past.contains(line)).collect();
         past.extend(added);
-        Ok(Self { root: root.clone(), events, past })
+        Ok(Self { root: root.clone(), maps: OpenMaps::default(), events, past })
     }
 
     /// Reads for `time`. A failure is part of the reading: the next one may succeed.
     pub fn read(&mut self, time: Duration) -> Reading {
-        let found = Snapshot::over(&self.root, time).map_err(|error| format!("{error:#}"));
+        let found = self.snapshot(time).map_err(|error| format!("{error:#}"));
         let mut lines = std::mem::take(&mut self.past);
         // Events are a help, not what the view is for.
         lines.extend(self.events.read_on().unwrap_or_default());
         let events = lines.into_iter().filter_map(StoredEvent::read).map(|stored| stored.record).collect();
         Reading { time: wall_clock::now(), found, events }
+    }
+
+    fn snapshot(&mut self, time: Duration) -> Result<Snapshot> {
+        self.root.require_attached()?;
+        Snapshot::over(&self.root, self.maps.of(&self.root, Maps::open)?, time)
     }
 }

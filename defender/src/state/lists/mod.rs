@@ -37,14 +37,13 @@ pub struct Lists<'a> {
 
 /// All that is on the lists, by prefix.
 pub fn entries(maps: &Maps) -> Result<Vec<Entry>> {
+    let entry =
+        |(prefix, bits)| Entry { prefix: Cidr::from_mapped(prefix), listing: Listing::from_abi(bits) };
+    let mut entries: Vec<Entry> = maps.prefixes.all()?.into_iter().map(entry).collect();
     // What is removed meanwhile makes the kernel begin anew.
-    let all: BTreeMap<Cidr, Listing> = maps
-        .prefixes
-        .all()?
-        .into_iter()
-        .map(|(prefix, bits)| (Cidr::from_mapped(prefix), Listing::from_abi(bits)))
-        .collect();
-    Ok(all.into_iter().map(|(prefix, listing)| Entry { prefix, listing }).collect())
+    entries.sort_by_key(|entry| entry.prefix);
+    entries.dedup_by_key(|entry| entry.prefix);
+    Ok(entries)
 }
 
 /// What is noted about entries.
@@ -99,13 +98,9 @@ impl<'a> Lists<'a> {
     }
 
     /// Takes out those of `due` whose time has come. They may have changed since somebody read when.
-    fn expire(&mut self, due: &[Cidr], now: u64, notes: &mut notes::Reader) -> Result<Vec<Change>> {
-        let notes = notes.read(self.directory)?;
-        let due: Vec<Cidr> = due
-            .iter()
-            .filter(|prefix| notes.get(prefix).is_some_and(|note| note.is_due(now)))
-            .copied()
-            .collect();
+    fn expire(&mut self, due: &[Cidr], reader: &mut notes::ExpiryReader) -> Result<Vec<Change>> {
+        let expiries = reader.read(self.directory)?;
+        let due: Vec<Cidr> = due.iter().filter(|prefix| expiries.is_due(prefix)).copied().collect();
         let gone = |(prefix, before): (Cidr, Option<Listing>)| {
             before.filter(|before| before.noted).map(|_| Change { prefix, before, after: None })
         };

@@ -3,15 +3,21 @@
 //! A note counts if the map says that its entry has one. So notes are written before their entries and removed after them, and
 //! whoever is stopped in between leaves nothing wrong.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Write as _},
+    os::unix::fs::MetadataExt as _,
+    rc::Rc,
+};
 
 use anyhow::{Context as _, Result};
 use defender_common::abi::MOST_PREFIXES;
+use serde::{Serializer as _, ser::SerializeMap as _};
 
 use crate::{
     files,
     model::{
-        lists::note::{LONGEST_COMMENT, Note, Notes},
+        lists::note::{Expiries, LONGEST_COMMENT, Note, Notes, for_each},
         prefix::Cidr,
     },
     state::directory::StateDirectory,
@@ -83,39 +89,83 @@ fn write(directory: &StateDirectory, notes: &Notes) -> Result<()> {
     files::write(&path, &serde_json::to_string(notes).context("cannot write JSON")?)
 }
 
-/// Reads the notes once, and again only after they have changed.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
+/// Reads when entries expire, and again only after the notes have changed.
+#[derive(Debug)]
+pub(super) struct ExpiryReader {
+    now: u64,
     seen: Option<Identity>,
-    notes: Notes,
+    expiries: Rc<Expiries>,
 }
 
-impl Reader {
-    /// What is noted now.
-    pub(super) fn read(&mut self, directory: &StateDirectory) -> Result<&Notes> {
-        let there = identity(directory);
-        if there != self.seen {
-            self.notes = read(directory)?;
-            self.seen = there;
-        }
-        Ok(&self.notes)
+impl ExpiryReader {
+    /// What is due now, all the time.
+    pub(super) fn at(now: u64) -> Self {
+        Self { now, seen: None, expiries: Rc::default() }
     }
 
-    /// Removes those of `due` that still are. Who holds the write lock need not wait for them to be read again.
-    pub(super) fn forget_due(&mut self, directory: &StateDirectory, due: &[Cidr], now: u64) -> Result<()> {
-        self.read(directory)?;
-        for prefix in due {
-            if self.notes.get(prefix).is_some_and(|note| note.is_due(now)) {
-                self.notes.remove(prefix);
-            }
+    /// What is due by the notes as they are.
+    pub(super) fn read(&mut self, directory: &StateDirectory) -> Result<Rc<Expiries>> {
+        let there = identity(directory);
+        if there != self.seen {
+            let read = |file: &File| sound(Expiries::read(BufReader::new(file), self.now));
+            let found = files::read_stream(&directory.notes(), MOST_BYTES, read)?;
+            self.expiries = Rc::new(found.unwrap_or_default());
+            self.seen = there;
         }
-        write(directory, &self.notes)?;
-        self.seen = identity(directory);
+        Ok(Rc::clone(&self.expiries))
+    }
+
+    /// Forgets the notes of what has gone and still is due, for who holds the write lock.
+    pub(super) fn forget(&mut self, directory: &StateDirectory, gone: &Expiries) -> Result<()> {
+        let path = directory.notes();
+        let Some(old) = files::open_to_read(&path)? else { return Ok(()) };
+        let mut left = Expiries::default();
+        let mut kept = 0;
+        files::write_stream(&path, |new| {
+            kept = copy(&old, new, |prefix, note| {
+                let stays = !(note.is_due(self.now) && gone.is_due(prefix));
+                if stays {
+                    left.add(*prefix, note, self.now);
+                }
+                stays
+            })?;
+            Ok(())
+        })?;
+        if kept == 0 {
+            files::remove(&path)?;
+        }
+        (self.seen, self.expiries) = (identity(directory), Rc::new(left));
         Ok(())
     }
 
-    /// The file that they were read from.
+    /// The file that was read.
     pub(super) fn identity(&self) -> Option<Identity> {
         self.seen
+    }
+}
+
+/// Copies the notes that are to stay, one by one; returns how many.
+fn copy(from: &File, to: &File, mut stays: impl FnMut(&Cidr, &Note) -> bool) -> io::Result<usize> {
+    let mut to = BufWriter::new(to);
+    let mut json = serde_json::Serializer::new(&mut to);
+    let mut map = json.serialize_map(None)?;
+    let (mut copied, mut written) = (0, Ok(()));
+    for_each(BufReader::new(from), |prefix, note| {
+        if written.is_ok() && stays(&prefix, &note) {
+            written = map.serialize_entry(&prefix, &note);
+            copied += 1;
+        }
+    })?;
+    written?;
+    map.end()?;
+    to.flush()?;
+    Ok(copied)
+}
+
+/// What is wrong with the file, apart from failures to read it.
+fn sound<T>(parsed: serde_json::Result<T>) -> io::Result<Result<T, String>> {
+    match parsed {
+        Err(error) if error.is_io() => Err(error.into()),
+        parsed => Ok(parsed.map_err(|error| error.to_string())),
     }
 }

@@ -131,17 +131,16 @@ impl Turns {
 
     /// Takes out what has expired.
     pub fn expire(&mut self) -> Result<Expired> {
-        let now = wall_clock::now();
-        let mut reader = notes::Reader::default();
-        let due = reader.read(&self.directory)?.due(now);
+        let mut reader = notes::ExpiryReader::at(wall_clock::now());
+        let expiries = reader.read(&self.directory)?;
         let mut expired = Expired::default();
-        for slice in due.chunks(SLICE) {
-            expired.add(&self.turn(|lists| lists.expire(slice, now, &mut reader))?);
+        for slice in expiries.due.chunks(SLICE) {
+            expired.add(&self.turn(|lists| lists.expire(slice, &mut reader))?);
         }
-        if !due.is_empty() {
-            self.turn(|lists| reader.forget_due(lists.directory, &due, now))?;
+        if !expiries.due.is_empty() {
+            self.turn(|lists| reader.forget(lists.directory, &expiries))?;
         }
-        expired.next = reader.read(&self.directory)?.next_expiry();
+        expired.next = reader.read(&self.directory)?.next;
         expired.notes = reader.identity();
         Ok(expired)
     }

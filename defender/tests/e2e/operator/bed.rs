@@ -153,6 +153,11 @@ impl<'a> Running<'a> {
     /// Sends SIGTERM, and waits.
     pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
         let _ = self.send(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn ended(&mut self) -> Result<ExitStatus> {
         wait(&mut self.child, PATIENCE)
     }
 }

@@ -120,7 +120,7 @@ fn clients_of_lost_connections_are_reset_in_floods() -> Result<()> {
 
 /// However many come: a kernel that resets them all has nothing else to do.
 #[test]
-fn a_flood_of_strays_is_dropped() -> Result<()> {
+fn a_flood_of_out_of_state_packets_is_dropped() -> Result<()> {
     let bed = Topology::with(&Options { client_end: Some(Program::Absorb), ..Options::default() })?;
     for server in &servers(&bed)? {
         let defender = start_always(&bed, &[80])?;
@@ -147,7 +147,7 @@ fn a_flood_of_strays_is_dropped() -> Result<()> {
 
 /// A network that sends more out-of-state segments than its budget leaves others theirs.
 #[test]
-fn a_network_has_a_budget_of_strays() -> Result<()> {
+fn a_network_has_a_budget_of_out_of_state_packets() -> Result<()> {
     const BUDGET: u64 = 10;
     let bed = Topology::new()?;
     for server in &servers(&bed)? {
@@ -155,7 +155,8 @@ fn a_network_has_a_budget_of_strays() -> Result<()> {
         defender.ask(&["set", "out_of_state_budget", &BUDGET.to_string()])?;
         let wire = Wire::new(&bed)?;
         let (_, counts) = counted(&defender, || {
-            let frames: Vec<_> = (0..60).map(|_| stray(wire.address(server.address()), server)).collect();
+            let frames: Vec<_> =
+                (0..60).map(|_| out_of_state(wire.address(server.address()), server)).collect();
             wire.send(&frames)
         })?;
         let passed = counts.get("pass.ack_out_of_state");
@@ -164,10 +165,11 @@ fn a_network_has_a_budget_of_strays() -> Result<()> {
         counts.assert(&[("drop.ack_bad_cookie", 60 - passed)]);
         let other = bed.fresh_client(server.address());
         let (_, counts) =
-            counted(&defender, || wire.send(&[stray(SocketAddr::new(other.ip(), 4_000), server)]))?;
+            counted(&defender, || wire.send(&[out_of_state(SocketAddr::new(other.ip(), 4_000), server)]))?;
         counts.assert(&[("pass.ack_out_of_state", 1)]);
         defender.ask(&["set", "out_of_state_budget", "0"])?;
-        let (_, counts) = counted(&defender, || wire.send(&[stray(wire.address(server.address()), server)]))?;
+        let (_, counts) =
+            counted(&defender, || wire.send(&[out_of_state(wire.address(server.address()), server)]))?;
         counts.assert(&[("pass.ack_out_of_state", 0), ("drop.ack_bad_cookie", 1)]);
         ensure!(defender.stop()?.success());
     }
@@ -175,7 +177,7 @@ fn a_network_has_a_budget_of_strays() -> Result<()> {
 }
 
 /// An acknowledgement of nothing.
-fn stray(from: SocketAddr, server: &Server) -> TcpFrame {
+fn out_of_state(from: SocketAddr, server: &Server) -> TcpFrame {
     TcpFrame::new(from, server.address()).flags(flag::ACK).seq(1_000).ack(2_000)
 }
 

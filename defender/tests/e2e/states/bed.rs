@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::loaded_programs;
 use defender::{
     dataplane::{open_link::OpenLink, pins::PinRoot},
-    report::connections::{self, Connection, STATES},
+    report::connection_list::{self, Connection, STATES},
 };
 use defender_common::tcp_state::State;
 use defender_testbed::{
@@ -364,7 +364,7 @@ pub(crate) type Listing = BTreeMap<SocketAddr, Connection>;
 /// What the defender with these pins lists. No connection may be there twice.
 pub(crate) fn list(bed: &Topology, pins: &Path) -> Result<Listing> {
     let root = PinRoot::new(pins)?;
-    let listed = bed.server.run(|| connections::list(&root))?;
+    let listed = bed.server.run(|| connection_list::read(&root))?;
     let count = listed.len();
     let listing: Listing = listed.into_iter().map(|one| (one.remote, one)).collect();
     ensure!(listing.len() == count, "{count} lines for {} connections", listing.len());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use defender::report::connections::STATES;
+use defender::report::connection_list::STATES;
 use defender_common::tcp_state::State;
 use defender_testbed::controller::Controller;
 

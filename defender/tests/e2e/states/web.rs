@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender::report::connections::Connection;
+use defender::report::connection_list::Connection;
 use defender_common::{flow::Admitted, tcp_state::State};
 use defender_testbed::{
     controller::Controller,

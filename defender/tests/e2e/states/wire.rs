@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use defender::report::connections::STATES;
+use defender::report::connection_list::STATES;
 use defender_common::{flow::Admitted, tcp_state::State};
 use defender_testbed::{
     capture::Capture,

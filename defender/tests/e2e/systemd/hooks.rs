@@ -7,6 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use defender::dataplane::{detach, pins::PinRoot};
+use defender_testbed::topology::SERVER_INTERFACE;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -16,7 +18,7 @@ use crate::{
         process::{Process, Scratch, run},
         scripted_client::Wire,
     },
-    operator::bed::{Running, attack, serve, topology},
+    operator::bed::{Running, attack, serve, succeeded, topology},
 };
 
 /// Answers at once below /ok, with 500 below /error, and not at all below /slow. Keeps the bodies that it got.
@@ -101,6 +103,40 @@ fn the_example_posts_events_whatever_the_server_does() -> Result<()> {
     // What went wrong is said to people as well.
     let told = String::from_utf8_lossy(&defender.ask(&["status"])?.stdout).into_owned();
     ensure!(told.contains("hooks: of ") && told.contains("took too long"), "{told}");
+    Ok(())
+}
+
+/// What `began` has opened somewhere is closed by `ended`, whoever detaches: the command records the end, and whoever removes the
+/// links by hand records nothing.
+#[test]
+fn who_detaches_from_outside_ends_attacks_for_hooks_too() -> Result<()> {
+    let bed = topology()?;
+    let address = bed.server_v4(FIRST_PORT);
+    let _server = serve(&bed, address)?;
+    let wire = Wire::new(&bed)?;
+    let scratch = Scratch::new()?;
+    let by_command = |defender: &Running<'_>| succeeded(&defender.ask(&["detach"])?).map(drop);
+    let by_hand =
+        |defender: &Running<'_>| detach::interface(&PinRoot::new(&defender.pins)?, SERVER_INTERFACE);
+    type Detach<'a> = &'a dyn Fn(&Running<'_>) -> Result<()>;
+    for (how, detach) in [("command", &by_command as Detach<'_>), ("hand", &by_hand)] {
+        let told = scratch.path(how);
+        let tell = format!("cat >> {}", told.display());
+        let file = scratch.write("config.toml", config(&["/bin/sh", "-c", &tell], 10))?;
+        let mut defender = Running::start(&bed, &["--config", &file.display().to_string()], |_| {})?;
+        defender.wait_for_listener(FIRST_PORT)?;
+        attack(&wire, address)?;
+        eventually("its beginning is told", || Ok(told.exists()))?;
+        detach(&defender)?;
+        ensure!(defender.ended()?.success());
+        let told = fs::read_to_string(told)?;
+        let told = told.lines().map(serde_json::from_str::<Value>).collect::<serde_json::Result<Vec<_>>>()?;
+        let recorded = defender.events()?;
+        let names: Vec<_> = told.iter().filter_map(|event| event["event"].as_str()).collect();
+        ensure!(names.first() == Some(&"began") && names.last() == Some(&"ended"), "{how}: {names:?}");
+        ensure!(names.iter().filter(|name| **name == "ended").count() == 1, "{how}: {names:?}");
+        ensure!(told == recorded, "{how}: {told:?} is told, and recorded is {recorded:?}");
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::number::{rounded, thousands},
     report::{
-        connections::STATES,
+        connection_list::STATES,
         conns, explain,
         snapshot::ServiceStatus,
         top::{

@@ -1,4 +1,4 @@
-//! Connections, as listings show them.
+//! The connections to services as the kernel and the flow table have them: read, and counted by state. `conns` shows them.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -53,7 +53,7 @@ pub struct TrackedFlow {
 }
 
 /// All connections to services. Takes about 0.1 s for 100,000.
-pub fn list(root: &PinRoot) -> Result<Vec<Connection>> {
+pub fn read(root: &PinRoot) -> Result<Vec<Connection>> {
     let now = clock::now()?.second;
     Ok(flows::list(root)?.iter().filter_map(|line| Connection::from_abi(line, now)).collect())
 }
