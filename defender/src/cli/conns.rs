@@ -12,13 +12,14 @@ use crate::{
     report::{
         connection_list::{self, Connection},
         conns::{self, ConnsSummary, Filter, Order},
+        namespace::require_attached_here,
     },
 };
 
 pub(super) fn conns(root: &PinRoot, arguments: &ConnsArguments) -> Result<()> {
     let format = arguments.output.format();
     arguments.watch.run(format, || {
-        root.require_attached()?;
+        require_attached_here(root)?;
         let connections = chosen(connection_list::read(root)?, arguments);
         if arguments.summary {
             summary(&connections, arguments, format)

@@ -154,5 +154,6 @@ fn end_attacks(root: &PinRoot, directory: &StateDirectory, maps: &Maps, tell: im
             tell(line);
         }
     }
+    journal.warnings().for_each(|warning| log::warn!("{warning}"));
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod json;
 pub mod lists;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+pub mod namespace;
 pub mod next_syn;
 #[cfg(any(feature = "metrics", feature = "top"))]
 mod open_maps;

@@ -34,6 +34,7 @@ use crate::{
     problem::Problem,
     report::{
         connection_list::{self, Connection},
+        namespace::require_attached_here,
         next_syn::{NextSyn, Sender, SynTarget},
         snapshot,
     },
@@ -116,7 +117,7 @@ pub struct LastVerdict {
 impl PeerFacts {
     /// Reads what is pinned below `root`. Considers only this host's `port`, if given.
     pub fn gather(root: &PinRoot, peer: Peer, port: Option<u16>) -> Result<Self> {
-        root.require_attached()?;
+        require_attached_here(root)?;
         let maps = Maps::open(root)?;
         let config = maps.config.get(0)?;
         let now = clock::now()?.ms;

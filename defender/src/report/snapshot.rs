@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use defender_common::{
     abi::{self, Counters, Handoff, ServiceCounters, Tracked},
     clock::age,
@@ -23,7 +23,7 @@ use crate::{
     },
     host::{
         links::{self, Link},
-        namespace, process,
+        process,
     },
     model::{
         endpoint::Endpoint,
@@ -39,6 +39,7 @@ use crate::{
         connection_list::{self, Connection},
         explain::Defended,
         health::{Control, Fault},
+        namespace::{require_attached_here, require_its_own},
     },
     state::{self, directory::StateDirectory, findings::Findings, heartbeat, lists, lock::ControllerLock},
 };
@@ -140,7 +141,7 @@ impl Snapshot {
         let directory = StateDirectory::of(root);
         let (samples, rates) = sample(maps, slots(maps)?.into_keys(), time)?;
         let config = maps.config.get(0)?;
-        require_its_namespace(&config, &directory)?;
+        require_its_own(root, &config)?;
         let findings = state::in_force(root, Findings::read)?;
         let slots = slots(maps)?;
         let ports: BTreeSet<u16> = slots.values().map(|slot| slot.port).collect();
@@ -313,20 +314,9 @@ fn verdicts(counters: &Counters, wanted: fn(Reason) -> bool) -> u64 {
     counted.filter(|(reason, _)| wanted(*reason)).map(|(_, count)| count).sum()
 }
 
-/// Fails in another network namespace than the defended one, where other interfaces and connections would be reported.
-fn require_its_namespace(config: &abi::Config, directory: &StateDirectory) -> Result<()> {
-    if config.namespace == 0 || config.namespace == namespace::number()? {
-        return Ok(());
-    }
-    let way = ControllerLock::holder(directory)
-        .map_or_else(String::new, |pid| format!(", by `nsenter --net=/proc/{pid}/ns/net`"));
-    bail!("defender is attached in another network namespace: run this command there{way}")
-}
-
 /// The services on `port`, with the values that decide when they are defended.
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
-    root.require_attached()?;
-    require_its_namespace(&Maps::open(root)?.config.get(0)?, &StateDirectory::of(root))?;
+    require_attached_here(root)?;
     defended_with(root, port, &connection_list::read(root)?)
 }
 

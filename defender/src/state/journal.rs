@@ -26,7 +26,10 @@ const LARGEST: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Journal {
     directory: PathBuf,
-    complained: bool,
+    /// Why the last event was not saved.
+    unsaved_event: Option<String>,
+    /// The same of the baselines.
+    unsaved_baselines: Option<String>,
 }
 
 impl Journal {
@@ -38,13 +41,12 @@ impl Journal {
     }
 
     fn at(directory: PathBuf) -> Self {
-        Self { directory, complained: false }
+        Self { directory, unsaved_event: None, unsaved_baselines: None }
     }
 
-    /// Adds an event, a line of JSON. A failure is logged once, and the defence goes on.
+    /// Adds an event, a line of JSON. A failure is a [warning](Self::warnings), and the defence goes on.
     pub fn append(&mut self, line: &str) {
-        let written = self.try_append(line);
-        self.complain_once(written);
+        self.unsaved_event = self.try_append(line).err().map(|error| format!("{error:#}"));
     }
 
     fn try_append(&self, line: &str) -> Result<()> {
@@ -101,13 +103,24 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Keeps the baselines. A failure is logged once, and the defence goes on.
+    /// Keeps the baselines, likewise.
     pub fn write_baselines(&mut self, baselines: &Baselines) {
         if baselines.is_empty() {
             return;
         }
         let written = self.create().and_then(|()| json::write(&self.baselines(), baselines));
-        self.complain_once(written);
+        self.unsaved_baselines = written.err().map(|error| format!("{error:#}"));
+    }
+
+    /// What could not be saved when that was last tried.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let warning = |what: &str, error: &Option<String>| {
+            let error = error.as_ref()?;
+            Some(format!("{what} not saved: {error}. DEFENDER_STATE_DIR names another directory"))
+        };
+        [warning("events are", &self.unsaved_event), warning("baselines are", &self.unsaved_baselines)]
+            .into_iter()
+            .flatten()
     }
 
     fn create(&self) -> Result<()> {
@@ -123,18 +136,6 @@ impl Journal {
             files::require_trusted_directory(base)?;
         }
         if self.directory.is_dir() { files::require_private_directory(&self.directory) } else { Ok(()) }
-    }
-
-    fn complain_once(&mut self, written: Result<()>) {
-        if let Err(error) = written
-            && !self.complained
-        {
-            self.complained = true;
-            log::warn!(
-                "{error:#}: events and baselines are not saved; the defence goes on. DEFENDER_STATE_DIR names \
-                 another directory"
-            );
-        }
     }
 
     fn events(&self) -> PathBuf {
@@ -368,11 +369,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_told_once_and_no_failure() {
+    fn what_cannot_be_written_is_a_warning_until_it_can() {
         let mut journal = Journal::at("/proc/defender".into());
+        assert_eq!(journal.warnings().count(), 0);
         journal.append("one");
-        assert!(journal.complained);
-        journal.append("two");
+        let warnings: Vec<_> = journal.warnings().collect();
+        assert!(warnings.len() == 1 && warnings[0].starts_with("events are not saved: "), "{warnings:?}");
+        let mut scene = Scene::new("saved");
+        scene.0.unsaved_event = journal.unsaved_event;
+        scene.0.append("two");
+        assert_eq!(scene.0.warnings().count(), 0);
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl Session {
             ));
         }
         warnings.extend(self.host.broken.warnings());
+        warnings.extend(self.watch.journal.warnings());
         warnings.extend(vips::warnings(&self.addresses.vips));
         warnings.extend(self.conntrack.warning().map(str::to_owned));
         let challenged =

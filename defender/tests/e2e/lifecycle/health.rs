@@ -105,7 +105,7 @@ fn a_start_that_fails_leaves_no_fault() -> Result<()> {
 fn another_namespace_is_named_as_the_reason() -> Result<()> {
     let bed = Topology::new()?;
     let defender = start(&bed, &[])?;
-    for arguments in [&["status"][..], &["stats"], &["explain", "80"]] {
+    for arguments in [&["status"][..], &["stats"], &["explain", "80"], &["conns"], &["why", "198.51.100.1"]] {
         let mut command = bed.client.command(PROGRAM)?;
         let output = command.args(arguments).arg("--pin-root").arg(defender.pin_root()).output()?;
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();

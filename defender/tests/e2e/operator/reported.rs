@@ -67,6 +67,27 @@ fn an_attack_is_told_to_nobody() -> Result<()> {
     Ok(())
 }
 
+/// `events` would show nothing: `status` says why.
+#[test]
+fn an_attack_that_cannot_be_saved_is_a_warning() -> Result<()> {
+    let bed = topology()?;
+    let wire = Wire::new(&bed)?;
+    let address = bed.server_v4(PORT);
+    let _server = serve(&bed, address)?;
+    let defender = Running::start(&bed, &["--mode", "auto"], |command| {
+        // Nobody can make a directory there.
+        command.env("DEFENDER_STATE_DIR", "/proc/defender");
+    })?;
+    defender.wait_for_listener(PORT)?;
+    let warned = || -> Result<bool> {
+        let status = defender.ask(&["status"])?;
+        Ok(String::from_utf8_lossy(&status.stdout).contains("events are not saved: "))
+    };
+    ensure!(!warned()?, "nothing was to be saved yet");
+    attack(&wire, address)?;
+    eventually("status says that events are not saved", warned)
+}
+
 /// Without any standard descriptors.
 #[test]
 fn standard_descriptors_are_closed() -> Result<()> {
