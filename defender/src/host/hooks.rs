@@ -15,10 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::{
+    sys::memfd::{MFdFlags, memfd_create},
+    unistd::{AccessFlags, access},
+};
 
 use super::{service_manager, tool};
 use crate::model::hooks::{Hook, HookCounts};
+
+/// What the operator should know where the program cannot be run. The first attack is too late to find out.
+pub fn warning(hook: &Hook) -> Option<String> {
+    let error = access(hook.program(), AccessFlags::X_OK).err()?;
+    Some(format!("hooks: {} cannot be run: {}", hook.program(), error.desc()))
+}
 
 /// Events that may wait for those before them.
 const QUEUE: usize = 64;

@@ -7,7 +7,7 @@ use log::Level;
 
 use super::Session;
 use crate::{
-    host::{vips, wall_clock},
+    host::{hooks, vips, wall_clock},
     model::{endpoint::Endpoint, finding::Finding, mode::Mode, protection},
     state::findings::Findings,
 };
@@ -35,6 +35,7 @@ impl Session {
         }
         warnings.extend(self.host.broken.warnings());
         warnings.extend(self.watch.journal.warnings());
+        warnings.extend(self.configuration.settings.hook.as_ref().and_then(hooks::warning));
         warnings.extend(vips::warnings(&self.addresses.vips));
         warnings.extend(self.conntrack.warning().map(str::to_owned));
         let challenged =

@@ -106,6 +106,30 @@ fn the_example_posts_events_whatever_the_server_does() -> Result<()> {
     Ok(())
 }
 
+/// Told as soon as the file is read, not at the first attack.
+#[test]
+fn a_program_that_cannot_be_run_is_a_warning() -> Result<()> {
+    let bed = topology()?;
+    let scratch = Scratch::new()?;
+    let no_program = scratch.write("hook.txt", "no program")?.display().to_string();
+    let _server = serve(&bed, bed.server_v4(FIRST_PORT))?;
+    let file = scratch.write("config.toml", config(&[&no_program], 10))?;
+    let defender = Running::start(&bed, &["--config", &file.display().to_string()], |_| {})?;
+    let told =
+        || -> Result<String> { Ok(String::from_utf8_lossy(&defender.ask(&["status"])?.stdout).into_owned()) };
+    let warning = |program: &str, why: &str| format!("hooks: {program} cannot be run: {why}");
+    eventually("status says so", || Ok(told()?.contains(&warning(&no_program, "Permission denied"))))?;
+    for (program, why) in [("/no/such/program", Some("No such file or directory")), ("/bin/true", None)] {
+        scratch.write("config.toml", config(&[program], 10))?;
+        defender.send(Signal::SIGHUP)?;
+        eventually(program, || {
+            let told = told()?;
+            Ok(why.map_or(!told.contains("cannot be run"), |why| told.contains(&warning(program, why))))
+        })?;
+    }
+    Ok(())
+}
+
 /// What `began` has opened somewhere is closed by `ended`, whoever detaches: the command records the end, and whoever removes the
 /// links by hand records nothing.
 #[test]
