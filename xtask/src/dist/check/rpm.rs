@@ -20,8 +20,9 @@ use crate::{
 /// Where Debian's RPM has its database.
 const DATABASE: &str = "/root/.rpmdb";
 
-/// A directory of every system of RPM's, and not of Debian's.
-const LICENCES: &str = "/usr/share/licenses";
+/// Directories that packages share, and that the package `filesystem` has in systems of RPM's. Debian has no such package.
+const SHARED: [&str; 3] =
+    ["/usr/share/licenses", "/usr/share/fish/vendor_completions.d", "/usr/share/zsh/site-functions"];
 
 /// Installs, upgrades and removes it, with its scripts.
 pub(super) fn check(release: &Release, architecture: Architecture) -> Result<()> {
@@ -39,7 +40,7 @@ fn fresh(release: &Release, architecture: Architecture) -> Result<()> {
     rpm(system.root(), |rpm| rpm.args(["--verify", "--nodeps", NAME]))?;
     erase(&system)?;
     let after = system.paths()?;
-    let is_others = |path: &str| path.starts_with(DATABASE) || path == LICENCES;
+    let is_others = |path: &str| path.starts_with(DATABASE) || SHARED.contains(&path);
     let left: Vec<_> =
         after.difference(&before).map(String::as_str).filter(|path| !is_others(path)).collect();
     ensure!(left.is_empty(), "erased, and still there:\n{}", left.join("\n"));
