@@ -24,7 +24,7 @@ use defender::{
 };
 use defender_common::{
     abi::{
-        self, Counters, FilterBytes, FlowBucket, INTERFACE_SLOTS, Interface, Load, Port, Service,
+        self, BudgetLine, Counters, FilterBytes, FlowBucket, INTERFACE_SLOTS, Interface, Load, Port, Service,
         ServiceCounters, interface_slot,
     },
     presence_filter, validated_sources,
@@ -246,6 +246,11 @@ impl Bed {
             self.filter.fill(0)?;
         }
         Ok(())
+    }
+
+    /// Nothing has been charged to anybody.
+    pub(super) fn forget_budgets(&mut self) -> Result<()> {
+        self.maps.budget.fill(BudgetLine::default())
     }
 
     /// Runs the program on a frame.

@@ -221,6 +221,8 @@ fn run_row(bed: &mut Bed, row: &Row) -> Result<Ran> {
         || row.world.services.iter().any(|(_, service)| service.triggers != TriggerLimits::default());
     loop {
         if counts_by_the_second {
+            // When it is tried again, a second of the loads may have ended, and that of the budgets not.
+            bed.forget_budgets()?;
             wait_for_a_fresh_second();
         }
         let seconds = seconds()?;
