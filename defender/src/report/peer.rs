@@ -34,7 +34,7 @@ use crate::{
     problem::Problem,
     report::{
         connection_list::{self, Connection},
-        namespace::require_attached_here,
+        namespace::require_its_own,
         next_syn::{NextSyn, Sender, SynTarget},
         snapshot,
     },
@@ -117,9 +117,10 @@ pub struct LastVerdict {
 impl PeerFacts {
     /// Reads what is pinned below `root`. Considers only this host's `port`, if given.
     pub fn gather(root: &PinRoot, peer: Peer, port: Option<u16>) -> Result<Self> {
-        require_attached_here(root)?;
+        root.require_attached()?;
         let maps = Maps::open(root)?;
         let config = maps.config.get(0)?;
+        require_its_own(root, &config)?;
         let now = clock::now()?.ms;
         let wanted = |of: u16| port.is_none_or(|port| port == of);
         let mut connections = connection_list::read(root)?;

@@ -39,7 +39,7 @@ use crate::{
         connection_list::{self, Connection},
         explain::Defended,
         health::{Control, Fault},
-        namespace::{require_attached_here, require_its_own},
+        namespace::require_its_own,
     },
     state::{self, directory::StateDirectory, findings::Findings, heartbeat, lists, lock::ControllerLock},
 };
@@ -316,18 +316,20 @@ fn verdicts(counters: &Counters, wanted: fn(Reason) -> bool) -> u64 {
 
 /// The services on `port`, with the values that decide when they are defended.
 pub fn defended_on(root: &PinRoot, port: u16) -> Result<Vec<Defended>> {
-    require_attached_here(root)?;
+    root.require_attached()?;
     defended_with(root, port, &connection_list::read(root)?)
 }
 
 /// The same, where connections are listed already.
 pub(super) fn defended_with(root: &PinRoot, port: u16, connections: &[Connection]) -> Result<Vec<Defended>> {
     let maps = Maps::open(root)?;
+    let config = maps.config.get(0)?;
+    require_its_own(root, &config)?;
     let settings = state::in_force(root, state::settings::read)?;
     let findings = state::in_force(root, Findings::read)?;
     let mut slots = slots(&maps)?;
     slots.retain(|_, slot| slot.port == port);
-    let loads = loads(&maps, &slots, &maps.config.get(0)?)?;
+    let loads = loads(&maps, &slots, &config)?;
     let states = connection_list::count_by_service(connections);
     let queued = |id: &u32| states.get(id).and_then(|states| states.get("SYN_RECV")).copied().unwrap_or(0);
     let defended = |(id, slot): (&u32, &abi::Service)| {

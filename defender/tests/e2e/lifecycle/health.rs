@@ -71,14 +71,20 @@ fn what_keeps_the_controller_from_its_work_is_told() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn who_leaves_it_alone_is_not_at_fault() -> Result<()> {
-    let bed = Topology::new()?;
-    let scene = Scene::with(&bed, |bed| {
+/// Everything stays attached, and the controller has ended in order.
+fn left_alone(bed: &Topology) -> Result<Scene<'_>> {
+    let scene = Scene::with(bed, |bed| {
         let keep = ["--keep", "--mode", "always"];
         Controller::start_at(&bed.server, Path::new(PROGRAM), SERVER_INTERFACE, &keep, fresh_pin_root())
     })?;
     ensure!(scene.defender.stop()?.code() == Some(0));
+    Ok(scene)
+}
+
+#[test]
+fn who_leaves_it_alone_is_not_at_fault() -> Result<()> {
+    let bed = Topology::new()?;
+    let scene = left_alone(&bed)?;
     scene.require_status(0, "no controller")?;
     ensure!(scene.controller_state()? == "none");
     Ok(())
@@ -87,11 +93,7 @@ fn who_leaves_it_alone_is_not_at_fault() -> Result<()> {
 #[test]
 fn a_start_that_fails_leaves_no_fault() -> Result<()> {
     let bed = Topology::new()?;
-    let scene = Scene::with(&bed, |bed| {
-        let keep = ["--keep", "--mode", "always"];
-        Controller::start_at(&bed.server, Path::new(PROGRAM), SERVER_INTERFACE, &keep, fresh_pin_root())
-    })?;
-    ensure!(scene.defender.stop()?.code() == Some(0));
+    let scene = left_alone(&bed)?;
     for command in ["run", "attach"] {
         let failed = run(&bed, scene.defender.pin_root(), &[command, "--iface", "lo"])?;
         ensure!(failed.status.code() == Some(1), "{failed:?}");
